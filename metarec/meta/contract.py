@@ -1,0 +1,67 @@
+"""The meta-learner contract (DESIGN 4): what training, evaluation and serving know of a learner.
+
+A learner is a frozen dataclass: the object is its configuration. It holds no tensors;
+parameters travel as `MetaParams`.
+"""
+
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer
+from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
+from metarec.types import Target
+
+Metrics = dict[str, float]
+"""Scalars of one meta-step by name; always holds `loss` (mean query loss per task, what the outer loop minimises)."""
+
+
+class MetaLearner(Protocol):
+    """Learns theta over tasks and adapts it to one task.
+
+    `adapt` is pure and deterministic, never touches global random state, and ignores padded rows. With an empty support set
+    it returns the prior. `meta_gradient` returns the gradient of the outer step (for Reptile: its pseudo-gradient)
+    under the names of theta, plus metrics; it may be random through `generator` only.
+    """
+
+    name: ClassVar[str]
+    target: ClassVar[Target]
+
+    def init(self, model: Scorer, tables: Tables, generator: torch.Generator) -> MetaParams:
+        """Initial theta for entity tables of these widths."""
+        ...
+
+    def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:
+        """Fast weights of each task of `support`: tensors with a leading T dimension."""
+        ...
+
+    def predict(self, model: Scorer, theta: MetaParams, fast: FastWeights, query: Batch) -> Prediction:
+        """Predictive mean (and variance) of each query row under the adapted weights."""
+        ...
+
+    def meta_gradient(
+        self, model: Scorer, theta: MetaParams, tasks: TaskBatch, generator: torch.Generator
+    ) -> tuple[MetaParams, Metrics]:
+        """Gradient of the outer objective over the tasks of the batch."""
+        ...
+
+    def prepare(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> MetaParams:
+        """Theta plus whatever `adapt` and `predict` would otherwise recompute per call (keys `cache.*`); identity by default."""
+        ...
+
+
+class VectorLearner(MetaLearner, Protocol):
+    """A learner whose score is linear in a vector of the task: it can drive retrieval and explain itself exactly."""
+
+    def row_vectors(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> tuple[Tensor, Tensor]:
+        """Vectors `phi_ID` and offsets `bias_I` of row entities, such that score = bias_I + phi_ID @ w_D."""
+        ...
+
+    def task_vector(self, fast: FastWeights) -> Tensor:
+        """`w_TD` of adapted tasks, matching `row_vectors`."""
+        ...
+
+    def contributions(self, model: Scorer, theta: MetaParams, support: Batch, query: Batch) -> dict[str, Tensor]:
+        """Exact terms of the mean: `global`, `item` and `profile` (T, Q), `support` (T, Q, S)."""
+        ...

@@ -1,0 +1,43 @@
+"""The scorer contract: how a model turns parameters and rows into scores. Models hold settings, never tensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from metarec.tasks.batch import Batch, Tables
+
+MetaParams = dict[str, Tensor]
+"""theta: meta-learned parameters by name; keys starting with `cache.` are derived and never trained or saved."""
+
+FastWeights = dict[str, Tensor]
+"""The adapted subset of one or more tasks by name, each with a leading T dimension."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """`mean_TQ` in units of the label (or a ranking score for implicit targets); `variance_TQ` None when the learner has none."""
+
+    mean_TQ: Tensor
+    variance_TQ: Tensor | None = None
+
+
+class Scorer(Protocol):
+    """A model: parameter shapes and the forward pass."""
+
+    name: ClassVar[str]
+
+    def init(self, tables: Tables, generator: torch.Generator) -> MetaParams:
+        """Initial parameters for tables of these widths."""
+        ...
+
+    def score(self, theta: MetaParams, fast: FastWeights, batch: Batch) -> Tensor:
+        """Scores of the rows of `batch` (T, N) with fast weights in place of the parameters they adapt; pure."""
+        ...
+
+
+def trainable(theta: Mapping[str, Tensor]) -> MetaParams:
+    """The parameters of theta without derived ones."""
+    return {name: value for name, value in theta.items() if not name.startswith("cache.")}

@@ -1,0 +1,75 @@
+"""The values that cross module borders: plain, immutable, without transport and without numerics."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+FeatureValue = str | float | tuple[str, ...] | tuple[float, ...] | None
+"""Value of one field: categorical or text, numeric, multi-categorical, vector, or None when missing."""
+
+Features = Mapping[str, FeatureValue]
+"""Values by field name, as named in the dataset schema."""
+
+TaskKind = Literal["user", "item"]
+"""What a task is: a user whose rows are items, or an item whose rows are users."""
+
+Target = Literal["explicit", "implicit"]
+"""What is predicted: the label of an interaction, or whether there is one (DESIGN 4.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interaction:
+    """One thing a user did with an item.
+
+    `label` is in the schema's range; `timestamp` is seconds since the epoch (UTC); `event_id` makes recording idempotent.
+    """
+
+    user_id: str
+    item_id: str
+    label: float
+    timestamp: float = 0.0
+    scenario: str = ""
+    event_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """An item of the catalogue; `revision` grows with each upsert and is 0 for items known from training alone."""
+
+    item_id: str
+    features: Features
+    revision: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """A user and their profile."""
+
+    user_id: str
+    features: Features
+
+
+CandidateSourceName = Literal["personal", "popular", "content", "fresh", "caller"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An item proposed by recall; scores compare within one source only."""
+
+    item_id: str
+    score: float
+    source: CandidateSourceName
+    revision: int = 0
+
+
+ContributionKindName = Literal["global", "item", "profile", "support"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """One term of an exact explanation, in units of the score; `item_id` and `label` only for kind `support`."""
+
+    kind: ContributionKindName
+    value: float
+    item_id: str = ""
+    label: float = 0.0
