@@ -1,0 +1,94 @@
+"""The `metarec` command. Command modules load only when their command runs, so that `metarec --help` is instant."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from metarec import __version__
+from metarec.cli.output import print_error
+from metarec.errors import InterruptedRunError, InvalidInputError, MetarecError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "data": ("metarec.cli.data:data", "Fetch, import and inspect datasets."),
+    "features": ("metarec.cli.features:features", "Build and read the feature store."),
+    "train": ("metarec.cli.train:train", "Meta-train on a dataset and publish a checkpoint."),
+    "evaluate": ("metarec.cli.evaluate:evaluate", "Evaluate a checkpoint beside the plain baselines."),
+    "checkpoints": ("metarec.cli.checkpoints:checkpoints", "List, promote and roll back checkpoints."),
+    "up": ("metarec.cli.up:up", "Start every service on this machine."),
+    "recommend": ("metarec.cli.recommend:recommend", "Recommend items to a user."),
+    "feedback": ("metarec.cli.feedback:feedback", "Record interactions."),
+    "explain": ("metarec.cli.explain:explain", "Explain a score as terms that add up to it."),
+    "adapt": ("metarec.cli.adapt:adapt", "Adapt to one task and predict."),
+    "items": ("metarec.cli.items:items", "List, get and upsert items."),
+    "users": ("metarec.cli.users:users", "Upsert and delete users."),
+    "jobs": ("metarec.cli.jobs:jobs", "Create, list and cancel training jobs."),
+    "doctor": ("metarec.cli.doctor:doctor", "Check this machine and say what to do."),
+}
+"""Name of each command -> (`module:attribute`, one-line help). A new command is one module and one line here."""
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is used, not when help is shown."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of COMMANDS."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names and one-line helps without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Example: metarec data fetch ml-100k --out data && metarec train --data data --out registry",
+)
+@click.version_option(__version__, prog_name="metarec")
+def cli() -> None:
+    """metarec: a recommender that learns to learn."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        status = cli.main(args=list(argv) if argv is not None else None, prog_name="metarec", standalone_mode=False)
+    except click.exceptions.Abort:
+        print_error("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except InterruptedRunError as error:
+        print_error(str(error))
+        sys.exit(EXIT_INTERRUPTED)
+    except InvalidInputError as error:
+        print_error(str(error))
+        sys.exit(EXIT_USAGE)
+    except MetarecError as error:
+        print_error(str(error))
+        sys.exit(EXIT_ERROR)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; that is no failure of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_ERROR)
+    sys.exit(status if isinstance(status, int) else 0)

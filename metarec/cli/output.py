@@ -1,0 +1,118 @@
+"""What every command prints with: tables for people, JSON for machines, progress and errors on standard error."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+class Advance(Protocol):
+    """Reports progress of one step: `done` of `total` (None when unknown), with a short note."""
+
+    def __call__(self, done: float, total: float | None = None, note: str = "") -> None: ...
+
+
+def stdout() -> Console:
+    """A console on standard output; wide where output is not a terminal, so that piped tables never wrap."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def stderr() -> Console:
+    """A console on standard error, for progress and notes."""
+    return Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 160)
+
+
+def print_error(message: str) -> None:
+    """One `error: ...` line on standard error."""
+    print(f"error: {message}", file=sys.stderr)
+
+
+def note(message: str) -> None:
+    """A remark for people on standard error; never part of a command's result."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(value: object) -> None:
+    """`value` as indented JSON on standard output."""
+    print(json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False))
+
+
+def cell(value: object) -> str:
+    """A table cell: floats to four significant places, None as a dash."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
+    return str(value)
+
+
+def print_table(rows: Sequence[Mapping[str, object]], *, title: str | None = None, columns: Sequence[str] | None = None) -> None:
+    """Rows as a table; `columns` chooses and orders the keys. Numbers align right."""
+    names = list(columns or (rows[0].keys() if rows else ()))
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name in names:
+        numeric = bool(rows) and all(isinstance(row.get(name), int | float) or row.get(name) is None for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[cell(row.get(name)) for name in names])
+    stdout().print(table)
+
+
+def emit(
+    value: object,
+    *,
+    as_json: bool,
+    rows: Sequence[Mapping[str, object]] | None = None,
+    title: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> None:
+    """Print a command's result: `value` as JSON, or `rows` as a table for people (a mapping becomes a two-column table)."""
+    if as_json:
+        print_json(value)
+    elif rows is not None:
+        print_table(rows, title=title, columns=columns)
+    elif isinstance(value, Mapping):
+        print_table([{"": key, "value": item} for key, item in value.items()], title=title)
+    else:
+        stdout().print(value)
+
+
+@contextmanager
+def progress(description: str, *, quiet: bool = False) -> Iterator[Advance]:
+    """A progress bar on standard error while the block runs; plain lines where that is no terminal (one per tenth)."""
+    if quiet:
+        yield lambda done, total=None, note="": None
+        return
+    if sys.stderr.isatty():
+        with Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=stderr(),
+            transient=True,
+        ) as bar:
+            task = bar.add_task(description, total=None, note="")
+            yield lambda done, total=None, note="": bar.update(task, completed=done, total=total, note=note)
+        return
+    last = -1
+
+    def line(done: float, total: float | None = None, note: str = "") -> None:
+        nonlocal last
+        tenth = int(10 * done / total) if total else -1
+        if total and tenth != last:
+            last = tenth
+            print(f"{description}: {done:g}/{total:g} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    print(f"{description} ...", file=sys.stderr, flush=True)
+    yield line
