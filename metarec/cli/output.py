@@ -17,7 +17,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 class Advance(Protocol):
     """Reports progress of one step: `done` of `total` (None when unknown), with a short note."""
 
-    def __call__(self, done: float, total: float | None = None, note: str = "") -> None: ...
+    def __call__(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Report it."""
+        ...
 
 
 def stdout() -> Console:
