@@ -1,0 +1,257 @@
+"""Checkpoints on disk: a directory of safetensors and JSON, with a manifest that says what they are and how to check them.
+
+    manifest.json             who, when, with what, how good; a checksum of every other file and of itself
+    encoder.json, encoder.safetensors      vocabularies and statistics of the feature encoder
+    items.json, items.safetensors          the catalogue: ids, encoded content, popularity
+    theta.<target>.safetensors             one file per head
+
+Nothing on the load path unpickles, and nothing is used before its checksum has been compared.
+"""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarec import __version__
+from metarec.data.schema import Schema
+from metarec.errors import CorruptCheckpointError, MetarecError, NoCheckpointError, NotFoundError
+from metarec.features.encoder import FeatureEncoder
+from metarec.meta.prior import Head, Prior
+from metarec.meta.registry import make_learner
+from metarec.models.contract import trainable
+from metarec.models.registry import make_model
+from metarec.tasks.batch import EntityTable
+from metarec.training.files import Json, arrays_to_tensors, canonical, read_tensors, sha256, tensor_bytes, write_atomically
+from metarec.training.gate import GateReport
+from metarec.types import Target
+
+if TYPE_CHECKING:
+    from metarec.training.recipes import Recipe
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+NUM_POPULAR = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a checkpoint says about itself besides its arrays. `created` is seconds since the epoch."""
+
+    recipe: "Recipe"
+    seed: int
+    data_fingerprint: str
+    created: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    gate: GateReport | None = None
+    job_id: str = ""
+    train_seconds: float = 0.0
+
+
+def save_checkpoint(prior: Prior, directory: Path, manifest: Manifest, checkpoint_id: str = "") -> str:
+    """Write `prior` into the empty or new `directory` and return the checkpoint's id.
+
+    The id defaults to a hash of the contents; a registry hands in its own.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    files = _contents(prior)
+    sums = {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()}
+    digest = content_hash(sums)
+    checkpoint_id = checkpoint_id.format(digest=digest) if checkpoint_id else f"c-{digest}"
+    order = np.argsort(-np.asarray(prior.popularity_I), kind="stable")[:NUM_POPULAR]
+    body: Json = {
+        "format": FORMAT_VERSION,
+        "id": checkpoint_id,
+        "recipe": manifest.recipe.to_dict(),
+        "seed": manifest.seed,
+        "created": manifest.created,
+        "job_id": manifest.job_id,
+        "train_seconds": manifest.train_seconds,
+        "schema": prior.schema.to_dict(),
+        "schema_hash": prior.schema.hash,
+        "data_fingerprint": manifest.data_fingerprint,
+        "metrics": dict(manifest.metrics),
+        "gate": None if manifest.gate is None else {**asdict(manifest.gate), "metrics": dict(manifest.gate.metrics)},
+        "heads": {target: _describe(head) for target, head in prior.heads.items()},
+        "blend": prior.blend,
+        "num_items": len(prior.item_ids),
+        "popular": [prior.item_ids[int(row)] for row in order],
+        "versions": {
+            "metarec": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "safetensors", "scikit-learn")},
+        },
+        "files": sums,
+    }
+    for name, data in files.items():
+        write_atomically(directory / name, data)
+    # The manifest comes last: a directory without one is no checkpoint.
+    write_atomically(directory / MANIFEST, json.dumps({**body, "sha256": sha256(canonical(body))}, indent=1).encode())
+    return checkpoint_id
+
+
+def content_hash(sums: Mapping[str, Mapping[str, object]]) -> str:
+    """Eight hex digits that tell apart checkpoints with different arrays."""
+    return sha256(canonical({name: entry["sha256"] for name, entry in sums.items()}))[:8]
+
+
+def _describe(head: Head) -> Json:
+    return {
+        "learner": head.learner.name,
+        "learner_settings": _settings(head.learner),
+        "model": head.model.name,
+        "model_settings": _settings(head.model),
+    }
+
+
+def _settings(part: object) -> Json:
+    assert is_dataclass(part)
+    assert not isinstance(part, type)
+    return asdict(part)
+
+
+def _contents(prior: Prior) -> dict[str, bytes]:
+    encoder, encoder_arrays = prior.encoder.to_state()
+    table = prior.items
+    items = {"ids": list(prior.item_ids), "blocks": [list(block) for block in table.blocks], "num_codes": table.num_codes}
+    files = {
+        "encoder.json": json.dumps(encoder).encode(),
+        "encoder.safetensors": tensor_bytes(arrays_to_tensors(encoder_arrays)),
+        "items.json": json.dumps(items).encode(),
+        "items.safetensors": tensor_bytes(
+            {
+                "code_N": table.code_N,
+                "dense_NP": table.dense_NP,
+                "popularity_I": torch.from_numpy(np.asarray(prior.popularity_I, dtype=np.float32)),
+            }
+        ),
+    }
+    for target, head in prior.heads.items():
+        files[theta_file(target)] = tensor_bytes(trainable(head.theta))
+    return files
+
+
+def theta_file(target: str) -> str:
+    """Name of the file with a head's theta."""
+    return f"theta.{target}.safetensors"
+
+
+def read_manifest(directory: Path) -> Json:
+    """The manifest of the checkpoint in `directory`, checked. CorruptCheckpointError names what is wrong."""
+    path = directory / MANIFEST
+    try:
+        data = json.loads(path.read_bytes())
+        found = data.pop("sha256")
+        if found != sha256(canonical(data)):
+            raise _corrupt(path, "its checksum differs")
+    except FileNotFoundError:
+        raise _corrupt(path, "is missing") from None
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise _corrupt(path, f"cannot be read: {error}") from error
+    if data["format"] != FORMAT_VERSION:
+        raise CorruptCheckpointError(
+            f"'{path}' has format {data['format']!r}; this metarec reads {FORMAT_VERSION}: retrain, or use the metarec that wrote it"
+        )
+    return cast(Json, data)
+
+
+def _corrupt(path: Path, what: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(
+        f"checkpoint file '{path}' {what}; restore the file or promote another checkpoint", metadata={"file": path.name}
+    )
+
+
+def verify(directory: Path) -> Json:
+    """Compare every file with the manifest's checksums and return the manifest."""
+    manifest = read_manifest(directory)
+    for name, entry in cast(dict[str, dict[str, object]], manifest["files"]).items():
+        path = directory / name
+        if Path(name).name != name:
+            raise _corrupt(directory / MANIFEST, f"names a file outside the checkpoint: '{name}'")
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise _corrupt(path, "is missing") from None
+        except OSError as error:
+            raise _corrupt(path, f"cannot be read: {error}") from error
+        if sha256(data) != entry["sha256"]:
+            raise _corrupt(path, "differs from the checksum in the manifest")
+    return manifest
+
+
+def locate(path: Path) -> Path:
+    """The checkpoint directory `path` means: itself, or the live (else the newest) checkpoint of the registry at `path`."""
+    from metarec.training.registry import CHECKPOINTS, Registry
+
+    if (path / MANIFEST).exists():
+        return path
+    if (path / CHECKPOINTS).is_dir():
+        registry = Registry(path)
+        chosen = registry.live() or next((info.id for info in registry.list()), None)
+        if chosen is None:
+            raise NoCheckpointError(f"registry '{path}' holds no checkpoint; run 'metarec train --out {path}' first")
+        return registry.get(chosen).path
+    if path.is_dir() and any(path.glob("theta.*.safetensors")):
+        raise _corrupt(path / MANIFEST, "is missing")
+    raise NotFoundError(f"'{path}' is neither a checkpoint nor a registry; run 'metarec train --out {path}' to make one")
+
+
+def load_checkpoint(path: Path | str) -> Prior:
+    """The prior in a checkpoint directory, or the live (else the newest) one of a registry directory.
+
+    Raises NotFoundError, NoCheckpointError, or CorruptCheckpointError naming the damaged file.
+    """
+    directory = locate(Path(path))
+    manifest = verify(directory)
+    try:
+        return _load(directory, manifest)
+    except MetarecError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptCheckpointError(
+            f"checkpoint '{directory}' does not fit this metarec ({type(error).__name__}: {error}); retrain it",
+            metadata={"file": MANIFEST},
+        ) from error
+
+
+def _load(directory: Path, manifest: Json) -> Prior:
+    encoder_arrays, _ = read_tensors(directory / "encoder.safetensors")
+    encoder = FeatureEncoder.from_state(
+        json.loads((directory / "encoder.json").read_bytes()), {name: tensor.numpy() for name, tensor in encoder_arrays.items()}
+    )
+    items = json.loads((directory / "items.json").read_bytes())
+    arrays, _ = read_tensors(directory / "items.safetensors")
+    table = EntityTable(
+        code_N=arrays["code_N"],
+        dense_NP=arrays["dense_NP"],
+        blocks=tuple((name, start, stop) for name, start, stop in items["blocks"]),
+        num_codes=items["num_codes"],
+    )
+    heads = {
+        cast(Target, target): load_head(cast(Target, target), description, read_tensors(directory / theta_file(target))[0])
+        for target, description in cast(dict[str, Json], manifest["heads"]).items()
+    }
+    return Prior(
+        schema=Schema.from_dict(cast(dict[str, object], manifest["schema"])),
+        encoder=encoder,
+        item_ids=tuple(items["ids"]),
+        items=table,
+        popularity_I=arrays["popularity_I"].numpy(),
+        heads=heads,
+        blend=float(cast(float, manifest["blend"])),
+        checkpoint=str(manifest["id"]),
+    )
+
+
+def load_head(target: Target, description: Json, theta: dict[str, Tensor]) -> Head:
+    """The head that `_describe` wrote down."""
+    learner = make_learner(str(description["learner"]), cast(Json, description["learner_settings"]))
+    model = make_model(str(description["model"]), cast(Json, description["model_settings"]))
+    return Head(target=target, learner=learner, model=model, theta=theta)

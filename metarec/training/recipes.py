@@ -1,0 +1,173 @@
+"""Recipes: named, complete settings of a training run, one part per head. A new recipe is one entry of RECIPES.
+
+Recipes are plain data: they name learners and models, so that reading one imports neither torch nor any learner.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import get_args
+
+import yaml
+
+from metarec.errors import ConfigError
+from metarec.types import Target, TaskKind
+
+Setting = str | int | float | bool | None
+Settings = Mapping[str, Setting]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadRecipe:
+    """How one head is trained.
+
+    learner, model       names in the registries of metarec.meta and metarec.models, with their settings
+    kind                 what a task is: a user, or an item
+    episodes             settings of the episode sampler (metarec.tasks.sampler)
+    epochs, batch_size   passes over the training tasks; tasks per outer step
+    outer_lr             peak rate of Adam under the one-cycle schedule
+    warmup_fraction      part of the steps during which the rate rises
+    clip_norm            largest norm of the outer gradient; 0 does not clip
+    gradient_shards      parts in which every batch's gradient is summed, whatever the number of workers, so that the result does
+                         not depend on it
+    patience             epochs without a better validation loss before training stops; 0 never stops early
+    validation_tasks     most validation tasks per epoch
+    """
+
+    target: Target
+    learner: str
+    model: str
+    learner_settings: Settings = field(default_factory=dict)
+    model_settings: Settings = field(default_factory=dict)
+    kind: TaskKind = "user"
+    episodes: Settings = field(default_factory=dict)
+    epochs: int = 12
+    batch_size: int = 128
+    outer_lr: float = 4e-3
+    warmup_fraction: float = 0.3
+    clip_norm: float = 0.0
+    gradient_shards: int = 2
+    patience: int = 4
+    validation_tasks: int = 256
+
+    def __post_init__(self) -> None:
+        if self.target not in get_args(Target):
+            raise ConfigError(f"target must be one of {', '.join(get_args(Target))}, not '{self.target}'", field="target")
+        for name in ("epochs", "batch_size", "gradient_shards"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}", field=name)
+        for name in ("patience", "validation_tasks", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}", field=name)
+        if self.outer_lr <= 0:
+            raise ConfigError(f"outer_lr must be positive, not {self.outer_lr:g}", field="outer_lr")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ConfigError(f"warmup_fraction must be in [0, 1), not {self.warmup_fraction:g}", field="warmup_fraction")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A named training run. `validation_fraction` of the users are held out for early stopping, the blend and the gate."""
+
+    name: str
+    heads: tuple[HeadRecipe, ...]
+    validation_fraction: float = 0.05
+    max_validation_users: int = 500
+
+    def __post_init__(self) -> None:
+        if not self.heads:
+            raise ConfigError(f"recipe '{self.name}' has no heads", field="heads")
+        targets = [head.target for head in self.heads]
+        if len(set(targets)) != len(targets):
+            raise ConfigError(f"recipe '{self.name}' has two heads of one target", field="heads")
+        if not 0 < self.validation_fraction < 0.5:
+            raise ConfigError(
+                f"validation_fraction must be between 0 and 0.5, not {self.validation_fraction:g}", field="validation_fraction"
+            )
+        if self.max_validation_users < 1:
+            raise ConfigError("max_validation_users must be at least 1", field="max_validation_users")
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON-able data; `from_dict` reads it back."""
+        data = asdict(self)
+        return {**data, "heads": [dict(head) for head in data["heads"]]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> "Recipe":
+        """The recipe written by `to_dict`. ConfigError names unknown settings."""
+        known = {f.name for f in fields(cls)}
+        known_head = {f.name for f in fields(HeadRecipe)}
+        heads = data.get("heads", ())
+        if not isinstance(heads, list | tuple):
+            raise ConfigError("heads must be a list", field="heads")
+        unknown = sorted(set(data) - known) + sorted({key for head in heads for key in head} - known_head)
+        if unknown:
+            raise ConfigError(f"unknown recipe settings: {', '.join(unknown)}", field=unknown[0])
+        return cls(**{**data, "heads": tuple(HeadRecipe(**head) for head in heads)})  # type: ignore[arg-type]  # checked above
+
+    def for_labels(self, label_kind: str) -> "Recipe":
+        """This recipe without the explicit head where labels are binary: there is no rating to predict (DESIGN 4.1)."""
+        if label_kind != "binary" or len(self.heads) == 1:
+            return self
+        return replace(self, heads=tuple(head for head in self.heads if head.target == "implicit") or self.heads)
+
+    def override(self, settings: Mapping[str, str]) -> "Recipe":
+        """With settings replaced: `epochs` (every head), `explicit.epochs` (one head), `explicit.learner.dim`, `validation_fraction`.
+
+        Values are read as YAML scalars. ConfigError for a name that does not exist.
+        """
+        recipe = self
+        for path, text in settings.items():
+            recipe = recipe._override(path, yaml.safe_load(text))
+        return recipe
+
+    def _override(self, path: str, value: Setting) -> "Recipe":
+        head_name, _, rest = path.partition(".")
+        if head_name in get_args(Target):
+            if head_name not in {head.target for head in self.heads}:
+                raise ConfigError(f"recipe '{self.name}' has no head '{head_name}'", field=path)
+            return replace(self, heads=tuple(_set(h, rest, value, path) if h.target == head_name else h for h in self.heads))
+        if path in {"validation_fraction", "max_validation_users"}:
+            return replace(self, **{path: value})  # type: ignore[arg-type]  # the constructor checks the range
+        return replace(self, heads=tuple(_set(head, path, value, path) for head in self.heads))
+
+
+GROUPS = {"learner": "learner_settings", "model": "model_settings", "episodes": "episodes"}
+
+
+def _set(head: HeadRecipe, path: str, value: Setting, full: str) -> HeadRecipe:
+    group, dot, rest = path.partition(".")
+    if dot and group in GROUPS and rest:
+        return replace(head, **{GROUPS[group]: {**getattr(head, GROUPS[group]), rest: value}})
+    plain = {f.name for f in fields(HeadRecipe)} - {"target", *GROUPS.values()}
+    if path not in plain:
+        known = ", ".join(sorted(plain | {f"{group}.NAME" for group in GROUPS}))
+        raise ConfigError(f"unknown setting '{full}'; known: {known}", field=full)
+    try:
+        return replace(head, **{path: value})  # type: ignore[arg-type]  # checked by HeadRecipe
+    except TypeError as error:
+        raise ConfigError(f"'{value}' is no value for '{full}'", field=full) from error
+
+
+EXPLICIT = HeadRecipe(target="explicit", learner="alpaca", model="linear_gaussian", epochs=12, batch_size=128)
+IMPLICIT = HeadRecipe(target="implicit", learner="alpaca_implicit", model="linear_gaussian", epochs=12, batch_size=128)
+GRADIENT = HeadRecipe(
+    target="explicit", learner="maml", model="melu", epochs=20, batch_size=128, outer_lr=5e-3, gradient_shards=2
+)
+
+RECIPES: dict[str, Recipe] = {
+    "alpaca": Recipe(name="alpaca", heads=(EXPLICIT, IMPLICIT)),
+    "maml": Recipe(name="maml", heads=(GRADIENT,)),
+    "fomaml": Recipe(name="fomaml", heads=(replace(GRADIENT, learner_settings={"first_order": True}),)),
+    "joint": Recipe(name="joint", heads=(replace(GRADIENT, learner="joint"),)),
+}
+"""The recipes `metarec train --recipe` knows; the first is the default."""
+
+DEFAULT_RECIPE = "alpaca"
+
+
+def get_recipe(name: str = "") -> Recipe:
+    """The recipe of this name, or the default one for an empty name. ConfigError lists the known ones."""
+    try:
+        return RECIPES[name or DEFAULT_RECIPE]
+    except KeyError:
+        raise ConfigError(f"unknown recipe '{name}'; known: {', '.join(RECIPES)}", field="recipe") from None
