@@ -10,11 +10,10 @@ Nothing on the load path unpickles, and nothing is used before its checksum has 
 
 import json
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,37 +21,20 @@ from torch import Tensor
 
 from metarec import __version__
 from metarec.data.schema import Schema
-from metarec.errors import CorruptCheckpointError, MetarecError, NoCheckpointError, NotFoundError
+from metarec.errors import CorruptCheckpointError, MetarecError
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.prior import Head, Prior
 from metarec.meta.registry import make_learner
 from metarec.models.contract import trainable
 from metarec.models.registry import make_model
 from metarec.tasks.batch import EntityTable
-from metarec.training.files import Json, arrays_to_tensors, canonical, read_tensors, sha256, tensor_bytes, write_atomically
-from metarec.training.gate import GateReport
+from metarec.training.files import Json, canonical, sha256, write_atomically
+from metarec.training.manifest import FORMAT_VERSION, MANIFEST, Manifest, content_hash, verify
+from metarec.training.registry import locate
+from metarec.training.tensors import arrays_to_tensors, read_tensors, tensor_bytes
 from metarec.types import Target
 
-if TYPE_CHECKING:
-    from metarec.training.recipes import Recipe
-
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 NUM_POPULAR = 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a checkpoint says about itself besides its arrays. `created` is seconds since the epoch."""
-
-    recipe: "Recipe"
-    seed: int
-    data_fingerprint: str
-    created: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    gate: GateReport | None = None
-    job_id: str = ""
-    train_seconds: float = 0.0
 
 
 def save_checkpoint(prior: Prior, directory: Path, manifest: Manifest, checkpoint_id: str = "") -> str:
@@ -97,11 +79,6 @@ def save_checkpoint(prior: Prior, directory: Path, manifest: Manifest, checkpoin
     return checkpoint_id
 
 
-def content_hash(sums: Mapping[str, Mapping[str, object]]) -> str:
-    """Eight hex digits that tell apart checkpoints with different arrays."""
-    return sha256(canonical({name: entry["sha256"] for name, entry in sums.items()}))[:8]
-
-
 def _describe(head: Head) -> Json:
     return {
         "learner": head.learner.name,
@@ -141,66 +118,6 @@ def _contents(prior: Prior) -> dict[str, bytes]:
 def theta_file(target: str) -> str:
     """Name of the file with a head's theta."""
     return f"theta.{target}.safetensors"
-
-
-def read_manifest(directory: Path) -> Json:
-    """The manifest of the checkpoint in `directory`, checked. CorruptCheckpointError names what is wrong."""
-    path = directory / MANIFEST
-    try:
-        data = json.loads(path.read_bytes())
-        found = data.pop("sha256")
-        if found != sha256(canonical(data)):
-            raise _corrupt(path, "its checksum differs")
-    except FileNotFoundError:
-        raise _corrupt(path, "is missing") from None
-    except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise _corrupt(path, f"cannot be read: {error}") from error
-    if data["format"] != FORMAT_VERSION:
-        raise CorruptCheckpointError(
-            f"'{path}' has format {data['format']!r}; this metarec reads {FORMAT_VERSION}: retrain, or use the metarec that wrote it"
-        )
-    return cast(Json, data)
-
-
-def _corrupt(path: Path, what: str) -> CorruptCheckpointError:
-    return CorruptCheckpointError(
-        f"checkpoint file '{path}' {what}; restore the file or promote another checkpoint", metadata={"file": path.name}
-    )
-
-
-def verify(directory: Path) -> Json:
-    """Compare every file with the manifest's checksums and return the manifest."""
-    manifest = read_manifest(directory)
-    for name, entry in cast(dict[str, dict[str, object]], manifest["files"]).items():
-        path = directory / name
-        if Path(name).name != name:
-            raise _corrupt(directory / MANIFEST, f"names a file outside the checkpoint: '{name}'")
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise _corrupt(path, "is missing") from None
-        except OSError as error:
-            raise _corrupt(path, f"cannot be read: {error}") from error
-        if sha256(data) != entry["sha256"]:
-            raise _corrupt(path, "differs from the checksum in the manifest")
-    return manifest
-
-
-def locate(path: Path) -> Path:
-    """The checkpoint directory `path` means: itself, or the live (else the newest) checkpoint of the registry at `path`."""
-    from metarec.training.registry import CHECKPOINTS, Registry
-
-    if (path / MANIFEST).exists():
-        return path
-    if (path / CHECKPOINTS).is_dir():
-        registry = Registry(path)
-        chosen = registry.live() or next((info.id for info in registry.list()), None)
-        if chosen is None:
-            raise NoCheckpointError(f"registry '{path}' holds no checkpoint; run 'metarec train --out {path}' first")
-        return registry.get(chosen).path
-    if path.is_dir() and any(path.glob("theta.*.safetensors")):
-        raise _corrupt(path / MANIFEST, "is missing")
-    raise NotFoundError(f"'{path}' is neither a checkpoint nor a registry; run 'metarec train --out {path}' to make one")
 
 
 def load_checkpoint(path: Path | str) -> Prior:

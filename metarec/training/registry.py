@@ -15,12 +15,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from metarec.errors import CorruptCheckpointError, FailedPreconditionError, GateNotPassedError, NoCheckpointError, NotFoundError
-from metarec.meta.prior import Prior
-from metarec.training.checkpoint import Manifest, load_checkpoint, read_manifest, save_checkpoint
 from metarec.training.files import Json, sync_directory, write_atomically
+from metarec.training.manifest import MANIFEST, Manifest, corrupt, read_manifest
+
+if TYPE_CHECKING:
+    from metarec.meta.prior import Prior
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +51,20 @@ class CheckpointInfo:
     popular: tuple[str, ...] = ()
 
 
+Infos = list[CheckpointInfo]
+Names = list[str]  # inside Registry, `list` is its method
+
+
 class Registry:
     """The checkpoints below `path`; the directory is made when something is published."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
-    def publish(self, prior: Prior, manifest: Manifest) -> str:
+    def publish(self, prior: "Prior", manifest: Manifest) -> str:
         """Store `prior` as a new checkpoint and return its id, `c-<number>-<hash>`. It is not live before it is promoted."""
+        from metarec.training.checkpoint import save_checkpoint
+
         with self._lock():
             root = self.path / CHECKPOINTS
             for leftover in root.glob(f"{STAGING}*"):
@@ -69,7 +77,7 @@ class Registry:
             sync_directory(root)
         return checkpoint
 
-    def list(self) -> list[CheckpointInfo]:
+    def list(self) -> Infos:
         """All readable checkpoints, newest first; damaged ones are left out with a warning."""
         live = self.live()
         infos = []
@@ -95,8 +103,10 @@ class Registry:
             )
         return self._info(checkpoint_id, live)
 
-    def load(self, checkpoint_id: str) -> Prior:
+    def load(self, checkpoint_id: str) -> "Prior":
         """The prior of one checkpoint, verified."""
+        from metarec.training.checkpoint import load_checkpoint
+
         return load_checkpoint(self.get(checkpoint_id).path)
 
     def live(self) -> str | None:
@@ -137,7 +147,7 @@ class Registry:
             self._save_state(promoted[:-1])
             return promoted[-2]
 
-    def _ids(self) -> list[str]:
+    def _ids(self) -> Names:
         root = self.path / CHECKPOINTS
         return [entry.name for entry in root.iterdir() if not entry.name.startswith(".")] if root.is_dir() else []
 
@@ -158,10 +168,10 @@ class Registry:
             metrics=cast(dict[str, float], manifest["metrics"]),
             gate_metrics=cast(dict[str, float], gate.get("metrics", {})),
             job_id=str(manifest["job_id"]),
-            popular=tuple(cast(list[str], manifest["popular"])),
+            popular=tuple(cast(Names, manifest["popular"])),
         )
 
-    def _state(self) -> dict[str, list[str]]:
+    def _state(self) -> dict[str, Names]:
         try:
             state = json.loads((self.path / LIVE).read_bytes())
             return {"promoted": [str(name) for name in state["promoted"]]}
@@ -172,7 +182,7 @@ class Registry:
                 f"'{self.path / LIVE}' cannot be read: {error}; delete it and promote a checkpoint", metadata={"file": LIVE}
             ) from error
 
-    def _save_state(self, promoted: list[str]) -> None:
+    def _save_state(self, promoted: Names) -> None:
         kept = promoted[-MAX_HISTORY:]
         state = {"live": kept[-1], "promoted": kept, "updated": time.time()}
         write_atomically(self.path / LIVE, json.dumps(state, indent=1).encode())
@@ -188,3 +198,18 @@ class Registry:
 def _number(checkpoint_id: str) -> int:
     parts = checkpoint_id.split("-")
     return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
+
+
+def locate(path: Path) -> Path:
+    """The checkpoint directory `path` means: itself, or the live (else the newest) checkpoint of the registry at `path`."""
+    if (path / MANIFEST).exists():
+        return path
+    if (path / CHECKPOINTS).is_dir():
+        registry = Registry(path)
+        chosen = registry.live() or next((info.id for info in registry.list()), None)
+        if chosen is None:
+            raise NoCheckpointError(f"registry '{path}' holds no checkpoint; run 'metarec train --out {path}' first")
+        return registry.get(chosen).path
+    if path.is_dir() and any(path.glob("theta.*.safetensors")):
+        raise corrupt(path / MANIFEST, "is missing")
+    raise NotFoundError(f"'{path}' is neither a checkpoint nor a registry; run 'metarec train --out {path}' to make one")
