@@ -47,9 +47,7 @@ def read_manifest(directory: Path) -> Json:
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise corrupt(path, f"cannot be read: {error}") from error
     if data["format"] != FORMAT_VERSION:
-        raise CorruptCheckpointError(
-            f"'{path}' has format {data['format']!r}, this metarec reads {FORMAT_VERSION}; retrain, or use the metarec that wrote it"
-        )
+        raise CorruptCheckpointError(f"'{path}' has format {data['format']!r}, this metarec reads {FORMAT_VERSION}; retrain it")
     return cast(Json, data)
 
 

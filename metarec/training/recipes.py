@@ -111,7 +111,7 @@ class Recipe:
         return replace(self, heads=tuple(head for head in self.heads if head.target == "implicit") or self.heads)
 
     def override(self, settings: Mapping[str, str]) -> "Recipe":
-        """With settings replaced: `epochs` (all heads), `explicit.epochs` (one head), `explicit.learner.NAME`, `validation_fraction`.
+        """Settings replaced: `epochs` (all heads), `explicit.epochs` (one head), `explicit.learner.NAME`, `validation_fraction`.
 
         Values are read as YAML scalars. ConfigError for a name that does not exist.
         """
