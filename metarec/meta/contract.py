@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
+from metarec.tasks.stats import LabelStats
 from metarec.types import Target
 
 Metrics = dict[str, float]
@@ -28,8 +29,11 @@ class MetaLearner(Protocol):
     name: ClassVar[str]
     target: ClassVar[Target]
 
-    def init(self, model: Scorer, tables: Tables, generator: torch.Generator) -> MetaParams:
-        """Initial theta for entity tables of these widths."""
+    def init(self, model: Scorer, tables: Tables, generator: torch.Generator, stats: LabelStats | None = None) -> MetaParams:
+        """Initial theta for entity tables of these widths.
+
+        `stats` (tasks.stats.label_stats of the training layout) lets means start at the data's; None starts them at 0.
+        """
         ...
 
     def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:

@@ -1,0 +1,216 @@
+"""Bayesian adaptation in closed form for explicit labels (DESIGN 4.1).
+
+ALPaCA (Harrison, Sharma & Pavone 2018, eqs. 3-6): Bayesian linear regression on meta-learned features. With whitened features
+z = phi diag(v)^(1/2), support residuals r = y - mu - b - phi' w0 and row noise R = diag(sigma^2_j),
+
+    A = I + Z' R^-1 Z,    w = w0 + diag(v)^(1/2) A^-1 Z' R^-1 r,    Cov[w] = diag(v)^(1/2) A^-1 diag(v)^(1/2),
+
+the primal form; A has eigenvalues of at least 1, so float32 is enough. The equal dual form alpha = (Z Z' + R)^-1 r gives
+each support row's share of a score, alpha_j k(q, j): an exact explanation (R2-D2, Bertinetto et al. 2019, eqs. 4-6). Two
+noise levels are learned: rows whose entity is unknown to training also carry what content cannot tell about them. The noise
+of a task is scaled by its own residuals (normal-inverse-gamma, Bishop 2006, 2.3.6): some people rate more erratically.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from metarec.errors import ConfigError
+from metarec.meta.contract import Metrics
+from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
+from metarec.models.linear_gaussian import LinearGaussian, unique_rows
+from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
+from metarec.tasks.stats import LabelStats
+from metarec.types import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alpaca:
+    """The flagship on explicit labels.
+
+    id_dropout: share of row entities whose id vector is hidden in a step, so that content carries unknown ones
+    cold_tasks: share of tasks in a step whose rows are all shown without ids
+    l2_id: weight of the squared id vectors and id biases of the rows a batch touches
+    l2_content: weight of the squared content maps
+    nll_weight: weight of the Gaussian negative log-likelihood in the outer loss (calibrates noise and prior variance)
+    noise_shape: prior rows of evidence on a task's noise level; 0 keeps the noise the same for all tasks
+    """
+
+    name: ClassVar[str] = "alpaca"
+    target: ClassVar[Target] = "explicit"
+
+    id_dropout: float = 0.1
+    cold_tasks: float = 0.1
+    l2_id: float = 0.15
+    l2_content: float = 0.0
+    nll_weight: float = 0.1
+    noise_shape: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name in ("id_dropout", "cold_tasks"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must be in [0, 1)", field=name)
+        for name in ("l2_id", "l2_content", "nll_weight", "noise_shape"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must not be negative", field=name)
+
+    def init(self, model: Scorer, tables: Tables, generator: torch.Generator, stats: LabelStats | None = None) -> MetaParams:
+        """The model's parameters plus noise levels; `stats` sets mu, the row biases and the scale of the noise."""
+        theta = dict(model.init(tables, generator))
+        std = 1.0 if stats is None else stats.std
+        theta["noise.log_var"] = torch.tensor([math.log(0.6 * std**2 + 1e-6), math.log(0.7 * std**2 + 1e-6)])
+        if stats is not None:
+            theta["mu"] = torch.tensor(stats.mean)
+            theta["row.id_bias"] = stats.offset_C1.clone()
+            theta["prior.log_var"] = theta["prior.log_var"] + 2 * math.log(max(std, 1e-3))
+        return theta
+
+    def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:
+        """`mean` (T, D + 1), `factor` (T, D + 1, D + 1) with Cov[w] = factor factor', and `noise_scale` (T,)."""
+        linear = _linear(model)
+        phi_TSD, bias_TS = linear.batch_features(theta, support)
+        prior_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
+        return self._posterior(theta, phi_TSD, bias_TS, _noise(theta, support), prior_TD, support)
+
+    def _posterior(
+        self, theta: MetaParams, phi_TSD: Tensor, bias_TS: Tensor, noise_TS: Tensor, prior_TD: Tensor, support: Batch
+    ) -> FastWeights:
+        scale_D = torch.exp(0.5 * theta["prior.log_var"])
+        mask_TS = support.mask_TN.to(phi_TSD.dtype)
+        weight_TS = mask_TS / noise_TS
+        residual_TS = support.label_TN.to(phi_TSD.dtype) - theta["mu"] - bias_TS - torch.einsum("tsd,td->ts", phi_TSD, prior_TD)
+        z_TSD = phi_TSD * scale_D
+        zw_TDS = (z_TSD * weight_TS[..., None]).mT
+        eye_DD = torch.eye(len(scale_D), dtype=phi_TSD.dtype, device=phi_TSD.device)
+        chol_TDD = torch.linalg.cholesky(zw_TDS @ z_TSD + eye_DD)
+        moment_TD = torch.einsum("tds,ts->td", zw_TDS, residual_TS)
+        inverse_TDD = torch.linalg.solve_triangular(chol_TDD, eye_DD.expand_as(chol_TDD), upper=False)
+        half_TD = torch.einsum("tde,te->td", inverse_TDD, moment_TD)
+        mean_TD = prior_TD + scale_D * torch.einsum("ted,te->td", inverse_TDD, half_TD)
+        # r' (Z Z' + R)^-1 r by the matrix inversion lemma; negative only by rounding.
+        fit_T = ((weight_TS * residual_TS.square()).sum(1) - half_TD.square().sum(1)).clamp_min(0.0)
+        count_T = mask_TS.sum(1)
+        shape = self.noise_shape
+        noise_scale_T = (shape + fit_T) / (shape + count_T) if shape > 0 else torch.ones_like(count_T)
+        return {"mean": mean_TD, "factor": scale_D[:, None] * inverse_TDD.mT, "noise_scale": noise_scale_T}
+
+    def predict(self, model: Scorer, theta: MetaParams, fast: FastWeights, query: Batch) -> Prediction:
+        """Posterior predictive mean and variance (noise included) of the label."""
+        phi_TQD, bias_TQ = _linear(model).batch_features(theta, query)
+        return _predictive(theta, fast, phi_TQD, bias_TQ, _noise(theta, query))
+
+    def meta_gradient(
+        self, model: Scorer, theta: MetaParams, tasks: TaskBatch, generator: torch.Generator
+    ) -> tuple[MetaParams, Metrics]:
+        """Autograd through the solve: mean over tasks of the mean squared query error (+ likelihood and L2 terms)."""
+        linear = _linear(model)
+        live = {name: value.detach().requires_grad_() for name, value in trainable(theta).items()}
+        support, query = tasks.support, tasks.query
+        rows, width = support.tables.rows, support.row_TN.shape[1]
+        unique_N, at_TN = unique_rows(torch.cat([support.row_TN, query.row_TN], 1), len(rows))
+        keep_N = torch.rand(len(unique_N), generator=generator) >= self.id_dropout
+        cold_T = torch.rand(query.num_tasks, generator=generator) < self.cold_tasks
+        phi_ND, bias_N, noise_N, at_TN = self._features(linear, live, rows, unique_N, keep_N, cold_T, at_TN)
+        phi_TND, bias_TN, noise_TN = phi_ND[at_TN], bias_N[at_TN], noise_N[at_TN]
+        prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T)
+        fast = self._posterior(live, phi_TND[:, :width], bias_TN[:, :width], noise_TN[:, :width], prior_TD, support)
+        prediction = _predictive(live, fast, phi_TND[:, width:], bias_TN[:, width:], noise_TN[:, width:])
+        variance_TQ = prediction.variance_TQ
+        assert variance_TQ is not None
+        mask_TQ = query.mask_TN.to(bias_N.dtype)
+        count_T = mask_TQ.sum(1).clamp_min(1.0)
+        square_TQ = (query.label_TN.to(bias_N.dtype) - prediction.mean_TQ).square() * mask_TQ
+        nll_TQ = 0.5 * (square_TQ / variance_TQ + torch.log(variance_TQ) * mask_TQ)
+        weight_T = tasks.weight_T.to(bias_N.dtype) / tasks.weight_T.sum()
+        error = (weight_T * square_TQ.sum(1) / count_T).sum()
+        nll = (weight_T * nll_TQ.sum(1) / count_T).sum()
+        loss = error + self.nll_weight * nll
+        if self.l2_id:
+            code_N = rows.code_N[unique_N]
+            size = live["row.id"][code_N].square().sum() + live["row.id_bias"][code_N].square().sum()
+            loss = loss + self.l2_id * size / len(unique_N)
+        if self.l2_content:
+            loss = loss + self.l2_content * (live["row.content"].square().sum() + live["row.content_bias"].square().sum())
+        names = list(live)
+        gradients = torch.autograd.grad(loss, [live[name] for name in names], allow_unused=True)
+        gradient = {
+            name: torch.zeros_like(live[name]) if value is None else value for name, value in zip(names, gradients, strict=True)
+        }
+        for name in ("row.id", "row.id_bias"):
+            gradient[name][0] = 0.0  # code 0 has no id: its row stays 0
+        metrics = {"loss": float(error), "nll": float(nll), "objective": float(loss)}
+        return gradient, metrics
+
+    def _features(
+        self,
+        linear: LinearGaussian,
+        live: MetaParams,
+        rows: EntityTable,
+        unique_N: Tensor,
+        keep_N: Tensor,
+        cold_T: Tensor,
+        at_TN: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features of the batch's distinct rows with dropped ids; tasks of `cold_T` address a second copy without any id."""
+        code_N = rows.code_N[unique_N]
+        cold = bool(cold_T.any())
+        if cold:
+            unique_N, keep_N = torch.cat([unique_N, unique_N]), torch.cat([keep_N, torch.zeros_like(keep_N)])
+            at_TN = at_TN + cold_T.to(at_TN.dtype)[:, None] * len(code_N)
+            code_N = torch.cat([code_N, code_N])
+        phi_ND, bias_N = linear.row_features(live, rows, unique_N, keep_N)
+        noise_N = torch.exp(live["noise.log_var"])[((code_N == 0) | ~keep_N).to(torch.int64)]
+        return phi_ND, bias_N, noise_N, at_TN
+
+    def prepare(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> MetaParams:
+        """Theta with the vectors of all `rows` cached."""
+        return _linear(model).prepare(theta, rows)
+
+    def row_vectors(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> tuple[Tensor, Tensor]:
+        """`phi` (I, D + 1) with the constant last, and mu + bias (I,): mean = bias + phi @ task_vector."""
+        phi_ID, bias_I = _linear(model).row_features(theta, rows)
+        return phi_ID, bias_I + theta["mu"]
+
+    def task_vector(self, fast: FastWeights) -> Tensor:
+        """Posterior mean of w (T, D + 1)."""
+        return fast["mean"]
+
+    def contributions(self, model: Scorer, theta: MetaParams, support: Batch, query: Batch) -> dict[str, Tensor]:
+        """mu, b(q), phi(q)' w0 and, for each support row j, alpha_j k(q, j); padded support rows give 0."""
+        linear = _linear(model)
+        phi_TSD, bias_TS = linear.batch_features(theta, support)
+        phi_TQD, bias_TQ = linear.batch_features(theta, query)
+        prior_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
+        var_D = torch.exp(theta["prior.log_var"])
+        mask_TS = support.mask_TN.to(phi_TSD.dtype)
+        residual_TS = support.label_TN.to(phi_TSD.dtype) - theta["mu"] - bias_TS - torch.einsum("tsd,td->ts", phi_TSD, prior_TD)
+        z_TSD = phi_TSD * mask_TS[..., None]
+        kernel_TSS = (z_TSD * var_D) @ z_TSD.mT + torch.diag_embed(_noise(theta, support))
+        alpha_TS = torch.cholesky_solve((residual_TS * mask_TS)[..., None], torch.linalg.cholesky(kernel_TSS))[..., 0]
+        return {
+            "global": theta["mu"].expand_as(bias_TQ),
+            "item": bias_TQ,
+            "profile": torch.einsum("tqd,td->tq", phi_TQD, prior_TD),
+            "support": ((phi_TQD * var_D) @ z_TSD.mT) * alpha_TS[:, None, :],
+        }
+
+
+def _linear(model: Scorer) -> LinearGaussian:
+    if model.name != LinearGaussian.name:
+        raise ConfigError(f"learner 'alpaca' needs model 'linear_gaussian', got '{model.name}'", field="model")
+    return cast(LinearGaussian, model)
+
+
+def _noise(theta: MetaParams, batch: Batch) -> Tensor:
+    """Noise variance of each row (T, N): one level for known entities, one for unknown ones."""
+    unknown_TN = (batch.tables.rows.code_N[batch.row_TN] == 0).to(torch.int64)
+    return torch.exp(theta["noise.log_var"])[unknown_TN]
+
+
+def _predictive(theta: MetaParams, fast: FastWeights, phi_TQD: Tensor, bias_TQ: Tensor, noise_TQ: Tensor) -> Prediction:
+    mean_TQ = theta["mu"] + bias_TQ + torch.einsum("tqd,td->tq", phi_TQD, fast["mean"])
+    spread_TQ = (phi_TQD @ fast["factor"]).square().sum(-1)
+    return Prediction(mean_TQ=mean_TQ, variance_TQ=spread_TQ + noise_TQ * fast["noise_scale"][:, None])

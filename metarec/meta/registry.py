@@ -1,0 +1,35 @@
+"""Meta-learners by name. A new learner is one file and one line here; the contract tests pick it up."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from importlib import import_module
+
+from metarec.errors import ConfigError
+from metarec.meta.contract import MetaLearner
+
+LEARNERS: dict[str, str] = {
+    "alpaca": "metarec.meta.alpaca:Alpaca",
+    "alpaca_implicit": "metarec.meta.implicit:ImplicitAlpaca",
+    "fomaml": "metarec.meta.maml:FirstOrderMaml",
+    "joint": "metarec.meta.joint:Joint",
+    "maml": "metarec.meta.maml:Maml",
+}
+"""Module and class of each learner; modules load when a learner is made."""
+
+
+def make_learner(name: str, settings: Mapping[str, object] | None = None) -> MetaLearner:
+    """The learner `name` with `settings` over its defaults; ConfigError on unknown names and settings."""
+    if name not in LEARNERS:
+        raise ConfigError(f"learner '{name}' is unknown; use one of {', '.join(sorted(LEARNERS))}", field="learner")
+    module, _, attribute = LEARNERS[name].partition(":")
+    learner_type: type[MetaLearner] = getattr(import_module(module), attribute)
+    known = {field.name for field in fields(learner_type)}  # type: ignore[arg-type]  # learners are dataclasses
+    for key in settings or {}:
+        if key not in known:
+            raise ConfigError(f"setting '{key}' of learner '{name}' is unknown; use one of {', '.join(sorted(known))}", field=key)
+    return learner_type(**dict(settings or {}))
+
+
+def learner_settings(learner: MetaLearner) -> dict[str, object]:
+    """The settings of a learner, JSON-able: `make_learner(learner.name, learner_settings(learner)) == learner`."""
+    return asdict(learner)  # type: ignore[call-overload,no-any-return]  # learners are dataclasses

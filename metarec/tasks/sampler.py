@@ -1,0 +1,105 @@
+"""Episodes: random support and query sets of every task, drawn without a Python loop over tasks and resumable at any step.
+
+An epoch is a function of (seed, epoch) alone: tasks are permuted and the rows of each task shuffled once, and step k takes a
+fixed range of tasks. Resuming at (epoch, step) therefore gives the batches that an uninterrupted run would have seen.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metarec.errors import ConfigError
+from metarec.tasks.batch import Batch, Tables, TaskBatch
+from metarec.tasks.layout import TaskLayout
+
+Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeConfig:
+    """How episodes are drawn.
+
+    batch_size: tasks of a step
+    max_support: support sizes are uniform in 0..max_support (as far as the task's rows allow)
+    max_query: query rows at most
+    min_query: tasks keep at least this many rows for the query set; smaller tasks are not drawn
+    order: `random`, or `time`: the support precedes the query in time (a random window when the task is longer)
+    """
+
+    batch_size: int = 128
+    max_support: int = 90
+    max_query: int = 200
+    min_query: int = 1
+    order: Literal["random", "time"] = "random"
+
+    def __post_init__(self) -> None:
+        for name, low in (("batch_size", 1), ("max_support", 0), ("max_query", 1), ("min_query", 1)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must be at least {low}", field=name)
+        if self.order not in ("random", "time"):
+            raise ConfigError(f"order '{self.order}' is unknown; use 'random' or 'time'", field="order")
+
+
+class EpisodeSampler:
+    """Draws TaskBatches from a layout; `tables` must match the layout's task and row positions."""
+
+    def __init__(self, layout: TaskLayout, tables: Tables, config: EpisodeConfig, seed: int) -> None:
+        if config.order == "time" and not layout.has_timestamps:
+            raise ConfigError("order 'time' needs timestamps, the dataset has none; use order 'random'", field="order")
+        self.layout, self.tables, self.config, self.seed = layout, tables, config, seed
+        self._tasks: Int = np.flatnonzero(layout.counts >= config.min_query)
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks drawn in an epoch: those with enough rows."""
+        return len(self._tasks)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch; the last one may be smaller."""
+        return -(-self.num_tasks // self.config.batch_size)
+
+    def epoch(self, epoch: int, start_step: int = 0, *, rank: int = 0, world_size: int = 1) -> Iterator[TaskBatch]:
+        """Batches of `epoch` from `start_step` on; worker `rank` of `world_size` gets every world_size-th task of each batch."""
+        config, layout = self.config, self.layout
+        rng = np.random.default_rng([self.seed, epoch])
+        task_P = rng.permutation(self._tasks)
+        count_P = layout.counts[task_P]
+        if config.order == "random":
+            # Sorting by task + uniform in [0, 1) shuffles within tasks and leaves the tasks where they are.
+            order_N = np.argsort(layout.row_tasks + rng.random(len(layout.row_N)), kind="stable")
+        else:
+            order_N = np.arange(len(layout.row_N))
+        support_P = np.minimum(rng.integers(0, config.max_support + 1, len(task_P)), count_P - config.min_query)
+        query_P = np.minimum(count_P - support_P, config.max_query)
+        spare_P = count_P - support_P - query_P
+        first_P = layout.start_T1[task_P]
+        if config.order == "time":
+            first_P = first_P + (rng.random(len(task_P)) * (spare_P + 1)).astype(np.int64)
+        for step in range(start_step, self.steps_per_epoch):
+            part = np.arange(step * config.batch_size, min((step + 1) * config.batch_size, len(task_P)))[rank::world_size]
+            yield TaskBatch(
+                support=self._gather(order_N, task_P[part], first_P[part], support_P[part]),
+                query=self._gather(order_N, task_P[part], first_P[part] + support_P[part], query_P[part]),
+                weight_T=torch.ones(len(part)),
+            )
+
+    def _gather(self, order_N: Int, task_T: Int, first_T: Int, size_T: Int) -> Batch:
+        width = max(1, int(size_T.max(initial=0)))
+        step_N = np.arange(width)
+        mask_TN = step_N < size_T[:, None]
+        at_TN = order_N[np.where(mask_TN, first_T[:, None] + step_N, 0)]
+        return Batch(
+            tables=self.tables,
+            task_T=torch.from_numpy(task_T.astype(np.int64)),
+            row_TN=torch.from_numpy(np.where(mask_TN, self.layout.row_N[at_TN], 0)),
+            label_TN=torch.from_numpy(np.where(mask_TN, self.layout.label_N[at_TN], np.float32(0))),
+            mask_TN=torch.from_numpy(mask_TN),
+            timestamp_TN=(
+                torch.from_numpy(np.where(mask_TN, self.layout.timestamp_N[at_TN], 0.0)) if self.layout.has_timestamps else None
+            ),
+        )

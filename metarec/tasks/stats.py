@@ -1,0 +1,51 @@
+"""Label statistics of the training tasks, from which a learner may start its parameters (mean, row means)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarec.tasks.batch import EntityTable
+from metarec.tasks.layout import TaskLayout
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelStats:
+    """What the labels of the training rows look like.
+
+    `mean` and `std` of the labels; `offset_C1` (float32, num_codes + 1) the shrunken mean deviation of each row entity by id
+    code, 0 for code 0; `count_C1` (float32) its number of rows.
+    """
+
+    mean: float
+    std: float
+    offset_C1: Tensor
+    count_C1: Tensor
+
+
+def label_stats(layout: TaskLayout, rows: EntityTable, *, shrinkage: float = 5.0) -> LabelStats:
+    """Statistics of `layout`; a row entity with n labels keeps n / (n + shrinkage) of its mean deviation, after each task's own
+    shrunken offset (many generous raters do not make an item good)."""
+    if len(layout.label_N) == 0:
+        zero = torch.zeros(rows.num_codes + 1)
+        return LabelStats(mean=0.0, std=1.0, offset_C1=zero, count_C1=zero.clone())
+    label_N = layout.label_N.astype(np.float64)
+    mean = float(label_N.mean())
+    task_N, count_T = layout.row_tasks, layout.counts
+    code_N = rows.code_N.numpy()[layout.row_N]
+    count_C1 = np.bincount(code_N, minlength=rows.num_codes + 1).astype(np.float64)
+    offset_C1 = np.zeros(rows.num_codes + 1)
+    # Two sweeps of backfitting are as good as convergence at this shrinkage.
+    for _ in range(2):
+        rest_N = label_N - mean - offset_C1[code_N]
+        offset_T = np.bincount(task_N, rest_N, minlength=len(layout)) / (count_T + shrinkage)
+        rest_N = label_N - mean - offset_T[task_N]
+        offset_C1 = np.bincount(code_N, rest_N, minlength=rows.num_codes + 1) / (count_C1 + shrinkage)
+        offset_C1[0] = 0.0
+    return LabelStats(
+        mean=mean,
+        std=float(label_N.std()),
+        offset_C1=torch.from_numpy(offset_C1.astype(np.float32)),
+        count_C1=torch.from_numpy(count_C1.astype(np.float32)),
+    )
