@@ -1,7 +1,7 @@
 """The outer optimiser: Adam (Kingma & Ba 2015, algorithm 1) under a one-cycle rate (Smith & Topin 2019).
 
-Written out because its whole state must be saved, restored bit for bit and compared: moments by name and a step count. The rate is
-a function of the step, so there is no scheduler state.
+Written out because its whole state must be saved, restored bit for bit and compared: moments by name and a step count. The rate
+is a function of the step, so there is no scheduler state.
 """
 
 import math

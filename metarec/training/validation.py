@@ -1,0 +1,73 @@
+"""Validation of one head on held-out users: fixed episodes, the same in every epoch and for every worker."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarec.meta.prior import Head
+from metarec.tasks.batch import Tables, TaskBatch
+from metarec.tasks.layout import TaskLayout
+from metarec.tasks.sampler import EpisodeConfig, EpisodeSampler
+from metarec.training.batches import tasks_on
+from metarec.training.state import EpochMetrics
+
+TOP = 10
+
+
+def validation_sampler(layout: TaskLayout, tables: Tables, config: EpisodeConfig, seed: int, max_tasks: int) -> EpisodeSampler:
+    """The episodes of validation: at most `max_tasks` tasks, drawn once from the seed."""
+    tasks = np.flatnonzero(layout.count_T >= config.min_query)
+    chosen = np.random.default_rng([seed, len(tasks)]).permutation(tasks)[:max_tasks]
+    return EpisodeSampler(layout.select(np.sort(chosen)), tables, config, seed)
+
+
+def validate(head: Head, sampler: EpisodeSampler, tables: Tables) -> EpochMetrics:
+    """`loss` (what early stopping watches: lower is better) and what people read; empty without validation tasks.
+
+    Explicit heads: mean over tasks of the squared error, and `mae`. Implicit heads: `ndcg@10` of the query items among all items
+    that are not in the support, and loss = 1 - ndcg.
+    """
+    if sampler.num_tasks == 0:
+        return {}
+    head = head.prepared(tables.rows)
+    score = _ranking if head.target == "implicit" else _errors
+    totals: dict[str, float] = {}
+    count = 0
+    for tasks in sampler.epoch(0):
+        for name, value_T in score(head, tasks_on(tasks, tables)).items():
+            totals[name] = totals.get(name, 0.0) + float(value_T.double().sum())
+        count += len(tasks.weight_T)
+    return {name: total / count for name, total in totals.items()}
+
+
+def _errors(head: Head, tasks: TaskBatch) -> dict[str, Tensor]:
+    fast = head.learner.adapt(head.model, head.theta, tasks.support)
+    mean_TQ = head.learner.predict(head.model, head.theta, fast, tasks.query).mean_TQ.detach()
+    mask_TQ = tasks.query.mask_TN.to(mean_TQ.dtype)
+    error_TQ = (mean_TQ - tasks.query.label_TN) * mask_TQ
+    count_T = mask_TQ.sum(1).clamp_min(1.0)
+    return {"loss": error_TQ.square().sum(1) / count_T, "mae": error_TQ.abs().sum(1) / count_T}
+
+
+def _ranking(head: Head, tasks: TaskBatch) -> dict[str, Tensor]:
+    learner, rows = head.learner, tasks.query.tables.rows
+    fast = learner.adapt(head.model, head.theta, tasks.support)
+    phi_ID, bias_I = learner.row_vectors(head.model, head.theta, rows)  # type: ignore[attr-defined]  # implicit heads are linear
+    score_TI = (bias_I + learner.task_vector(fast) @ phi_ID.T).detach()  # type: ignore[attr-defined]  # as above
+    score_TI = score_TI.masked_fill(_members(tasks.support.row_TN, tasks.support.mask_TN, len(rows)), -math.inf)
+    relevant_TI = _members(tasks.query.row_TN, tasks.query.mask_TN, len(rows))
+    top = min(TOP, len(rows))
+    gain_K = 1 / torch.log2(torch.arange(2, top + 2, device=score_TI.device, dtype=torch.float64))
+    hit_TK = relevant_TI.gather(1, score_TI.topk(top, dim=1).indices).double()
+    best_T = torch.cumsum(gain_K, 0)[relevant_TI.sum(1).clamp(1, top) - 1]
+    ndcg_T = (hit_TK * gain_K).sum(1) / best_T
+    return {"loss": 1 - ndcg_T, "ndcg@10": ndcg_T}
+
+
+def _members(row_TN: Tensor, mask_TN: Tensor, num_rows: int) -> Tensor:
+    """Which rows (T, I) occur among the unmasked entries."""
+    found_TI = torch.zeros(len(row_TN), num_rows + 1, dtype=torch.bool, device=row_TN.device)
+    found_TI.scatter_(1, torch.where(mask_TN, row_TN, num_rows), True)
+    return found_TI[:, :num_rows]
