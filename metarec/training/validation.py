@@ -18,7 +18,7 @@ TOP = 10
 
 def validation_sampler(layout: TaskLayout, tables: Tables, config: EpisodeConfig, seed: int, max_tasks: int) -> EpisodeSampler:
     """The episodes of validation: at most `max_tasks` tasks, drawn once from the seed."""
-    tasks = np.flatnonzero(layout.count_T >= config.min_query)
+    tasks = np.flatnonzero(layout.counts >= config.min_query)
     chosen = np.random.default_rng([seed, len(tasks)]).permutation(tasks)[:max_tasks]
     return EpisodeSampler(layout.select(np.sort(chosen)), tables, config, seed)
 

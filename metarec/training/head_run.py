@@ -1,0 +1,265 @@
+"""The outer loop, one for every learner: Adam under a one-cycle rate on sums of meta-gradients, with early stopping.
+
+The gradient of a batch is always the weighted sum over `gradient_shards` parts of its tasks, each with a generator seeded from
+(seed, epoch, step, shard). Workers share the parts among them, so N workers compute what one computes, up to the order of the sum.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarec.errors import ConfigError, FailedPreconditionError, InterruptedRunError
+from metarec.meta.prior import Head
+from metarec.meta.registry import make_learner
+from metarec.models.contract import MetaParams, trainable
+from metarec.models.registry import make_model
+from metarec.tasks.batch import Tables, TaskBatch
+from metarec.tasks.sampler import EpisodeConfig, EpisodeSampler
+from metarec.tasks.stats import LabelStats, label_stats
+from metarec.training.batches import pick_device, tables_on, tasks_on
+from metarec.training.inputs import Inputs
+from metarec.training.optimizer import Adam, OneCycle
+from metarec.training.progress import Progress, Watch, silent
+from metarec.training.recipes import HeadRecipe
+from metarec.training.state import EpochMetrics, HeadState, StateStore
+from metarec.training.validation import validate, validation_sampler
+from metarec.types import Target
+
+SAVE_EVERY_STEPS = 50
+HEAD_STREAM: dict[Target, int] = {"explicit": 1, "implicit": 2}
+"""Keeps the random streams of the heads of one seed apart."""
+
+
+class Workers(Protocol):
+    """The processes that train together."""
+
+    @property
+    def rank(self) -> int:
+        """0..size - 1."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Replace `tensor` by its sum over all workers; the same bits on each of them."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """One process."""
+
+    rank: int = 0
+    size: int = 1
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Nothing to add."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """Where and beside whom a head is trained. `stopped` is asked after every step and ends the run at a saved state."""
+
+    workers: Workers = Alone()
+    store: StateStore | None = None
+    watch: Watch = silent
+    stopped: Callable[[], bool] = lambda: False
+    device: str = "cpu"
+    save_every_steps: int = SAVE_EVERY_STEPS
+
+
+def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
+    """The head of a recipe with these parameters. ConfigError for unknown names and settings, or a learner of another target."""
+    learner = make_learner(recipe.learner, recipe.learner_settings)
+    if learner.target != recipe.target:
+        raise ConfigError(f"learner '{recipe.learner}' predicts '{learner.target}', not '{recipe.target}'", field="learner")
+    return Head(target=recipe.target, learner=learner, model=make_model(recipe.model, recipe.model_settings), theta=theta)
+
+
+def episode_config(recipe: HeadRecipe) -> EpisodeConfig:
+    """The sampler's settings. ConfigError names an unknown one."""
+    try:
+        return EpisodeConfig(batch_size=recipe.batch_size, **recipe.episodes)  # type: ignore[arg-type]  # checked by the sampler
+    except TypeError as error:
+        raise ConfigError(f"wrong episode settings {dict(recipe.episodes)}: {error}", field="episodes") from error
+
+
+def train_head(inputs: Inputs, recipe: HeadRecipe, seed: int, around: Surroundings) -> HeadState:
+    """Train one head from its saved state, or from the start, to its end; returns the finished state (use its `best`).
+
+    Raises InterruptedRunError after saving when `around.stopped` says so, FailedPreconditionError when the loss diverges.
+    """
+    return _HeadRun(inputs, recipe, seed, around).run()
+
+
+class _HeadRun:
+    """One head's training: what stays the same from step to step."""
+
+    def __init__(self, inputs: Inputs, recipe: HeadRecipe, seed: int, around: Surroundings) -> None:
+        self.recipe, self.around = recipe, around
+        self.seed = int(np.random.SeedSequence([seed, HEAD_STREAM[recipe.target]]).generate_state(1)[0])
+        config = episode_config(recipe)
+        host = inputs.tables(recipe.kind)
+        layout = inputs.layout(recipe.kind, validation=False)
+        self.sampler = EpisodeSampler(layout, host, config, self.seed)
+        if self.sampler.num_tasks == 0:
+            raise FailedPreconditionError("no task has enough interactions to train on; import more data")
+        self.validation = validation_sampler(
+            inputs.layout(recipe.kind, validation=True), host, config, self.seed, recipe.validation_tasks
+        )
+        self.tables: Tables = tables_on(host, pick_device(around.device))
+        self.head = make_head(recipe, {})
+        self.schedule = OneCycle(
+            peak=recipe.outer_lr,
+            num_steps=recipe.epochs * self.sampler.steps_per_epoch,
+            warmup_fraction=recipe.warmup_fraction,
+        )
+        self.generator = torch.Generator()
+        self.state = self._restore() or self._start(host, label_stats(layout, host.rows))
+        self.names = [name for name, value in sorted(self.state.theta.items()) if value.is_floating_point()]
+
+    def _start(self, host: Tables, stats: LabelStats) -> HeadState:
+        self.generator.manual_seed(self.seed)
+        theta = self.head.learner.init(self.head.model, host, self.generator, stats)
+        theta = {name: value.detach().clone() for name, value in trainable(theta).items()}
+        return self._on_device(HeadState(theta=theta, optimizer=Adam(), best={}))
+
+    def _restore(self) -> HeadState | None:
+        saved = self.around.store.load(self.recipe.target) if self.around.store else None
+        return self._on_device(saved) if saved else None
+
+    def _on_device(self, state: HeadState) -> HeadState:
+        device = self.tables.rows.dense_NP.device
+
+        def move(params: MetaParams) -> MetaParams:
+            return {name: value.to(device) for name, value in params.items()}
+
+        state.theta, state.best = move(state.theta), move(state.best)
+        state.optimizer.mean, state.optimizer.square = move(state.optimizer.mean), move(state.optimizer.square)
+        return state
+
+    def run(self) -> HeadState:
+        """Epochs until the last one or until validation has stopped improving."""
+        state = self.state
+        while not state.finished:
+            self._epoch()
+            patience = self.recipe.patience
+            waited = state.epoch - 1 - state.best_epoch
+            state.finished = state.epoch >= self.recipe.epochs or (0 < patience <= waited)
+            self._save()
+        state.best = {name: value.detach().cpu() for name, value in state.best.items()}
+        return state
+
+    def _epoch(self) -> None:
+        state, workers, steps = self.state, self.around.workers, self.sampler.steps_per_epoch
+        shards = range(workers.rank, self.recipe.gradient_shards, workers.size)
+        draws = {
+            shard: self.sampler.epoch(state.epoch, state.step, rank=shard, world_size=self.recipe.gradient_shards)
+            for shard in shards
+        }
+        started = time.monotonic() - state.seconds
+        while state.step < steps:
+            stop = self._step(draws)
+            state.seconds = time.monotonic() - started
+            self.around.watch(self._progress())
+            if stop and state.step < steps:
+                self._save()
+                raise InterruptedRunError(
+                    f"stopped in epoch {state.epoch + 1} of head '{self.recipe.target}'; the state is saved"
+                )
+            if state.step % self.around.save_every_steps == 0 and state.step < steps:
+                self._save()
+        self._finish_epoch()
+
+    def _step(self, draws: dict[int, Iterator[TaskBatch]]) -> bool:
+        """One outer step; true when some worker was asked to stop."""
+        state = self.state
+        sizes = [state.theta[name].numel() for name in self.names]
+        device = self.tables.rows.dense_NP.device
+        # One buffer for one all-reduce: every gradient, then the sum of losses, the sum of weights, and the wish to stop.
+        flat = torch.zeros(sum(sizes) + 3, device=device)
+        views = dict(zip(self.names, torch.split(flat[:-3], sizes), strict=True))
+        for shard, draw in draws.items():
+            tasks = next(draw)
+            weight = float(tasks.weight_T.sum())
+            if weight == 0:
+                continue
+            seeds = np.random.SeedSequence([self.seed, state.epoch, state.step, shard]).generate_state(1, np.uint64)
+            self.generator.manual_seed(int(seeds[0] >> np.uint64(1)))
+            gradient, metrics = self.head.learner.meta_gradient(
+                self.head.model, state.theta, tasks_on(tasks, self.tables), self.generator
+            )
+            for name, value in gradient.items():
+                views[name].add_(value.reshape(-1), alpha=weight)
+            flat[-3] += weight * metrics["loss"]
+            flat[-2] += weight
+        flat[-1] = float(self.around.stopped())
+        self.around.workers.sum_(flat)
+        loss_sum, weight_sum, stop = flat[-3:].tolist()
+        if not math.isfinite(loss_sum):
+            raise FailedPreconditionError(
+                f"the loss of head '{self.recipe.target}' became {loss_sum} in epoch {state.epoch + 1}, step {state.step + 1}; "
+                f"lower outer_lr ({self.recipe.outer_lr:g}) or set clip_norm"
+            )
+        flat[:-3] /= weight_sum
+        if self.recipe.clip_norm:
+            flat[:-3] *= min(1.0, self.recipe.clip_norm / max(1e-12, float(flat[:-3].norm())))
+        mean = {name: view.reshape(state.theta[name].shape) for name, view in views.items()}
+        rate = self.schedule.rate(state.epoch * self.sampler.steps_per_epoch + state.step)
+        state.optimizer.step(state.theta, mean, rate)
+        state.loss_sum += loss_sum
+        state.weight_sum += weight_sum
+        state.step += 1
+        return bool(stop > 0)
+
+    def _finish_epoch(self) -> None:
+        state = self.state
+        validation = self._validate()
+        metrics: EpochMetrics = {"train_loss": state.loss_sum / state.weight_sum}
+        metrics |= {f"validation_{name}": value for name, value in validation.items()}
+        # Without validation tasks the last epoch is the best one there is to know of.
+        loss = validation.get("loss", -math.inf)
+        if loss < state.best_loss or loss == -math.inf:
+            state.best_loss, state.best_epoch = loss, state.epoch
+            state.best = {name: value.detach().clone() for name, value in state.theta.items()}
+        state.history.append({"epoch": state.epoch + 1, **metrics, "seconds": round(state.seconds, 3)})
+        ended = self._progress(state.history[-1])
+        state.epoch, state.step, state.loss_sum, state.weight_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
+        self.around.watch(ended)
+
+    def _validate(self) -> EpochMetrics:
+        """Worker 0 validates and tells the others, who must agree on when to stop."""
+        workers = self.around.workers
+        names = ("loss", "ndcg@10") if self.recipe.target == "implicit" else ("loss", "mae")
+        if self.validation.num_tasks == 0:
+            return {}
+        shared = torch.zeros(len(names), dtype=torch.float64, device=self.tables.rows.dense_NP.device)
+        if workers.rank == 0:
+            found = validate(replace(self.head, theta=self.state.theta), self.validation, self.tables)
+            shared += torch.tensor([found[name] for name in names], dtype=torch.float64, device=shared.device)
+        workers.sum_(shared)
+        return dict(zip(names, shared.tolist(), strict=True))
+
+    def _progress(self, metrics: EpochMetrics | None = None) -> Progress:
+        state = self.state
+        return Progress(
+            target=self.recipe.target,
+            epoch=state.epoch + 1,
+            epochs=self.recipe.epochs,
+            step=state.step,
+            steps=self.sampler.steps_per_epoch,
+            metrics=metrics or {},
+        )
+
+    def _save(self) -> None:
+        if self.around.store and self.around.workers.rank == 0:
+            self.around.store.save(self.recipe.target, self.state)
