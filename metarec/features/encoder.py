@@ -1,0 +1,239 @@
+"""Turns raw user and item features into the numbers that the models see.
+
+Fitted once per dataset, saved with the checkpoint (JSON and arrays, nothing pickled), and the same in training and serving: a
+row encoded alone equals the row encoded in bulk to the last bit. Every schema field becomes one block of columns ending in
+a missing indicator; items with a knowledge graph get the block `graph`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarec.errors import ConfigError, InvalidInputError
+from metarec.features.blocks import Block, CategoryBlock, Matrix, NumberBlock, VectorBlock
+from metarec.features.graph import GRAPH_FIELD, item_facts
+from metarec.features.text import TextBlock
+from metarec.types import Features
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from metarec.data.dataset import Graph
+    from metarec.data.schema import Field, Schema
+
+Blocks = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """How rich the encoding is.
+
+    `min_count` is how many entities must share a category or a graph fact for it to get a column (half of that for a word);
+    on small tables it shrinks to one per 200 rows. `max_categories` and `max_words` cap the columns of a field, `text_dim`
+    and `num_buckets` size the text and number blocks. `encode_title` adds the display title as a text.
+    """
+
+    min_count: int = 5
+    max_categories: int = 1000
+    max_words: int = 20_000
+    text_dim: int = 64
+    num_buckets: int = 10
+    encode_title: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name != "encode_title" and value < 1:
+                raise ConfigError(f"encoder setting '{name}' must be at least 1, got {value}", field=name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureEncoder:
+    """See the module. `facts` holds the graph facts of the items known when it was fitted, by item id."""
+
+    user_encoders: tuple[Block, ...]
+    item_encoders: tuple[Block, ...]
+    item_id: str
+    user_fields: tuple[str, ...]
+    item_fields: tuple[str, ...]
+    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @staticmethod
+    def fit(
+        schema: "Schema",
+        users: "pd.DataFrame",
+        items: "pd.DataFrame",
+        graph: "Graph | None" = None,
+        *,
+        settings: EncoderSettings | None = None,
+    ) -> "FeatureEncoder":
+        """Fit on whole tables. `items` carries its ids in column `schema.item_id` or in its index when `graph` is given."""
+        settings = settings or EncoderSettings()
+        skipped = () if settings.encode_title or schema.item_title is None else (schema.item_title,)
+        user_encoders = [_fit(f, _column(users, f.name), settings) for f in schema.users]
+        item_encoders = [_fit(f, _column(items, f.name), settings) for f in schema.items if f.name not in skipped]
+        facts = item_facts(graph)
+        if facts:
+            values = [facts.get(item_id) for item_id in _ids(items, schema.item_id)]
+            block = CategoryBlock.fit(
+                GRAPH_FIELD,
+                values,
+                multiple=True,
+                min_count=_min_count(settings.min_count, len(values)),
+                max_size=settings.max_categories,
+            )
+            item_encoders.append(block)
+            kept = set(block.vocabulary)
+            facts = {item_id: tuple(f for f in known if f in kept) for item_id, known in facts.items()}
+        return FeatureEncoder(
+            user_encoders=tuple(user_encoders),
+            item_encoders=tuple(item_encoders),
+            item_id=schema.item_id,
+            user_fields=tuple(f.name for f in schema.users),
+            item_fields=tuple(f.name for f in schema.items),
+            facts=facts,
+        )
+
+    @property
+    def user_blocks(self) -> Blocks:
+        """(field, first column, end column) of each user field."""
+        return _blocks(self.user_encoders)
+
+    @property
+    def item_blocks(self) -> Blocks:
+        """(field, first column, end column) of each item field."""
+        return _blocks(self.item_encoders)
+
+    def encode_users(self, users: "pd.DataFrame | Sequence[Features]") -> Matrix:
+        """float32 (N, P) of users as a table or as a list of features; InvalidInputError names a field of the wrong type."""
+        return _encode(self.user_encoders, users, self.user_fields, {})
+
+    def encode_items(self, items: "pd.DataFrame | Sequence[Features]") -> Matrix:
+        """float32 (N, P) of items, as `encode_users`.
+
+        Graph facts come from the feature `graph` (`relation=tail` strings), else from the fitted graph by the item's id, which is
+        the column or feature `schema.item_id`, else the table's index.
+        """
+        known: dict[str, list[object]] = {}
+        if any(block.name == GRAPH_FIELD for block in self.item_encoders):
+            known[GRAPH_FIELD] = self._graph_values(items)
+        return _encode(self.item_encoders, items, (*self.item_fields, self.item_id, GRAPH_FIELD), known)
+
+    def _graph_values(self, items: "pd.DataFrame | Sequence[Features]") -> list[object]:
+        if isinstance(items, Sequence):
+            return [features.get(GRAPH_FIELD) or self.facts.get(str(features.get(self.item_id))) for features in items]
+        if GRAPH_FIELD in items.columns:
+            return list(items[GRAPH_FIELD])
+        return [self.facts.get(item_id) for item_id in _ids(items, self.item_id)]
+
+    def to_state(self) -> tuple[dict[str, object], dict[str, NDArray[np.generic]]]:
+        """JSON-able settings and named arrays, from which `from_state` makes an equal encoder."""
+        arrays: dict[str, NDArray[np.generic]] = {}
+        sides: dict[str, object] = {}
+        for side, blocks in (("users", self.user_encoders), ("items", self.item_encoders)):
+            states = []
+            for k, block in enumerate(blocks):
+                state, block_arrays = block.to_state()
+                states.append(state)
+                arrays |= {f"{side}.{k}.{name}": array for name, array in block_arrays.items()}
+            sides[side] = states
+        return {
+            "version": 1,
+            "item_id": self.item_id,
+            "user_fields": list(self.user_fields),
+            "item_fields": list(self.item_fields),
+            **sides,
+            "facts": {item_id: list(known) for item_id, known in sorted(self.facts.items())},
+        }, arrays
+
+    @staticmethod
+    def from_state(state: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]) -> "FeatureEncoder":
+        """The encoder that gave this state."""
+        sides: dict[str, tuple[Block, ...]] = {}
+        for side in ("users", "items"):
+            states = state[side]
+            assert isinstance(states, list)
+            sides[side] = tuple(
+                _load(block_state, {name.split(".", 2)[2]: a for name, a in arrays.items() if name.startswith(f"{side}.{k}.")})
+                for k, block_state in enumerate(states)
+            )
+        facts, user_fields, item_fields = state["facts"], state["user_fields"], state["item_fields"]
+        assert isinstance(facts, Mapping)
+        assert isinstance(user_fields, Sequence)
+        assert isinstance(item_fields, Sequence)
+        return FeatureEncoder(
+            user_encoders=sides["users"],
+            item_encoders=sides["items"],
+            item_id=str(state["item_id"]),
+            user_fields=tuple(map(str, user_fields)),
+            item_fields=tuple(map(str, item_fields)),
+            facts={str(item_id): tuple(known) for item_id, known in facts.items()},
+        )
+
+
+def _fit(schema_field: "Field", values: Sequence[object], settings: EncoderSettings) -> Block:
+    name, kind = schema_field.name, schema_field.kind
+    min_count = _min_count(settings.min_count, len(values))
+    if kind == "numeric":
+        return NumberBlock.fit(name, values, num_buckets=settings.num_buckets)
+    if kind == "vector":
+        return VectorBlock.fit(name, values, dim=schema_field.dim)
+    if kind == "text":
+        return TextBlock.fit(name, values, dim=settings.text_dim, min_count=max(1, min_count // 2), max_words=settings.max_words)
+    return CategoryBlock.fit(
+        name, values, multiple=kind == "multi_categorical", min_count=min_count, max_size=settings.max_categories
+    )
+
+
+def _min_count(wanted: int, rows: int) -> int:
+    return max(1, min(wanted, rows // 200))
+
+
+def _load(state: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]) -> Block:
+    kind = state.get("kind")
+    if kind == "category":
+        return CategoryBlock.from_state(state, arrays)
+    if kind == "number":
+        return NumberBlock.from_state(state, arrays)
+    if kind == "vector":
+        return VectorBlock.from_state(state, arrays)
+    if kind == "text":
+        return TextBlock.from_state(state, arrays)
+    raise InvalidInputError(f"the encoder's state has a block of unknown kind '{kind}'; it was written by a newer metarec")
+
+
+def _blocks(encoders: Sequence[Block]) -> Blocks:
+    ends = np.cumsum([block.width for block in encoders]).tolist()
+    return tuple((block.name, end - block.width, end) for block, end in zip(encoders, ends, strict=True))
+
+
+def _encode(
+    encoders: Sequence[Block],
+    entities: "pd.DataFrame | Sequence[Features]",
+    fields: Sequence[str],
+    known: Mapping[str, Sequence[object]],
+) -> Matrix:
+    if isinstance(entities, Sequence):
+        for features in entities:
+            for name in features:
+                if name not in fields:
+                    raise InvalidInputError(f"unknown feature '{name}'; the schema has {', '.join(sorted(fields))}", field=name)
+    out_NP = np.zeros((len(entities), sum(block.width for block in encoders)), np.float32)
+    for (name, start, stop), block in zip(_blocks(encoders), encoders, strict=True):
+        values = known[name] if name in known else _column(entities, name)
+        block.write(values, out_NP[:, start:stop])
+    return out_NP
+
+
+def _column(entities: "pd.DataFrame | Sequence[Features]", name: str) -> Sequence[object]:
+    if isinstance(entities, Sequence):
+        return [features.get(name) for features in entities]
+    if name not in entities.columns:
+        raise InvalidInputError(f"the table has no column '{name}'; it has {', '.join(map(str, entities.columns))}", field=name)
+    return list(entities[name])
+
+
+def _ids(items: "pd.DataFrame", item_id: str) -> list[str]:
+    return [str(value) for value in (items[item_id] if item_id in items.columns else items.index)]
