@@ -55,11 +55,13 @@ def save_checkpoint(prior: Prior, directory: Path, manifest: Manifest, checkpoin
         "seed": manifest.seed,
         "created": manifest.created,
         "job_id": manifest.job_id,
+        "run": manifest.run,
         "train_seconds": manifest.train_seconds,
         "schema": prior.schema.to_dict(),
         "schema_hash": prior.schema.hash,
         "data_fingerprint": manifest.data_fingerprint,
         "metrics": dict(manifest.metrics),
+        "history": {target: [dict(epoch) for epoch in epochs] for target, epochs in manifest.history.items()},
         "gate": None if manifest.gate is None else {**asdict(manifest.gate), "metrics": dict(manifest.gate.metrics)},
         "heads": {target: _describe(head) for target, head in prior.heads.items()},
         "blend": prior.blend,
@@ -95,12 +97,10 @@ def _settings(part: object) -> Json:
 
 
 def _contents(prior: Prior) -> dict[str, bytes]:
-    encoder, encoder_arrays = prior.encoder.to_state()
     table = prior.items
     items = {"ids": list(prior.item_ids), "blocks": [list(block) for block in table.blocks], "num_codes": table.num_codes}
     files = {
-        "encoder.json": json.dumps(encoder).encode(),
-        "encoder.safetensors": tensor_bytes(arrays_to_tensors(encoder_arrays)),
+        **encoder_files(prior.encoder),
         "items.json": json.dumps(items).encode(),
         "items.safetensors": tensor_bytes(
             {
@@ -113,6 +113,22 @@ def _contents(prior: Prior) -> dict[str, bytes]:
     for target, head in prior.heads.items():
         files[theta_file(target)] = tensor_bytes(trainable(head.theta))
     return files
+
+
+def encoder_files(encoder: FeatureEncoder) -> dict[str, bytes]:
+    """The encoder as files; `read_encoder` is the way back."""
+    described, arrays = encoder.to_state()
+    return {
+        "encoder.json": json.dumps(described).encode(),
+        "encoder.safetensors": tensor_bytes(arrays_to_tensors(arrays)),
+    }
+
+
+def read_encoder(directory: Path) -> FeatureEncoder:
+    """The encoder that `encoder_files` described."""
+    tensors, _ = read_tensors(directory / "encoder.safetensors")
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return FeatureEncoder.from_state(json.loads((directory / "encoder.json").read_bytes()), arrays)
 
 
 def theta_file(target: str) -> str:
@@ -139,10 +155,6 @@ def load_checkpoint(path: Path | str) -> Prior:
 
 
 def _load(directory: Path, manifest: Json) -> Prior:
-    encoder_arrays, _ = read_tensors(directory / "encoder.safetensors")
-    encoder = FeatureEncoder.from_state(
-        json.loads((directory / "encoder.json").read_bytes()), {name: tensor.numpy() for name, tensor in encoder_arrays.items()}
-    )
     items = json.loads((directory / "items.json").read_bytes())
     arrays, _ = read_tensors(directory / "items.safetensors")
     table = EntityTable(
@@ -157,7 +169,7 @@ def _load(directory: Path, manifest: Json) -> Prior:
     }
     return Prior(
         schema=Schema.from_dict(cast(dict[str, object], manifest["schema"])),
-        encoder=encoder,
+        encoder=read_encoder(directory),
         item_ids=tuple(items["ids"]),
         items=table,
         popularity_I=arrays["popularity_I"].numpy(),

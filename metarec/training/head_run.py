@@ -1,96 +1,35 @@
 """The outer loop, one for every learner: Adam under a one-cycle rate on sums of meta-gradients, with early stopping.
 
 The gradient of a batch is always the weighted sum over `gradient_shards` parts of its tasks, each with a generator seeded from
-(seed, epoch, step, shard). Workers share the parts among them, so N workers compute what one computes, up to the order of the sum.
+(seed, epoch, step, shard). Workers share the parts, so N of them compute what one computes, up to the order of the sum.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from metarec.errors import ConfigError, FailedPreconditionError, InterruptedRunError
-from metarec.meta.prior import Head
-from metarec.meta.registry import make_learner
+from metarec.errors import FailedPreconditionError, InterruptedRunError
 from metarec.models.contract import MetaParams, trainable
-from metarec.models.registry import make_model
 from metarec.tasks.batch import Tables, TaskBatch
-from metarec.tasks.sampler import EpisodeConfig, EpisodeSampler
+from metarec.tasks.sampler import EpisodeSampler
 from metarec.tasks.stats import LabelStats, label_stats
 from metarec.training.batches import pick_device, tables_on, tasks_on
+from metarec.training.heads import episode_config, make_head
 from metarec.training.inputs import Inputs
 from metarec.training.optimizer import Adam, OneCycle
-from metarec.training.progress import Progress, Watch, silent
+from metarec.training.progress import Progress
 from metarec.training.recipes import HeadRecipe
-from metarec.training.state import EpochMetrics, HeadState, StateStore
+from metarec.training.state import EpochMetrics, HeadState
+from metarec.training.surroundings import Surroundings
 from metarec.training.validation import validate, validation_sampler
 from metarec.types import Target
 
-SAVE_EVERY_STEPS = 50
 HEAD_STREAM: dict[Target, int] = {"explicit": 1, "implicit": 2}
 """Keeps the random streams of the heads of one seed apart."""
-
-
-class Workers(Protocol):
-    """The processes that train together."""
-
-    @property
-    def rank(self) -> int:
-        """0..size - 1."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        ...
-
-    def sum_(self, tensor: Tensor) -> None:
-        """Replace `tensor` by its sum over all workers; the same bits on each of them."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alone:
-    """One process."""
-
-    rank: int = 0
-    size: int = 1
-
-    def sum_(self, tensor: Tensor) -> None:
-        """Nothing to add."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """Where and beside whom a head is trained. `stopped` is asked after every step and ends the run at a saved state."""
-
-    workers: Workers = Alone()
-    store: StateStore | None = None
-    watch: Watch = silent
-    stopped: Callable[[], bool] = lambda: False
-    device: str = "cpu"
-    save_every_steps: int = SAVE_EVERY_STEPS
-
-
-def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
-    """The head of a recipe with these parameters. ConfigError for unknown names and settings, or a learner of another target."""
-    learner = make_learner(recipe.learner, recipe.learner_settings)
-    if learner.target != recipe.target:
-        raise ConfigError(f"learner '{recipe.learner}' predicts '{learner.target}', not '{recipe.target}'", field="learner")
-    return Head(target=recipe.target, learner=learner, model=make_model(recipe.model, recipe.model_settings), theta=theta)
-
-
-def episode_config(recipe: HeadRecipe) -> EpisodeConfig:
-    """The sampler's settings. ConfigError names an unknown one."""
-    try:
-        return EpisodeConfig(batch_size=recipe.batch_size, **recipe.episodes)  # type: ignore[arg-type]  # checked by the sampler
-    except TypeError as error:
-        raise ConfigError(f"wrong episode settings {dict(recipe.episodes)}: {error}", field="episodes") from error
 
 
 def train_head(inputs: Inputs, recipe: HeadRecipe, seed: int, around: Surroundings) -> HeadState:

@@ -3,11 +3,13 @@
 from metarec.data.dataset import Dataset
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.prior import Prior
-from metarec.training.head_run import Surroundings, make_head, train_head
+from metarec.training.head_run import train_head
+from metarec.training.heads import make_head
 from metarec.training.inputs import Inputs, prepare
 from metarec.training.progress import Watch, silent
 from metarec.training.recipes import Recipe
 from metarec.training.state import HeadState
+from metarec.training.surroundings import Surroundings
 from metarec.types import Target
 
 

@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: what it says about itself, and how its files are checked. Imports no numerics."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -17,7 +17,11 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a checkpoint says about itself besides its arrays. `created` is seconds since the epoch."""
+    """What a checkpoint says about itself besides its arrays.
+
+    `created` is seconds since the epoch; `run` names the training run, so that a run that is resumed after it had published does
+    not publish twice; `history` holds the metrics of every epoch by head.
+    """
 
     recipe: Recipe
     seed: int
@@ -26,6 +30,8 @@ class Manifest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     gate: GateReport | None = None
     job_id: str = ""
+    run: str = ""
+    history: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     train_seconds: float = 0.0
 
 

@@ -48,6 +48,7 @@ class CheckpointInfo:
     metrics: Mapping[str, float] = field(default_factory=dict)
     gate_metrics: Mapping[str, float] = field(default_factory=dict)
     job_id: str = ""
+    run: str = ""
     popular: tuple[str, ...] = ()
 
 
@@ -168,6 +169,7 @@ class Registry:
             metrics=cast(dict[str, float], manifest["metrics"]),
             gate_metrics=cast(dict[str, float], gate.get("metrics", {})),
             job_id=str(manifest["job_id"]),
+            run=str(manifest["run"]),
             popular=tuple(cast(Names, manifest["popular"])),
         )
 

@@ -1,0 +1,25 @@
+"""From a head's recipe to its learner, model and episodes."""
+
+from metarec.errors import ConfigError
+from metarec.meta.prior import Head
+from metarec.meta.registry import make_learner
+from metarec.models.contract import MetaParams
+from metarec.models.registry import make_model
+from metarec.tasks.sampler import EpisodeConfig
+from metarec.training.recipes import HeadRecipe
+
+
+def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
+    """The head of a recipe with these parameters. ConfigError for unknown names and settings, or a learner of another target."""
+    learner = make_learner(recipe.learner, recipe.learner_settings)
+    if learner.target != recipe.target:
+        raise ConfigError(f"learner '{recipe.learner}' predicts '{learner.target}', not '{recipe.target}'", field="learner")
+    return Head(target=recipe.target, learner=learner, model=make_model(recipe.model, recipe.model_settings), theta=theta)
+
+
+def episode_config(recipe: HeadRecipe) -> EpisodeConfig:
+    """The sampler's settings. ConfigError names an unknown one."""
+    try:
+        return EpisodeConfig(batch_size=recipe.batch_size, **recipe.episodes)  # type: ignore[arg-type]  # checked by the sampler
+    except TypeError as error:
+        raise ConfigError(f"wrong episode settings {dict(recipe.episodes)}: {error}", field="episodes") from error
