@@ -113,9 +113,7 @@ def _cluster(workers: int) -> Iterator[None]:
         ray.init(address=address, **local, **quiet)
     except (ConnectionError, RuntimeError, OSError) as error:
         where = f"ray cluster '{address}'" if address else "a local ray cluster"
-        raise UnavailableError(
-            f"{where} cannot be used: {error}; train in process with --workers 0, or run 'metarec doctor'"
-        ) from error
+        raise UnavailableError(f"{where} cannot be used: {error}; try --workers 0, or 'metarec doctor'") from error
     try:
         yield
     finally:
