@@ -16,6 +16,7 @@ from metarec.errors import ConfigError, InvalidInputError
 from metarec.features.blocks import Block, CategoryBlock, Matrix, NumberBlock, VectorBlock
 from metarec.features.graph import GRAPH_FIELD, item_facts
 from metarec.features.text import TextBlock
+from metarec.features.values import as_categories
 from metarec.types import Features
 
 if TYPE_CHECKING:
@@ -69,12 +70,18 @@ class FeatureEncoder:
         *,
         settings: EncoderSettings | None = None,
     ) -> "FeatureEncoder":
-        """Fit on whole tables. `items` carries its ids in column `schema.item_id` or in its index when `graph` is given."""
+        """Fit on whole tables. With `graph`, `items` has its ids in column `schema.item_id` or in its index.
+
+        Without `graph`, its facts are taken from the column `graph` where there is one, as the feature store gives it.
+        """
         settings = settings or EncoderSettings()
         skipped = () if settings.encode_title or schema.item_title is None else (schema.item_title,)
         user_encoders = [_fit(f, _column(users, f.name), settings) for f in schema.users]
         item_encoders = [_fit(f, _column(items, f.name), settings) for f in schema.items if f.name not in skipped]
         facts = item_facts(graph)
+        if graph is None and GRAPH_FIELD in items.columns:
+            pairs = zip(_ids(items, schema.item_id), items[GRAPH_FIELD], strict=True)
+            facts = {item_id: known for item_id, value in pairs if (known := as_categories(value, GRAPH_FIELD)) is not None}
         if facts:
             values = [facts.get(item_id) for item_id in _ids(items, schema.item_id)]
             block = CategoryBlock.fit(

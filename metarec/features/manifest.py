@@ -1,0 +1,41 @@
+"""store.json: what a feature store directory holds and how far it has been loaded online."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from metarec.errors import FailedPreconditionError, NotFoundError
+
+FILE = "store.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreManifest:
+    """What is in the directory.
+
+    `schema` is Schema.to_dict of the dataset in the offline sources and `fingerprint` its fingerprint; `applied` is the one
+    whose definitions Feast has; `materialized` says up to when (seconds) each online store, by name, is loaded.
+    """
+
+    schema: Mapping[str, object]
+    fingerprint: str
+    applied: str = ""
+    materialized: Mapping[str, float] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write it into the store directory, atomically."""
+        partial = path / f".{FILE}.{os.getpid()}"
+        partial.write_text(json.dumps(asdict(self), indent=1))
+        os.replace(partial, path / FILE)
+
+    @staticmethod
+    def read(path: Path) -> "StoreManifest":
+        """Read it; NotFoundError when there is no store, FailedPreconditionError when the file is damaged."""
+        if not (path / FILE).exists():
+            raise NotFoundError(f"no feature store at '{path}'; run `metarec features build --data DIR --out {path}`")
+        try:
+            return StoreManifest(**json.loads((path / FILE).read_text()))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise FailedPreconditionError(f"'{path / FILE}' is damaged; delete '{path}' and build the store again") from error

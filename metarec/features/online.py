@@ -1,0 +1,108 @@
+"""Rows of the online store by entity id, over Feast's OnlineStore interface (`online_read`, `online_write_batch`).
+
+No Feast import: store.py hands in the store, the views and the message classes.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from metarec.features.wire import KEYS, Kind, Row, Value, ViewName, fill, parse
+
+
+class EntityKey(Protocol):
+    """The part of feast.types.EntityKey that is used here."""
+
+    @property
+    def entity_values(self) -> "Values":
+        """One value for each join key."""
+        ...
+
+
+class Values(Protocol):
+    """A repeated message field."""
+
+    def add(self) -> Value:
+        """Append an empty value."""
+        ...
+
+
+Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+"""Key, values, event time and creation time of one row."""
+
+
+class OnlineStore(Protocol):
+    """The part of feast.infra.online_stores.online_store.OnlineStore that is used here."""
+
+    def online_read(
+        self, config: object, table: object, entity_keys: list[EntityKey], requested_features: list[str] | None
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        """Rows in the order of the keys."""
+        ...
+
+    def online_write_batch(
+        self,
+        config: object,
+        table: object,
+        data: list[Written],
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        """Write rows in one transaction."""
+        ...
+
+
+class OnlineRows:
+    """Thread-safe reads and writes of whole rows. Values that were never written read as None."""
+
+    def __init__(
+        self,
+        *,
+        store: OnlineStore,
+        config: object,
+        views: Mapping[ViewName, object],
+        kinds: Mapping[ViewName, Mapping[str, Kind]],
+        new_key: Callable[[str], EntityKey],
+        new_value: Callable[[], Value],
+    ) -> None:
+        self._store, self._config, self._views, self._kinds = store, config, views, kinds
+        self._new_key, self._new_value = new_key, new_value
+        # Feast keeps one SQLite connection for all threads; a transaction of one must not swallow another's statements.
+        self.lock = threading.RLock()
+        self._last = datetime.fromtimestamp(0, UTC)
+
+    def read(self, view: ViewName, ids: Sequence[str]) -> list[Row]:
+        """One row for each id, empty where the store has none."""
+        if not ids:
+            return []
+        keys = [self._key(view, entity_id) for entity_id in ids]
+        # A fresh list each time: the Redis store appends to it.
+        names = list(self._kinds[view])
+        with self.lock:
+            found = self._store.online_read(self._config, self._views[view], keys, names)
+        return [{name: parse(value) for name, value in (values or {}).items()} for _, values in found]
+
+    def write(self, view: ViewName, rows: Mapping[str, Row]) -> None:
+        """Replace the rows of these ids in one transaction."""
+        if not rows:
+            return
+        kinds = self._kinds[view]
+        encoded = [
+            (self._key(view, entity_id), {name: self._value(kinds[name], name, row) for name in kinds})
+            for entity_id, row in rows.items()
+        ]
+        with self.lock:
+            # The Redis store drops a write that is not later than the one before it.
+            self._last = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
+            batch: list[Written] = [(key, values, self._last, None) for key, values in encoded]
+            self._store.online_write_batch(self._config, self._views[view], batch, None)
+
+    def _key(self, view: ViewName, entity_id: str) -> EntityKey:
+        key = self._new_key(KEYS[view])
+        fill(key.entity_values.add(), "categorical", entity_id)
+        return key
+
+    def _value(self, kind: Kind, name: str, row: Row) -> Value:
+        value = self._new_value()
+        fill(value, kind, row.get(name))
+        return value

@@ -1,0 +1,352 @@
+"""The feature store: one definition of user and item features for training and serving, kept by Feast.
+
+The only file that imports Feast, and only inside functions: the import takes seconds. Training reads through
+`get_historical_features` (point in time). The hot calls of serving (`read_user`, `write_user_adaptation`, `read_items`) use
+Feast's OnlineStore interface with the views resolved once, which spares each request the registry walk of
+`get_online_features`; an integration test holds the two, and the historical retrieval, equal.
+"""
+
+import contextlib
+import io
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
+
+import pandas as pd
+
+from metarec.data.schema import Schema
+from metarec.errors import ConfigError, InvalidInputError, NotFoundError
+from metarec.features.manifest import StoreManifest
+from metarec.features.online import EntityKey as WireKey
+from metarec.features.online import OnlineRows
+from metarec.features.sources import REVISION, TIME, Stats, plain, remove_rows, write_sources
+from metarec.features.wire import KEYS, SERVICES, Kind, Row, ViewName, raw, view_features
+from metarec.features.wire import Value as WireValue
+from metarec.types import Features, FeatureValue, Item, User
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
+
+PROJECT = "metarec"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineUser:
+    """What serving knows about a user; every part is None (or empty) when there is none.
+
+    `adaptation` is the fast-weights blob written last, of `checkpoint`, from `shots` interactions, with its `revision`.
+    """
+
+    features: Features | None = None
+    stats: Stats | None = None
+    adaptation: bytes | None = None
+    shots: int = 0
+    checkpoint: str = ""
+    revision: int = 0
+
+
+class FeatureStore:
+    """A feature store directory, opened. Calls are thread-safe; several processes may read and write at once."""
+
+    def __init__(self, path: Path, online: str = "sqlite") -> None:
+        """Use `build` or `open`."""
+        from feast import FeatureStore as Feast
+        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+        from feast.protos.feast.types.Value_pb2 import Value
+
+        self.path = path
+        self._online = online
+        self._manifest = StoreManifest.read(path)
+        self.schema = Schema.from_dict(self._manifest.schema)
+        self._kinds = view_features(self.schema)
+        self._feast = Feast(config=_config(path, online))
+        self._declare()
+        self._rows = OnlineRows(
+            store=self._feast._get_provider().online_store,
+            config=self._feast.config,
+            views={name: self._feast.get_feature_view(name) for name in KEYS},
+            kinds=self._kinds,
+            new_key=lambda key: cast(WireKey, EntityKey(join_keys=[key])),
+            new_value=cast(Callable[[], WireValue], Value),
+        )
+
+    @staticmethod
+    def build(dataset: "Dataset", path: Path, online: str = "sqlite") -> "FeatureStore":
+        """Write the offline sources of `dataset` under `path` and declare entities, views and services.
+
+        Does nothing when `path` already holds this dataset (by fingerprint). Online rows are loaded by `materialize`.
+        """
+        path = Path(path)
+        try:
+            known = StoreManifest.read(path).fingerprint
+        except NotFoundError:
+            known = ""
+        if known != dataset.fingerprint:
+            write_sources(dataset, path / "offline")
+            StoreManifest(schema=dataset.schema.to_dict(), fingerprint=dataset.fingerprint).write(path)
+        return FeatureStore(path, online)
+
+    @staticmethod
+    def open(path: Path, online: str = "sqlite") -> "FeatureStore":
+        """Open a store that `build` made; NotFoundError when there is none."""
+        return FeatureStore(Path(path), online)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the dataset that the offline sources hold."""
+        return self._manifest.fingerprint
+
+    def _declare(self) -> None:
+        database = self.path / "online.db"
+        fresh = self._online == "sqlite" and not database.exists()
+        manifest = self._manifest
+        if manifest.applied == manifest.fingerprint and not fresh:
+            return
+        with _quiet():
+            self._feast.apply(_definitions(self._kinds))
+        loaded = dict(manifest.materialized)
+        if fresh:
+            loaded.pop("sqlite", None)
+            # In this mode readers and a writer in several processes do not block each other; the file remembers it.
+            with contextlib.closing(sqlite3.connect(database)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+        self._manifest = replace(manifest, applied=manifest.fingerprint, materialized=loaded)
+        self._manifest.write(self.path)
+
+    def training_frames(
+        self, user_ids: Sequence[str], item_ids: Sequence[str], as_of: float | None = None
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Users and items as known at `as_of` (seconds, now by default): no later event is in the statistics.
+
+        Rows are in the order of the ids. Columns: the id as the schema names it, the schema's fields (raw values, None where
+        missing), the statistics as `metarec_count`, `metarec_mean_label`, `metarec_last_timestamp`, and `graph` for items.
+        """
+        # Feast drops repeated rows, so each id is asked for once; the shorter side is filled up with an id nobody has.
+        users, items = list(dict.fromkeys(map(str, user_ids))), list(dict.fromkeys(map(str, item_ids)))
+        size = max(len(users), len(items))
+        table = pd.DataFrame(
+            {
+                KEYS["user_profile"]: users + [""] * (size - len(users)),
+                KEYS["item_content"]: items + [""] * (size - len(items)),
+                "event_timestamp": pd.Series([_moment(time.time() if as_of is None else as_of)] * size),
+            }
+        )
+        if size:
+            with _quiet():
+                service = self._feast.get_feature_service("training_v1")
+                table = self._feast.get_historical_features(table, service, full_feature_names=True).to_df()
+        return (
+            self._frame(table, user_ids, self.schema.user_id, "user_profile", "user_stats"),
+            self._frame(table, item_ids, self.schema.item_id, "item_content", "item_stats"),
+        )
+
+    def _frame(self, table: pd.DataFrame, ids: Sequence[str], key: str, content: ViewName, stats: ViewName) -> pd.DataFrame:
+        row_of = {str(entity_id): row for row, entity_id in enumerate(table[KEYS[content]])}
+        rows = [row_of[str(entity_id)] for entity_id in ids]
+        columns: dict[str, list[object]] = {key: list(map(str, ids))}
+        for view, prefix in ((content, ""), (stats, "metarec_")):
+            for name, kind in self._kinds[view].items():
+                if name != REVISION:
+                    values = table[f"{view}__{name}"].tolist() if rows else []
+                    columns[prefix + name] = [raw(kind, values[row], name) for row in rows]
+        return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+
+    def materialize(
+        self,
+        end: float | None = None,
+        *,
+        restart: bool = False,
+        progress: Callable[[float, float | None, str], None] | None = None,
+    ) -> None:
+        """Load the online store with what was known at `end` (seconds; now by default).
+
+        Continues from the last call; `restart` loads everything again, which undoes profiles and contents written since.
+        """
+        name = _name(self._online)
+        done = None if restart else self._manifest.materialized.get(name)
+        until = time.time() if end is None else end
+        # Profiles and contents hold from the epoch on, so only the first call has any to load.
+        views: Sequence[ViewName] = SERVICES["training_v1"] if done is None else ("user_stats", "item_stats")
+        if done is not None and until <= done:
+            views = ()
+        start = EPOCH - timedelta(days=1) if done is None else _moment(done)
+        for step, view in enumerate(views):
+            if progress is not None:
+                progress(step, len(views), view)
+            with self._rows.lock, _quiet():
+                self._feast.materialize(start, _moment(until), feature_views=[view])
+        if progress is not None:
+            progress(len(views), len(views), "")
+        reached = until if done is None else max(done, until)
+        self._manifest = replace(self._manifest, materialized={**self._manifest.materialized, name: reached})
+        self._manifest.write(self.path)
+
+    def read_user(self, user_id: str) -> OnlineUser | None:
+        """The user's profile, statistics and fast weights; None when the store knows nothing of them."""
+        (profile,), (stats,), (adapted,) = (self._rows.read(view, [user_id]) for view in SERVICES["serving_user_v1"])
+        user = OnlineUser(
+            features=_features(profile),
+            stats=_stats(stats),
+            adaptation=state if isinstance(state := adapted.get("state"), bytes) else None,
+            shots=_whole(adapted.get("shots")),
+            checkpoint=str(adapted.get("checkpoint") or ""),
+            revision=_whole(adapted.get("revision")),
+        )
+        return None if user.features is None and user.stats is None and user.adaptation is None else user
+
+    def write_user_profile(self, users: Iterable[User], revision: int = 1) -> None:
+        """Replace the profiles of `users`; InvalidInputError names a field of the wrong type, and then nothing is written."""
+        rows = {user.user_id: self._content_row("user_profile", user.features, revision) for user in users}
+        self._rows.write("user_profile", rows)
+
+    def write_user_adaptation(self, user_id: str, blob: bytes, shots: int, checkpoint: str, revision: int) -> None:
+        """Replace the user's fast weights; visible to every process when this returns."""
+        row: Row = {"state": blob, "shots": shots, "checkpoint": checkpoint, "revision": revision}
+        self._rows.write("user_adaptation", {user_id: row})
+
+    def delete_user(self, user_id: str) -> None:
+        """Forget a user: blank their online rows and remove their offline ones.
+
+        Feast's online stores cannot delete the rows of one entity, so those stay as nulls under the user's key.
+        """
+        for view in SERVICES["serving_user_v1"]:
+            self._rows.write(view, {user_id: {}})
+            remove_rows(self.path / "offline" / f"{view}.parquet", KEYS[view], user_id)
+
+    def read_items(self, item_ids: Sequence[str]) -> dict[str, Item]:
+        """The items that the store knows, by id; their features are the schema's fields and `graph`."""
+        return {
+            item_id: Item(item_id=item_id, features=features, revision=_whole(row[REVISION]))
+            for item_id, row in zip(item_ids, self._rows.read("item_content", item_ids), strict=True)
+            if (features := _features(row)) is not None
+        }
+
+    def read_item_stats(self, item_ids: Sequence[str]) -> dict[str, Stats]:
+        """Statistics of the items that have any, by id."""
+        rows = zip(item_ids, self._rows.read("item_stats", item_ids), strict=True)
+        return {item_id: stats for item_id, row in rows if (stats := _stats(row)) is not None}
+
+    def write_items(self, items: Iterable[Item]) -> None:
+        """Replace the content of `items`; InvalidInputError names a field of the wrong type, and then nothing is written."""
+        rows = {item.item_id: self._content_row("item_content", item.features, item.revision) for item in items}
+        self._rows.write("item_content", rows)
+
+    def _content_row(self, view: ViewName, features: Features, revision: int) -> Row:
+        kinds = {name: kind for name, kind in self._kinds[view].items() if name != REVISION}
+        for name in features:
+            if name not in kinds:
+                raise InvalidInputError(f"unknown feature '{name}'; the schema has {', '.join(sorted(kinds))}", field=name)
+        return {REVISION: revision, **{name: plain(kind, features.get(name), name) for name, kind in kinds.items()}}
+
+    def close(self) -> None:
+        """Let go of the online store's connection."""
+        connection = getattr(self._feast._get_provider().online_store, "_conn", None)
+        if connection is not None:
+            connection.close()
+
+
+def _features(row: Row) -> dict[str, FeatureValue] | None:
+    if row.get(REVISION) is None:
+        return None
+    return {name: value for name, value in row.items() if name != REVISION and not isinstance(value, bytes)}
+
+
+def _stats(row: Row) -> Stats | None:
+    if row.get("count") is None:
+        return None
+    mean_label, last = row.get("mean_label"), row.get("last_timestamp")
+    assert isinstance(mean_label, float)
+    assert isinstance(last, float)
+    return Stats(count=_whole(row["count"]), mean_label=mean_label, last_timestamp=last)
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _moment(seconds: float) -> datetime:
+    return EPOCH + timedelta(microseconds=round(seconds * 1e6))
+
+
+def _definitions(kinds: Mapping[ViewName, Mapping[str, Kind]]) -> list[object]:
+    """Entities, feature views and feature services of a schema."""
+    from feast import Entity, FeatureService, FeatureView, Field, FileSource
+    from feast.types import Array, Bytes, FeastType, Float32, Float64, Int64, String
+    from feast.value_type import ValueType
+
+    types: dict[Kind, FeastType] = {
+        "categorical": String,
+        "text": String,
+        "numeric": Float64,
+        "integer": Int64,
+        "bytes": Bytes,
+        "multi_categorical": Array(String),
+        "vector": Array(Float32),
+    }
+    entities = {
+        key: Entity(name=name, join_keys=[key], value_type=ValueType.STRING)
+        for key, name in ((KEYS["user_profile"], "user"), (KEYS["item_content"], "item"))
+    }
+    views = {
+        name: FeatureView(
+            name=name,
+            entities=[entities[KEYS[name]]],
+            # A row holds until a later one replaces it.
+            ttl=timedelta(0),
+            schema=[Field(name=KEYS[name], dtype=String), *(Field(name=f, dtype=types[kind]) for f, kind in features.items())],
+            # Relative to the store, so that a store that is moved or mounted elsewhere still works.
+            source=FileSource(name=f"{name}_file", path=f"offline/{name}.parquet", timestamp_field=TIME),
+            online=True,
+        )
+        for name, features in kinds.items()
+    }
+    services = [FeatureService(name=name, features=[views[view] for view in members]) for name, members in SERVICES.items()]
+    return [*entities.values(), *views.values(), *services]
+
+
+def _config(path: Path, online: str) -> object:
+    from feast import RepoConfig
+    from feast.repo_config import RegistryConfig
+
+    return RepoConfig(
+        project=PROJECT,
+        repo_path=path.resolve(),
+        provider="local",
+        # Kept for the life of the process: the definitions change only with the dataset.
+        registry=RegistryConfig(path=str((path / "registry.db").resolve()), cache_ttl_seconds=0),
+        offline_store={"type": "dask"},
+        online_store=_online_config(path, online),
+        entity_key_serialization_version=3,
+    )
+
+
+def _online_config(path: Path, online: str) -> dict[str, object]:
+    if online == "sqlite":
+        return {"type": "sqlite", "path": str((path / "online.db").resolve())}
+    url = urlsplit(online)
+    if url.scheme not in ("redis", "rediss") or not url.hostname:
+        raise ConfigError(f"online store '{online}' is neither 'sqlite' nor 'redis://HOST:PORT[/DB]'", field="online")
+    options = [f"{url.hostname}:{url.port or 6379}", f"db={url.path.strip('/') or 0}"]
+    options += [f"username={url.username}"] if url.username else []
+    options += [f"password={url.password}"] if url.password else []
+    options += ["ssl=true"] if url.scheme == "rediss" else []
+    return {"type": "redis", "connection_string": ",".join(options)}
+
+
+def _name(online: str) -> str:
+    """The online store without its password, as the manifest names it."""
+    url = urlsplit(online)
+    return online if online == "sqlite" else f"{url.scheme}://{url.hostname}:{url.port or 6379}/{url.path.strip('/') or 0}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Feast prints, progress bars included, out of our output."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
