@@ -127,13 +127,14 @@ class FeatureStore:
         Rows are in the order of the ids. Columns: the id as the schema names it, the schema's fields (raw values, None where
         missing), the statistics as `metarec_count`, `metarec_mean_label`, `metarec_last_timestamp`, and `graph` for items.
         """
-        # Feast drops repeated rows, so each id is asked for once; the shorter side is filled up with an id nobody has.
+        # Feast drops rows that repeat any one key at the same time (after joining that key's views, before the others'), so every
+        # id appears once, and the shorter side is filled up with ids that nobody has.
         users, items = list(dict.fromkeys(map(str, user_ids))), list(dict.fromkeys(map(str, item_ids)))
         size = max(len(users), len(items))
         table = pd.DataFrame(
             {
-                KEYS["user_profile"]: users + [""] * (size - len(users)),
-                KEYS["item_content"]: items + [""] * (size - len(items)),
+                KEYS["user_profile"]: users + [f"\0{k}" for k in range(len(users), size)],
+                KEYS["item_content"]: items + [f"\0{k}" for k in range(len(items), size)],
                 "event_timestamp": pd.Series([_moment(time.time() if as_of is None else as_of)] * size),
             }
         )
