@@ -5,6 +5,7 @@ No Feast here. Column names that start with `metarec_` are the store's own, so s
 
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 USER_KEY, ITEM_KEY, TIME, REVISION = "metarec_user", "metarec_item", "metarec_time", "metarec_revision"
 STATS: tuple[str, ...] = ("count", "mean_label", "last_timestamp")
+BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
+"""Time of what has no time of its own: profiles, contents, and the empty statistics before an entity's first event. Every
+entity needs a row that early, for Feast's join drops an entity whose rows are all later than the cut."""
+
 EXACT_STATS_LIMIT = 2_000_000
 """Up to this many events the statistics have a row for each moment something happened; beyond, one for each day."""
 
@@ -39,11 +44,11 @@ _TYPES: "dict[FieldKind, pa.DataType]" = {
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """How often an entity was seen, with what mean label, and when last (seconds)."""
+    """How often an entity was seen, with what mean label, and when last (seconds); None before the first time."""
 
     count: int
-    mean_label: float
-    last_timestamp: float
+    mean_label: float | None = None
+    last_timestamp: float | None = None
 
 
 def check_names(schema: "Schema") -> None:
@@ -73,7 +78,6 @@ def write_sources(dataset: "Dataset", folder: Path) -> None:
     """Write the five Parquet sources of `dataset` under `folder`, each atomically."""
     check_names(dataset.schema)
     folder.mkdir(parents=True, exist_ok=True)
-    # The profile has no time of its own: it holds from the epoch on, so that it is known at every cut.
     users = _content(dataset.users, dataset.schema.users, USER_KEY, dataset.user_ids)
     items = _content(dataset.items, dataset.schema.items, ITEM_KEY, dataset.item_ids)
     facts = item_facts(dataset.graph)
@@ -102,7 +106,7 @@ def write_sources(dataset: "Dataset", folder: Path) -> None:
 def _content(frame: pd.DataFrame, fields: "tuple[Field, ...]", key: str, ids: NDArray[np.object_]) -> pa.Table:
     columns = {
         key: pa.array([str(value) for value in ids], pa.string()),
-        TIME: pa.array(np.zeros(len(ids), np.int64), pa.timestamp("us", "UTC")),
+        TIME: pa.array([BEGINNING] * len(ids), pa.timestamp("us", "UTC")),
         REVISION: pa.array(np.zeros(len(ids), np.int64)),
     }
     for field in fields:
@@ -120,8 +124,8 @@ def stats_table(
 ) -> pa.Table:
     """Running count, mean label and last time of each entity: a row holds every event up to its own time and none after.
 
-    One row per entity and moment (the last event of a day beyond EXACT_STATS_LIMIT events), so a point-in-time join at a cut sees
-    exactly the events at or before it.
+    One empty row per entity from the beginning, then one per entity and moment (per day, stamped with its last event, beyond
+    EXACT_STATS_LIMIT events), so that a point-in-time join at a cut never sees an event after it.
     """
     order = np.lexsort((timestamp_N, entity_N))
     entity, label, time = entity_N[order], label_N[order].astype(np.float64), timestamp_N[order].astype(np.float64)
@@ -133,16 +137,22 @@ def stats_table(
     before = np.where(first > 0, total[np.maximum(first - 1, 0)], 0.0) if len(entity) else total
     moment = time if len(entity) <= EXACT_STATS_LIMIT else np.floor(time / 86_400)
     last = np.r_[(entity[1:] != entity[:-1]) | (moment[1:] != moment[:-1]), True] if len(entity) else np.zeros(0, bool)
-    micros = np.ceil(time[last] * 1e6).astype(np.int64)
-    return pa.table(
-        {
-            key: pa.array([str(value) for value in np.asarray(ids)[entity[last]]], pa.string()),
-            TIME: pa.array(micros, pa.timestamp("us", "UTC")),
-            "count": pa.array(count[last].astype(np.int64)),
-            "mean_label": pa.array((total - before)[last] / count[last]),
-            "last_timestamp": pa.array(time[last]),
-        }
-    )
+    names = pa.array([str(value) for value in ids], pa.string())
+    grown = {
+        key: names.take(pa.array(entity[last])),
+        TIME: pa.array(np.round(time[last] * 1e6).astype(np.int64), pa.timestamp("us", "UTC")),
+        "count": pa.array(count[last].astype(np.int64)),
+        "mean_label": pa.array((total - before)[last] / count[last]),
+        "last_timestamp": pa.array(time[last]),
+    }
+    empty = {
+        key: names,
+        TIME: pa.array([BEGINNING] * len(ids), pa.timestamp("us", "UTC")),
+        "count": pa.array(np.zeros(len(ids), np.int64)),
+        "mean_label": pa.nulls(len(ids), pa.float64()),
+        "last_timestamp": pa.nulls(len(ids), pa.float64()),
+    }
+    return pa.concat_tables([pa.table(empty), pa.table(grown)])
 
 
 def remove_rows(path: Path, key: str, value: str) -> None:

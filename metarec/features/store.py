@@ -24,7 +24,7 @@ from metarec.errors import ConfigError, InvalidInputError, NotFoundError
 from metarec.features.manifest import StoreManifest
 from metarec.features.online import EntityKey as WireKey
 from metarec.features.online import OnlineRows
-from metarec.features.sources import REVISION, TIME, Stats, plain, remove_rows, write_sources
+from metarec.features.sources import BEGINNING, REVISION, TIME, Stats, plain, remove_rows, write_sources
 from metarec.features.wire import KEYS, SERVICES, Kind, Row, ViewName, raw, view_features
 from metarec.features.wire import Value as WireValue
 from metarec.types import Features, FeatureValue, Item, User
@@ -133,8 +133,8 @@ class FeatureStore:
         size = max(len(users), len(items))
         table = pd.DataFrame(
             {
-                KEYS["user_profile"]: users + [f"\0{k}" for k in range(len(users), size)],
-                KEYS["item_content"]: items + [f"\0{k}" for k in range(len(items), size)],
+                KEYS["user_profile"]: users + [f"metarec-none-{k}" for k in range(len(users), size)],
+                KEYS["item_content"]: items + [f"metarec-none-{k}" for k in range(len(items), size)],
                 "event_timestamp": pd.Series([_moment(time.time() if as_of is None else as_of)] * size),
             }
         )
@@ -172,11 +172,11 @@ class FeatureStore:
         name = _name(self._online)
         done = None if restart else self._manifest.materialized.get(name)
         until = time.time() if end is None else end
-        # Profiles and contents hold from the epoch on, so only the first call has any to load.
+        # Profiles and contents hold from the beginning on, so only the first call has any to load.
         views: Sequence[ViewName] = SERVICES["training_v1"] if done is None else ("user_stats", "item_stats")
         if done is not None and until <= done:
             views = ()
-        start = EPOCH - timedelta(days=1) if done is None else _moment(done)
+        start = BEGINNING - timedelta(days=1) if done is None else _moment(done)
         for step, view in enumerate(views):
             if progress is not None:
                 progress(step, len(views), view)
@@ -262,9 +262,11 @@ def _stats(row: Row) -> Stats | None:
     if row.get("count") is None:
         return None
     mean_label, last = row.get("mean_label"), row.get("last_timestamp")
-    assert isinstance(mean_label, float)
-    assert isinstance(last, float)
-    return Stats(count=_whole(row["count"]), mean_label=mean_label, last_timestamp=last)
+    return Stats(
+        count=_whole(row["count"]),
+        mean_label=mean_label if isinstance(mean_label, float) else None,
+        last_timestamp=last if isinstance(last, float) else None,
+    )
 
 
 def _whole(value: object) -> int:
