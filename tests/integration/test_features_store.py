@@ -1,0 +1,301 @@
+"""The feature store against real Feast: SQLite always, Redis where a redis-server is installed."""
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metarec.data.dataset import Dataset, Graph, Interactions
+from metarec.data.schema import Field, Label, Schema
+from metarec.errors import ConfigError, InvalidInputError, NotFoundError
+from metarec.features.sources import Stats
+from metarec.features.store import FeatureStore, OnlineUser
+from metarec.types import Item, User
+
+SCHEMA = Schema(
+    user_id="uid",
+    item_id="iid",
+    label=Label(column="rating", kind="rating", minimum=1.0, maximum=5.0),
+    timestamp="time",
+    scenario=None,
+    users=(Field(name="gender", kind="categorical"), Field(name="age", kind="numeric")),
+    items=(
+        Field(name="title", kind="text"),
+        Field(name="year", kind="numeric"),
+        Field(name="genres", kind="multi_categorical", separator="|"),
+        Field(name="look", kind="vector", dim=3),
+    ),
+    item_title="title",
+    graph=True,
+)
+END = 2_000.0
+NUM_USERS, NUM_ITEMS = 12, 20
+
+
+def make_dataset(fingerprint: str = "f1", extra: tuple[tuple[int, int, float, float], ...] = ()) -> Dataset:
+    """12 users and 20 items with missing values of every kind; `extra` events are (user, item, label, time)."""
+    rng = np.random.default_rng(3)
+    events = [(u, i, float(rng.integers(1, 6)), float(t)) for t, (u, i) in enumerate(rng.integers(0, (8, 16), (150, 2)))]
+    events += list(extra)
+    user, item, label, time = zip(*events, strict=True)
+    return Dataset(
+        path=Path("unused"),
+        schema=SCHEMA,
+        user_ids=np.array([f"u{k}" for k in range(NUM_USERS)], dtype=object),
+        item_ids=np.array([f"i{k}" for k in range(NUM_ITEMS)], dtype=object),
+        users=pd.DataFrame(
+            {
+                "gender": ["F" if k % 2 else None for k in range(NUM_USERS)],
+                "age": [np.nan if k % 3 == 0 else 20.0 + k for k in range(NUM_USERS)],
+            }
+        ),
+        items=pd.DataFrame(
+            {
+                "title": [f"Title {k}" for k in range(NUM_ITEMS)],
+                "year": [np.nan if k % 5 == 0 else 1950.5 + k for k in range(NUM_ITEMS)],
+                "genres": pd.Series([None if k % 4 == 0 else ("a", "b")[: 1 + k % 2] for k in range(NUM_ITEMS)], dtype=object),
+                "look": pd.Series(
+                    [None if k % 3 == 0 else np.array([0.1, k, -k], np.float32) for k in range(NUM_ITEMS)], dtype=object
+                ),
+            }
+        ),
+        interactions=Interactions(
+            user_N=np.array(user, np.int32),
+            item_N=np.array(item, np.int32),
+            label_N=np.array(label, np.float32),
+            timestamp_N=np.array(time, np.float64),
+            scenario_N=np.zeros(len(events), np.int16),
+            scenarios=(),
+        ),
+        graph=Graph(
+            head_N=np.array(["e1", "e1"]), relation_N=np.array(["by", "of"]), tail_N=np.array(["d", "s"]), links={"i1": "e1"}
+        ),
+        fingerprint=fingerprint,
+    )
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = shutil.which("redis-server")
+    if server is None:
+        pytest.skip("REDIS NOT TESTED: no redis-server on this machine; run `apt-get install redis-server`")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path_factory.mktemp("redis"))],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Ready to accept connections" in line:
+            break
+    yield f"redis://127.0.0.1:{port}/0"
+    process.terminate()
+    process.communicate()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def online(request: pytest.FixtureRequest) -> str:
+    return "sqlite" if request.param == "sqlite" else request.getfixturevalue("redis_url")
+
+
+@pytest.fixture(scope="module")
+def store(online: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureStore]:
+    opened = FeatureStore.build(make_dataset(), tmp_path_factory.mktemp("store") / "features", online)
+    opened.materialize(END)
+    yield opened
+    opened.close()
+
+
+def _plain(value: object) -> object:
+    return tuple(map(float, value)) if isinstance(value, np.ndarray) else value
+
+
+def _stats(row: pd.Series) -> Stats:
+    return Stats(count=row["metarec_count"], mean_label=row["metarec_mean_label"], last_timestamp=row["metarec_last_timestamp"])
+
+
+def test_training_and_serving_retrieve_equal_users(store: FeatureStore):
+    ids = [f"u{k}" for k in range(NUM_USERS)]
+    users, _ = store.training_frames(ids, [], END)
+    for _, row in users.iterrows():
+        served = store.read_user(row["uid"])
+        assert served is not None
+        assert dict(served.features or {}) == {name: _plain(row[name]) for name in ("gender", "age")}
+        assert served.stats == _stats(row)
+
+
+def test_training_and_serving_retrieve_equal_items(store: FeatureStore):
+    ids = [f"i{k}" for k in range(NUM_ITEMS)]
+    _, items = store.training_frames([], ids, END)
+    served, stats = store.read_items(ids), store.read_item_stats(ids)
+    for _, row in items.iterrows():
+        names = ("title", "year", "genres", "look", "graph")
+        assert dict(served[row["iid"]].features) == {name: _plain(row[name]) for name in names}
+        assert stats[row["iid"]] == _stats(row)
+
+
+def test_the_fast_reads_equal_get_online_features_of_the_feature_services(store: FeatureStore):
+    feast = store._feast
+    user = feast.get_online_features(
+        feast.get_feature_service("serving_user_v1"), [{"metarec_user": "u4"}], full_feature_names=True
+    )
+    item = feast.get_online_features(
+        feast.get_feature_service("serving_item_v1"), [{"metarec_item": "i7"}], full_feature_names=True
+    )
+    wanted = {**user.to_dict(), **item.to_dict()}
+    served = store.read_user("u4")
+    assert served is not None
+    assert served.stats is not None
+    assert served.features is not None
+    assert wanted["user_profile__age"] == [served.features["age"]]
+    assert wanted["user_stats__count"] == [served.stats.count]
+    assert wanted["user_stats__mean_label"] == [served.stats.mean_label]
+    assert wanted["item_content__look"] == [list(store.read_items(["i7"])["i7"].features["look"])]
+    assert wanted["item_stats__count"] == [store.read_item_stats(["i7"])["i7"].count]
+
+
+def test_frames_keep_the_order_of_the_ids_and_leave_unknown_ones_empty(store: FeatureStore):
+    users, items = store.training_frames(["u5", "nobody", "u1", "u5"], ["i3"], END)
+    assert users["uid"].tolist() == ["u5", "nobody", "u1", "u5"]
+    assert users["gender"].tolist() == ["F", None, "F", "F"]
+    assert users["metarec_count"].tolist()[1] is None
+    assert items["title"].tolist() == ["Title 3"]
+
+
+def test_fast_weights_written_are_read_back_and_leave_the_profile_alone(store: FeatureStore):
+    blob = bytes(range(256)) * 8
+    store.write_user_adaptation("u2", b"older", 1, "c-0", 1)
+    store.write_user_adaptation("u2", blob, 5, "c-1", 2)
+    user = store.read_user("u2")
+    assert user is not None
+    assert (user.adaptation, user.shots, user.checkpoint, user.revision) == (blob, 5, "c-1", 2)
+    assert user.features == {"gender": None, "age": 22.0}
+
+
+def test_a_new_user_and_a_new_item_are_readable_at_once(store: FeatureStore):
+    store.write_user_profile([User(user_id="new", features={"age": 33})])
+    store.write_items([Item(item_id="new", features={"title": "New", "look": (1, 2, 3)}, revision=4)])
+    assert store.read_user("new") == OnlineUser(features={"gender": None, "age": 33.0})
+    (item,) = store.read_items(["missing", "new"]).values()
+    assert (item.item_id, item.revision, item.features["look"], item.features["genres"]) == ("new", 4, (1.0, 2.0, 3.0), None)
+
+
+def test_an_unknown_user_is_none(store: FeatureStore):
+    assert store.read_user("nobody") is None
+
+
+def test_a_wrong_feature_is_refused_and_nothing_is_written(store: FeatureStore):
+    users = [User(user_id="good", features={"age": 1.0}), User(user_id="bad", features={"age": "old"})]
+    with pytest.raises(InvalidInputError, match="'age'"):
+        store.write_user_profile(users)
+    with pytest.raises(InvalidInputError, match="'height'"):
+        store.write_user_profile([User(user_id="bad", features={"height": 1.0})])
+    assert store.read_user("good") is None
+
+
+def test_a_deleted_user_is_gone_online_and_offline(store: FeatureStore):
+    store.write_user_adaptation("u9", b"secret", 1, "c-1", 1)
+    store.delete_user("u9")
+    assert store.read_user("u9") is None
+    users, _ = store.training_frames(["u9", "u10"], [], END)
+    assert users["metarec_count"].tolist() == [None, 0]
+    store.materialize(END, restart=True)
+    assert store.read_user("u9") is None
+
+
+def test_another_process_reads_what_this_one_wrote_while_both_write(store: FeatureStore, online: str):
+    """Two writers and a reader on one online store: no lock error, no lost row."""
+    script = f"""
+from pathlib import Path
+from metarec.features.store import FeatureStore
+store = FeatureStore.open(Path({str(store.path)!r}), {online!r})
+print("ready", flush=True)
+for k in range(200):
+    store.write_user_adaptation(f"theirs-{{k}}", bytes([k]), k, "c", k)
+assert store.read_user("mine-199").revision == 199 if input() == "check" else False
+store.close()
+"""
+    arguments = [sys.executable, "-W", "error::ResourceWarning", "-c", script]
+    other = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "ready\n"
+    for k in range(200):
+        store.write_user_adaptation(f"mine-{k}", bytes([k]), k, "c", k)
+    _, errors = other.communicate("check\n")
+    assert other.returncode == 0, errors
+    found = [store.read_user(f"theirs-{k}") for k in range(200)]
+    assert [user.revision for user in found if user is not None] == list(range(200))
+
+
+def test_a_later_event_never_reaches_the_statistics_of_an_earlier_cut(tmp_path: Path):
+    cut = 100.0
+    planted = ((0, 0, 5.0, cut + 1), (11, 19, 5.0, cut + 1), (11, 19, 5.0, cut + 500))
+    with_leak = FeatureStore.build(make_dataset("leak", planted), tmp_path / "a")
+    clean = FeatureStore.build(make_dataset("clean"), tmp_path / "b")
+    users, items = [f"u{k}" for k in range(NUM_USERS)], [f"i{k}" for k in range(NUM_ITEMS)]
+    for one, other in zip(with_leak.training_frames(users, items, cut), clean.training_frames(users, items, cut), strict=True):
+        columns = [name for name in one.columns if name != "look"]
+        pd.testing.assert_frame_equal(one[columns], other[columns])
+    late, _ = with_leak.training_frames(["u11"], [], cut + 1)
+    assert late["metarec_count"].tolist() == [1]
+    with_leak.close()
+    clean.close()
+
+
+def test_building_again_changes_nothing_and_another_dataset_replaces_it(tmp_path: Path):
+    first = FeatureStore.build(make_dataset("one"), tmp_path)
+    first.materialize(END)
+    first.write_user_adaptation("u1", b"kept", 1, "c", 1)
+    before = (tmp_path / "offline" / "user_stats.parquet").stat().st_mtime_ns
+    first.close()
+    again = FeatureStore.build(make_dataset("one"), tmp_path)
+    assert (tmp_path / "offline" / "user_stats.parquet").stat().st_mtime_ns == before
+    again.close()
+    other = FeatureStore.build(make_dataset("two", ((9, 9, 5.0, 900.0),)), tmp_path)
+    other.materialize(END)
+    user = other.read_user("u9")
+    assert user is not None
+    assert user.stats == Stats(count=1, mean_label=5.0, last_timestamp=900.0)
+    kept = other.read_user("u1")
+    assert kept is not None
+    assert kept.adaptation == b"kept"
+    other.close()
+
+
+def test_materializing_in_steps_follows_time(tmp_path: Path):
+    store = FeatureStore.build(make_dataset("steps", ((11, 0, 4.0, 300.0), (11, 1, 2.0, 400.0))), tmp_path)
+    seen = []
+    for end in (200.0, 350.0, 500.0):
+        store.materialize(end)
+        user = store.read_user("u11")
+        assert user is not None
+        assert user.stats is not None
+        seen.append((user.stats.count, user.stats.mean_label))
+    assert seen == [(0, None), (1, 4.0), (2, 3.0)]
+    store.close()
+
+
+def test_a_moved_store_still_works(tmp_path: Path):
+    FeatureStore.build(make_dataset("moved"), tmp_path / "here").close()
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = FeatureStore.open(tmp_path / "there")
+    moved.materialize(END)
+    assert moved.read_user("u1") is not None
+    assert moved.training_frames(["u1"], [], END)[0]["gender"].tolist() == ["F"]
+    moved.close()
+
+
+def test_opening_nothing_and_naming_no_online_store_are_refused(tmp_path: Path):
+    with pytest.raises(NotFoundError, match="metarec features build"):
+        FeatureStore.open(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="mysql"):
+        FeatureStore.build(make_dataset(), tmp_path / "x", "mysql://h")

@@ -1,0 +1,181 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metarec.data.schema import Field, Label, Schema
+from metarec.errors import ConfigError, InvalidInputError
+from metarec.features.encoder import EncoderSettings, FeatureEncoder
+
+SCHEMA = Schema(
+    user_id="user",
+    item_id="item",
+    label=Label(column="rating", kind="rating", minimum=1.0, maximum=5.0),
+    timestamp=None,
+    scenario=None,
+    users=(Field(name="gender", kind="categorical"), Field(name="age", kind="numeric")),
+    items=(
+        Field(name="title", kind="text"),
+        Field(name="year", kind="numeric"),
+        Field(name="genres", kind="multi_categorical", separator="|"),
+        Field(name="plot", kind="text"),
+        Field(name="look", kind="vector", dim=3),
+    ),
+    item_title="title",
+    graph=True,
+)
+SPACE, STREET = ["moon", "ship", "star", "alien", "orbit"], ["crime", "city", "night", "cop", "gun"]
+LOVE, WAR = ["love", "wedding", "paris", "kiss", "letter"], ["war", "soldier", "tank", "general", "army"]
+
+
+def _tables(rows=60, seed=0):
+    rng = np.random.default_rng(seed)
+    users = pd.DataFrame({"gender": rng.choice(["F", "M"], rows), "age": rng.integers(8, 70, rows).astype(float)})
+    users.loc[3, "age"] = np.nan
+    items = pd.DataFrame(
+        {
+            "item": [f"i{k}" for k in range(rows)],
+            "title": [f"title {k}" for k in range(rows)],
+            "year": rng.integers(1930, 2000, rows).astype(float),
+            "genres": [tuple(rng.choice(["a", "b", "c"], rng.integers(1, 3), replace=False)) for _ in range(rows)],
+            "plot": [" ".join(rng.choice((SPACE, STREET, LOVE, WAR)[k % 4], 2)) if k % 5 else None for k in range(rows)],
+            "look": [rng.normal(size=3).astype(np.float32) if k % 4 else None for k in range(rows)],
+        }
+    )
+    graph = SimpleNamespace(
+        head_N=np.array([f"e{k}" for k in range(rows)]),
+        relation_N=np.array(["by"] * rows),
+        tail_N=np.array([f"d{k % 3}" for k in range(rows)]),
+        links={f"i{k}": f"e{k}" for k in range(0, rows, 2)},
+    )
+    return users, items, graph
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    users, items, graph = _tables()
+    return FeatureEncoder.fit(SCHEMA, users, items, graph), users, items
+
+
+def _features(frame, *, drop=()):
+    return [{k: v for k, v in row.items() if k not in drop} for row in frame.to_dict("records")]
+
+
+def _block(encoder, name):
+    return next(slice(start, stop) for field, start, stop in encoder.item_blocks if field == name)
+
+
+def test_one_row_encoded_alone_equals_the_same_row_in_bulk_to_the_last_bit(fitted):
+    encoder, users, items = fitted
+    for encode, table in ((encoder.encode_users, users), (encoder.encode_items, items)):
+        bulk = encode(table)
+        assert bulk.dtype == np.float32
+        alone = np.concatenate([encode([features]) for features in _features(table)])
+        np.testing.assert_array_equal(alone, bulk)
+
+
+def test_blocks_cover_all_columns_in_the_order_of_the_schema_without_the_title(fitted):
+    encoder, _, items = fitted
+    assert [name for name, _, _ in encoder.item_blocks] == ["year", "genres", "plot", "look", "graph"]
+    assert [start for _, start, _ in encoder.item_blocks][1:] == [stop for _, _, stop in encoder.item_blocks][:-1]
+    assert encoder.item_blocks[-1][2] == encoder.encode_items(items).shape[1]
+
+
+def test_fitting_twice_gives_the_same_numbers(fitted):
+    encoder, _, items = fitted
+    users, again, graph = _tables()
+    np.testing.assert_array_equal(
+        FeatureEncoder.fit(SCHEMA, users, again, graph).encode_items(items), encoder.encode_items(items)
+    )
+
+
+def test_the_saved_state_is_json_and_arrays_and_gives_the_same_encoder(fitted):
+    encoder, users, items = fitted
+    state, arrays = encoder.to_state()
+    loaded = FeatureEncoder.from_state(json.loads(json.dumps(state)), {k: v.copy() for k, v in arrays.items()})
+    assert loaded.item_blocks == encoder.item_blocks
+    assert loaded.user_blocks == encoder.user_blocks
+    np.testing.assert_array_equal(loaded.encode_items(items), encoder.encode_items(items))
+    np.testing.assert_array_equal(loaded.encode_users(users), encoder.encode_users(users))
+
+
+def test_a_missing_value_is_zero_with_its_indicator_set(fitted):
+    encoder, _, _ = fitted
+    row = encoder.encode_items([{}])[0]
+    for name, start, stop in encoder.item_blocks:
+        assert row[stop - 1] == 1.0, name
+        assert not row[start : stop - 1].any(), name
+
+
+def test_an_unknown_category_is_all_zero_and_not_missing(fitted):
+    encoder, _, _ = fitted
+    assert not encoder.encode_items([{"genres": ("never seen",)}])[0, _block(encoder, "genres")].any()
+
+
+def test_an_absurd_number_is_cut(fitted):
+    encoder, _, _ = fitted
+    assert encoder.encode_items([{"year": 1e9}])[0, _block(encoder, "year")][0] == 5.0
+
+
+def test_graph_facts_come_from_the_item_id_or_from_the_feature(fitted):
+    encoder, _, items = fitted
+    where = _block(encoder, "graph")
+    linked = encoder.encode_items(items)[0, where]
+    assert linked[:-1].sum() == 1.0
+    np.testing.assert_array_equal(encoder.encode_items([{"item": "i0"}])[0, where], linked)
+    np.testing.assert_array_equal(encoder.encode_items([{"graph": ("by=d0",)}])[0, where], linked)
+    assert encoder.encode_items([{"item": "i1"}])[0, where][-1] == 1.0
+
+
+def test_facts_in_a_column_fit_as_well_as_the_graph_itself(fitted):
+    encoder, users, items = fitted
+    facts = [(f"by=d{k % 3}",) if k % 2 == 0 else None for k in range(len(items))]
+    other = FeatureEncoder.fit(SCHEMA, users, items.assign(graph=facts))
+    np.testing.assert_array_equal(other.encode_items(items), encoder.encode_items(items))
+
+
+def test_plots_about_the_same_thing_are_near_without_a_common_word():
+    users, items, _ = _tables()
+    encoder = FeatureEncoder.fit(SCHEMA, users, items, settings=EncoderSettings(text_dim=4))
+    where = _block(encoder, "plot")
+    moon, alien, crime = encoder.encode_items([{"plot": "moon ship"}, {"plot": "An ALIEN star!"}, {"plot": "crime city night"}])[
+        :, where
+    ]
+    assert moon @ alien > 0.3 > moon @ crime
+
+
+@pytest.mark.parametrize(("name", "value"), [("year", "1990"), ("genres", (1.0,)), ("look", (1.0, 2.0)), ("plot", 3.0)])
+def test_a_wrong_type_names_the_field(fitted, name, value):
+    with pytest.raises(InvalidInputError) as refusal:
+        fitted[0].encode_items([{name: value}])
+    assert refusal.value.field == name
+
+
+def test_an_unknown_feature_is_refused(fitted):
+    with pytest.raises(InvalidInputError, match="'colour'"):
+        fitted[0].encode_items([{"colour": "red"}])
+
+
+def test_a_table_without_a_column_is_refused(fitted):
+    with pytest.raises(InvalidInputError, match="'plot'"):
+        fitted[0].encode_items(fitted[2].drop(columns="plot"))
+
+
+def test_no_entities_give_no_rows(fitted):
+    assert fitted[0].encode_items([]).shape == (0, fitted[0].item_blocks[-1][2])
+
+
+def test_a_table_of_missing_values_still_fits():
+    items = pd.DataFrame({"item": ["a", "b"], **{name: [None, None] for name in ("title", "year", "genres", "plot", "look")}})
+    users = pd.DataFrame({"gender": [None], "age": [np.nan]})
+    encoder = FeatureEncoder.fit(SCHEMA, users, items)
+    assert (
+        encoder.encode_items([{"year": 1990.0, "plot": "moon", "look": (1.0, 2.0, 3.0)}]).shape[1] == encoder.item_blocks[-1][2]
+    )
+
+
+def test_settings_are_checked():
+    with pytest.raises(ConfigError, match="text_dim"):
+        EncoderSettings(text_dim=0)
