@@ -76,9 +76,9 @@ def test_one_row_encoded_alone_equals_the_same_row_in_bulk_to_the_last_bit(fitte
         np.testing.assert_array_equal(alone, bulk)
 
 
-def test_blocks_cover_all_columns_in_the_order_of_the_schema_without_the_title(fitted):
+def test_blocks_cover_all_columns_in_the_order_of_the_schema(fitted):
     encoder, _, items = fitted
-    assert [name for name, _, _ in encoder.item_blocks] == ["year", "genres", "plot", "look", "graph"]
+    assert [name for name, _, _ in encoder.item_blocks] == ["title", "year", "genres", "plot", "look", "graph"]
     assert [start for _, start, _ in encoder.item_blocks][1:] == [stop for _, _, stop in encoder.item_blocks][:-1]
     assert encoder.item_blocks[-1][2] == encoder.encode_items(items).shape[1]
 
@@ -174,6 +174,13 @@ def test_a_table_of_missing_values_still_fits():
     assert (
         encoder.encode_items([{"year": 1990.0, "plot": "moon", "look": (1.0, 2.0, 3.0)}]).shape[1] == encoder.item_blocks[-1][2]
     )
+
+
+def test_the_title_can_be_left_out():
+    users, items, _ = _tables()
+    encoder = FeatureEncoder.fit(SCHEMA, users, items, settings=EncoderSettings(encode_title=False))
+    assert "title" not in [name for name, _, _ in encoder.item_blocks]
+    assert encoder.encode_items([{"title": "still allowed"}]).shape[0] == 1
 
 
 def test_settings_are_checked():
