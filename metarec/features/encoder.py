@@ -248,4 +248,9 @@ def _column(entities: "pd.DataFrame | Sequence[Features]", name: str) -> Sequenc
 
 
 def _ids(items: "pd.DataFrame", item_id: str) -> list[str]:
-    return [str(value) for value in (items[item_id] if item_id in items.columns else items.index)]
+    if item_id in items.columns:
+        return [str(value) for value in items[item_id]]
+    # A mere row number must not pass for an id: the facts of other items would be taken, silently.
+    if type(items.index).__name__ == "RangeIndex":
+        raise InvalidInputError(f"graph facts need the items' ids as column '{item_id}' or as the table's index", field=item_id)
+    return [str(value) for value in items.index]

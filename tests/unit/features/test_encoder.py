@@ -163,6 +163,13 @@ def test_a_table_without_a_column_is_refused(fitted):
         fitted[0].encode_items(fitted[2].drop(columns="plot"))
 
 
+def test_ids_may_be_the_index_but_row_numbers_are_no_ids(fitted):
+    encoder, _, items = fitted
+    np.testing.assert_array_equal(encoder.encode_items(items.set_index("item")), encoder.encode_items(items))
+    with pytest.raises(InvalidInputError, match="'item'"):
+        encoder.encode_items(items.drop(columns="item"))
+
+
 def test_no_entities_give_no_rows(fitted):
     assert fitted[0].encode_items([]).shape == (0, fitted[0].item_blocks[-1][2])
 
