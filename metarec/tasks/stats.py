@@ -15,13 +15,14 @@ class LabelStats:
     """What the labels of the training rows look like.
 
     `mean` and `std` of the labels; `offset_C1` (float32, num_codes + 1) the shrunken mean deviation of each row entity by id
-    code, 0 for code 0; `count_C1` (float32) its number of rows.
+    code, 0 for code 0; `count_C1` (float32) its number of rows. `layout` holds the rows themselves.
     """
 
     mean: float
     std: float
     offset_C1: Tensor
     count_C1: Tensor
+    layout: TaskLayout | None = None
 
 
 def label_stats(layout: TaskLayout, rows: EntityTable, *, shrinkage: float = 5.0) -> LabelStats:
@@ -29,7 +30,7 @@ def label_stats(layout: TaskLayout, rows: EntityTable, *, shrinkage: float = 5.0
     shrunken offset (many generous raters do not make an item good)."""
     if len(layout.label_N) == 0:
         zero = torch.zeros(rows.num_codes + 1)
-        return LabelStats(mean=0.0, std=1.0, offset_C1=zero, count_C1=zero.clone())
+        return LabelStats(mean=0.0, std=1.0, offset_C1=zero, count_C1=zero.clone(), layout=layout)
     label_N = layout.label_N.astype(np.float64)
     mean = float(label_N.mean())
     task_N, count_T = layout.row_tasks, layout.counts
@@ -48,4 +49,5 @@ def label_stats(layout: TaskLayout, rows: EntityTable, *, shrinkage: float = 5.0
         std=float(label_N.std()),
         offset_C1=torch.from_numpy(offset_C1.astype(np.float32)),
         count_C1=torch.from_numpy(count_C1.astype(np.float32)),
+        layout=layout,
     )

@@ -149,7 +149,15 @@ def _set(head: HeadRecipe, path: str, value: Setting, full: str) -> HeadRecipe:
 
 
 EXPLICIT = HeadRecipe(target="explicit", learner="alpaca", model="linear_gaussian", epochs=12, batch_size=128)
-IMPLICIT = HeadRecipe(target="implicit", learner="alpaca_implicit", model="linear_gaussian", epochs=12, batch_size=128)
+IMPLICIT = HeadRecipe(
+    target="implicit",
+    learner="alpaca_implicit",
+    model="catalogue",
+    episodes={"max_support": 20, "max_query": 1000, "min_query": 5},
+    epochs=12,
+    batch_size=128,
+    outer_lr=2e-3,
+)
 GRADIENT = HeadRecipe(
     target="explicit", learner="maml", model="melu", epochs=20, batch_size=128, outer_lr=5e-3, gradient_shards=2
 )

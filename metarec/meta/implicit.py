@@ -1,0 +1,253 @@
+"""Closed-form adaptation for implicit targets over the whole catalogue (DESIGN 4.1, 'Two kinds of target').
+
+Weighted least squares as in iALS (Hu, Koren & Volinsky 2008, eq. 4; Rendle et al. 2021, eqs. 5-6) with a meta-learned prior: with
+the Gram matrix G = sum_i phi_i phi_i' shared by all tasks, the vector of a task with support S is
+
+    w = A^-1 (Lambda w0 + sum_{j in S} c_j t_j phi_j)      A = Lambda + alpha0 G + sum_{j in S} c_j phi_j phi_j'
+
+one D x D solve whatever the catalogue's size. Confidence c and target t are learned per label level (one star is weak evidence),
+confidence fades with age within the support. The outer loss is that of a multinomial over the whole catalogue, whose
+probabilities are proportional to the positive part of the scores, back-propagated through the solve.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from metarec.errors import ConfigError
+from metarec.meta.contract import Metrics
+from metarec.models.catalogue_scorer import CatalogueScorer
+from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
+from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
+from metarec.tasks.stats import LabelStats
+from metarec.types import Target
+
+SECONDS_PER_DAY = 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImplicitAlpaca:
+    """The flagship on implicit targets.
+
+    levels: label levels with a confidence and a target of their own; labels between two levels are interpolated
+    confidence, positive, unobserved: starting values of c, t and alpha0
+    id_dropout: share of items shown without their id in a step, so that content carries unknown ones
+    loss: outer loss, `multinomial` (scale-free) or `squared` (over the whole catalogue)
+    softness: width of the smooth positive part in the multinomial loss, in units of the score
+    recent_fraction: outer weight of a task is exp(-age / this share of the training time); 0 weighs all alike
+    sampled_items: catalogues above this size are sampled down to it (plus the task rows) in the outer loss
+    l2_profile: weight of the squared profile map
+    """
+
+    name: ClassVar[str] = "alpaca_implicit"
+    target: ClassVar[Target] = "implicit"
+
+    levels: int = 5
+    confidence: float = 0.05
+    positive: float = 60.0
+    unobserved: float = 1e-3
+    id_dropout: float = 0.1
+    loss: Literal["multinomial", "squared"] = "multinomial"
+    softness: float = 0.02
+    recent_fraction: float = 0.5
+    sampled_items: int = 8192
+    l2_profile: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.levels < 2 or self.sampled_items < 1:
+            raise ConfigError(f"levels {self.levels} must be at least 2, sampled_items at least 1", field="levels")
+        for name in ("confidence", "positive", "unobserved", "softness"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must be positive", field=name)
+        for name in ("recent_fraction", "l2_profile"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must not be negative", field=name)
+        if not 0 <= self.id_dropout < 1:
+            raise ConfigError(f"id_dropout is {self.id_dropout}, must be in [0, 1)", field="id_dropout")
+        if self.loss not in ("multinomial", "squared"):
+            raise ConfigError(f"loss '{self.loss}' is unknown; use 'multinomial' or 'squared'", field="loss")
+
+    def init(self, model: Scorer, tables: Tables, generator: torch.Generator, stats: LabelStats | None = None) -> MetaParams:
+        """The model's parameters plus those of the solve; `stats` starts the vectors and sets ranges of labels and times."""
+        scorer = _catalogue(model)
+        theta = dict(scorer.init(tables, generator))
+        theta["solve.log_precision"] = torch.zeros(scorer.embedding_dim)
+        theta["solve.log_unobserved"] = torch.tensor(math.log(self.unobserved))
+        theta["solve.log_confidence"] = torch.full((self.levels,), math.log(self.confidence))
+        theta["solve.log_positive"] = torch.full((self.levels,), math.log(self.positive))
+        theta["solve.fading"] = torch.tensor(-4.0)
+        # Of the training data, not trained: smallest and largest label; newest time and length of the training time in days.
+        theta["range.label"] = torch.tensor([0.0, 1.0])
+        theta["range.days"] = torch.tensor([0.0, 0.0])
+        layout = None if stats is None else stats.layout
+        if layout is None or not len(layout.row_N):
+            return theta
+        theta = scorer.start_from(theta, layout, tables.rows)
+        theta["range.label"] = torch.tensor([float(layout.label_N.min()), float(layout.label_N.max())])
+        first, last = float(layout.timestamp_N.min()), float(layout.timestamp_N.max())
+        theta["range.days"] = torch.tensor([last, last - first], dtype=torch.float64).div(SECONDS_PER_DAY).float()
+        return theta
+
+    def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:
+        """`mean` (T, D): the task vectors."""
+        scorer = _catalogue(model)
+        phi_ID, _ = scorer.row_features(theta, support.tables.rows)
+        chol_TDD, weight_TS, prior_TD = self._system(scorer, theta, support, phi_ID)
+        return {"mean": _solve(chol_TDD, prior_TD + _moment(weight_TS, phi_ID, support))}
+
+    def _system(
+        self, scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_ID: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cholesky factor of A (T, D, D), c t of the support rows (T, S; 0 where padded), and Lambda w0 (T, D)."""
+        confidence_TS, positive_TS = self._evidence(theta, support, phi_ID.dtype)
+        precision_D = torch.exp(theta["solve.log_precision"])
+        gram_DD = theta["cache.gram"] if "cache.gram" in theta else phi_ID.T @ phi_ID
+        phi_TSD = phi_ID[support.row_TN]
+        shared_DD = torch.diag(precision_D) + torch.exp(theta["solve.log_unobserved"]) * gram_DD
+        matrix_TDD = shared_DD + (phi_TSD * confidence_TS[..., None]).mT @ phi_TSD
+        prior_TD = scorer.task_prior(theta, support.tables.tasks, support.task_T) * precision_D
+        return torch.linalg.cholesky(matrix_TDD), confidence_TS * positive_TS, prior_TD
+
+    def _evidence(self, theta: MetaParams, support: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Confidence (0 where padded) and target of each support row (T, S)."""
+        low, high = theta["range.label"].to(dtype)
+        share_TS = (
+            ((support.label_TN.to(dtype) - low) / (high - low)).clamp(0, 1)
+            if high > low
+            else torch.ones_like(support.label_TN, dtype=dtype)
+        )
+        place_TS = share_TS * (self.levels - 1)
+        below_TS = place_TS.floor().clamp(max=self.levels - 2)
+        part_TS, at_TS = place_TS - below_TS, below_TS.long()
+
+        def level(values_L: Tensor) -> Tensor:
+            return values_L[at_TS] * (1 - part_TS) + values_L[at_TS + 1] * part_TS
+
+        log_confidence_TS = level(theta["solve.log_confidence"])
+        if support.timestamp_TN is not None:
+            time_TS = support.timestamp_TN.masked_fill(~support.mask_TN, -math.inf)
+            newest_T1 = time_TS.amax(1, keepdim=True)
+            age_TS = torch.where(support.mask_TN, newest_T1 - time_TS, 0.0).to(dtype) / SECONDS_PER_DAY
+            log_confidence_TS = log_confidence_TS - softplus(theta["solve.fading"]) * torch.log1p(age_TS)
+        return torch.exp(log_confidence_TS) * support.mask_TN, torch.exp(level(theta["solve.log_positive"]))
+
+    def predict(self, model: Scorer, theta: MetaParams, fast: FastWeights, query: Batch) -> Prediction:
+        """Ranking scores of the query rows."""
+        return Prediction(mean_TQ=model.score(theta, fast, query))
+
+    def meta_gradient(
+        self, model: Scorer, theta: MetaParams, tasks: TaskBatch, generator: torch.Generator
+    ) -> tuple[MetaParams, Metrics]:
+        """Autograd through the solve of the weighted mean over tasks of the whole-catalogue query loss."""
+        scorer = _catalogue(model)
+        live = {name: value.detach().requires_grad_() for name, value in trainable(theta).items()}
+        support, query = tasks.support, tasks.query
+        rows = support.tables.rows
+        keep_I = (torch.rand(len(rows), generator=generator) >= self.id_dropout).to(rows.code_N.device)
+        phi_ID, bias_I = scorer.row_features(live, rows, keep_I)
+        chol_TDD, weight_TS, prior_TD = self._system(scorer, live, support, phi_ID)
+        w_TD = _solve(chol_TDD, prior_TD + _moment(weight_TS, phi_ID, support))
+        pick_C, scale_C = self._columns(tasks, len(rows), generator)
+        score_TC = bias_I[pick_C] + w_TD @ phi_ID[pick_C].T
+        seen_TC = members(support, len(rows))[:, pick_C]
+        relevant_TC = members(query, len(rows))[:, pick_C] & ~seen_TC
+        loss_T = self._query_loss(score_TC, relevant_TC, ~seen_TC * scale_C)
+        weight_T = tasks.weight_T.to(loss_T.dtype) * self._recency(theta, query) * relevant_TC.any(1)
+        loss = (weight_T * loss_T).sum() / weight_T.sum().clamp_min(1e-12)
+        objective = loss + self.l2_profile * live["task.content"].square().sum()
+        names = [name for name in live if not name.startswith("range.")]
+        found = torch.autograd.grad(objective, [live[name] for name in names], allow_unused=True)
+        gradient = {name: torch.zeros_like(value) for name, value in theta.items() if name in live}
+        gradient |= {name: value for name, value in zip(names, found, strict=True) if value is not None}
+        for name in ("row.id", "row.id_bias"):
+            gradient[name][0] = 0.0  # code 0 has no id: its row stays 0
+        return gradient, {"loss": float(loss.detach()), "objective": float(objective.detach())}
+
+    def _query_loss(self, score_TC: Tensor, relevant_TC: Tensor, weight_TC: Tensor) -> Tensor:
+        """Loss of each task; `weight_TC` is 0 for support items and above 1 for items that stand for unsampled ones."""
+        positive_TC = relevant_TC.to(score_TC.dtype)
+        count_T = positive_TC.sum(1).clamp_min(1.0)
+        if self.loss == "squared":
+            return (weight_TC * (positive_TC - score_TC).square()).sum(1) / count_T
+        rate_TC = self.softness * softplus(score_TC / self.softness) + 1e-6
+        total_T = (weight_TC * rate_TC).sum(1)
+        return torch.log(total_T) - (positive_TC * torch.log(rate_TC)).sum(1) / count_T
+
+    def _columns(self, tasks: TaskBatch, num_items: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Items of the outer loss and how many each stands for: all of them, or the batch's own plus a uniform sample."""
+        device = tasks.query.row_TN.device
+        if num_items <= self.sampled_items:
+            return torch.arange(num_items, device=device), torch.ones(num_items, device=device)
+        own_I = (members(tasks.query, num_items) | members(tasks.support, num_items)).any(0)
+        others = torch.nonzero(~own_I)[:, 0]
+        order = torch.randperm(len(others), generator=generator)[: self.sampled_items].to(device)
+        own = torch.nonzero(own_I)[:, 0]
+        scale = len(others) / max(1, len(order))
+        return torch.cat([own, others[order]]), torch.cat(
+            [torch.ones(len(own), device=device), torch.full((len(order),), scale, device=device)]
+        )
+
+    def _recency(self, theta: MetaParams, query: Batch) -> Tensor:
+        """Outer weight (T,) of a task by its newest query: the tasks to come resemble the newest ones."""
+        last, span = theta["range.days"]
+        if query.timestamp_TN is None or not self.recent_fraction or not span > 0:
+            return torch.ones(query.num_tasks, device=query.row_TN.device)
+        newest_T = torch.where(query.mask_TN, query.timestamp_TN, 0.0).amax(1) / SECONDS_PER_DAY
+        return torch.exp(-(last - newest_T).clamp_min(0.0) / (self.recent_fraction * span)).to(theta["row.id"].dtype)
+
+    def prepare(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> MetaParams:
+        """Theta with vectors, offsets and Gram matrix of all `rows` cached."""
+        theta = trainable(theta)
+        phi_ID, bias_I = _catalogue(model).row_features(theta, rows)
+        return {**theta, "cache.phi": phi_ID, "cache.bias": bias_I, "cache.gram": phi_ID.T @ phi_ID}
+
+    def row_vectors(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> tuple[Tensor, Tensor]:
+        """`phi` (I, D) and `b` (I,): score = b + phi @ task_vector."""
+        return _catalogue(model).row_features(theta, rows)
+
+    def task_vector(self, fast: FastWeights) -> Tensor:
+        """w (T, D)."""
+        return fast["mean"]
+
+    def contributions(self, model: Scorer, theta: MetaParams, support: Batch, query: Batch) -> dict[str, Tensor]:
+        """b(q), phi(q)' A^-1 Lambda w0 and, for each support row j, phi(q)' A^-1 c_j t_j phi_j; `global` is 0."""
+        scorer = _catalogue(model)
+        phi_ID, bias_I = scorer.row_features(theta, support.tables.rows)
+        query_phi_ID, query_bias_I = (
+            (phi_ID, bias_I) if query.tables.rows is support.tables.rows else scorer.row_features(theta, query.tables.rows)
+        )
+        chol_TDD, weight_TS, prior_TD = self._system(scorer, theta, support, phi_ID)
+        lifted_TDQ = torch.cholesky_solve(query_phi_ID[query.row_TN].mT, chol_TDD)
+        item_TQ = query_bias_I[query.row_TN]
+        kernel_TQS = lifted_TDQ.mT @ phi_ID[support.row_TN].mT
+        return {
+            "global": torch.zeros_like(item_TQ),
+            "item": item_TQ,
+            "profile": torch.einsum("tdq,td->tq", lifted_TDQ, prior_TD),
+            "support": kernel_TQS * weight_TS[:, None, :],
+        }
+
+
+def members(batch: Batch, num_rows: int) -> Tensor:
+    """Which rows (T, I) occur among the unmasked entries of a batch."""
+    found_TI = torch.zeros(batch.num_tasks, num_rows + 1, dtype=torch.bool, device=batch.row_TN.device)
+    found_TI.scatter_(1, torch.where(batch.mask_TN, batch.row_TN, num_rows), True)
+    return found_TI[:, :num_rows]
+
+
+def _moment(weight_TS: Tensor, phi_ID: Tensor, support: Batch) -> Tensor:
+    return torch.einsum("ts,tsd->td", weight_TS, phi_ID[support.row_TN])
+
+
+def _solve(chol_TDD: Tensor, right_TD: Tensor) -> Tensor:
+    return torch.cholesky_solve(right_TD[..., None], chol_TDD)[..., 0]
+
+
+def _catalogue(model: Scorer) -> CatalogueScorer:
+    if model.name != CatalogueScorer.name:
+        raise ConfigError(f"learner 'alpaca_implicit' needs model 'catalogue', got '{model.name}'", field="model")
+    return cast(CatalogueScorer, model)
