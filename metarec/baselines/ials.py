@@ -33,9 +33,7 @@ class ImplicitALS:
         if embedding_dim < 1 or epochs < 1:
             raise ConfigError(f"embedding_dim {embedding_dim} and epochs {epochs} must be at least 1", field="embedding_dim")
         if unobserved <= 0 or regularization <= 0:
-            raise ConfigError(
-                f"unobserved {unobserved} and regularization {regularization} must be positive", field="unobserved"
-            )
+            raise ConfigError(f"unobserved {unobserved} and regularization {regularization} must be positive", field="unobserved")
         self.embedding_dim, self.unobserved, self.regularization = embedding_dim, unobserved, regularization
         self.exponent, self.epochs, self.seed = exponent, epochs, seed
 

@@ -1,0 +1,42 @@
+"""The plain baselines by name, each with the settings among which it is tuned on the training part.
+
+A new top-N baseline is one class and one entry here; the reports and the contract tests pick it up.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from metarec.baselines.ials import ImplicitALS
+from metarec.baselines.neighbours import Ease, ItemKNN
+from metarec.baselines.popularity import GroupPopularity, Popularity, RecentPopularity
+from metarec.baselines.topn import TopNBaseline
+from metarec.data.dataset import Dataset
+
+Candidates = Sequence[Callable[[], TopNBaseline]]
+
+LAST_TENTH = 0.1
+
+TOPN: Mapping[str, Candidates] = {
+    "popularity": (Popularity,),
+    "recent_popularity": tuple(lambda f=f: RecentPopularity(f) for f in (0.03, 0.05, LAST_TENTH, 0.2, 0.4)),
+    "ials": tuple(
+        lambda d=d, a=a, r=r: ImplicitALS(d, a, r)
+        for d, a, r in ((32, 0.1, 0.003), (16, 0.1, 0.01), (16, 0.3, 0.01), (8, 0.1, 0.01), (32, 0.3, 0.1))
+    ),
+    "item_knn": tuple(lambda s=s: ItemKNN(s) for s in (5.0, 20.0, 50.0, 100.0, 200.0, 500.0)),
+    "ease": tuple(lambda r=r: Ease(r) for r in (100.0, 300.0, 1000.0, 3000.0)),
+}
+"""Candidates of every baseline that any data set allows, by name."""
+
+GROUP_SHRINKAGE = (300.0, 1000.0, 3000.0)
+GROUP_FIELDS = ("age", "gender")
+
+
+def topn_candidates(dataset: Dataset) -> dict[str, Candidates]:
+    """The candidates that `dataset` allows: recency needs timestamps, popularity per group needs the profile field."""
+    found = dict(TOPN)
+    if not dataset.has_timestamps:
+        del found["recent_popularity"]
+    for field in GROUP_FIELDS:
+        if field in dataset.users.columns:
+            found[f"popularity_by_{field}"] = tuple(lambda f=field, s=s: GroupPopularity(f, s) for s in GROUP_SHRINKAGE)
+    return found
