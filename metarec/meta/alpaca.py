@@ -141,7 +141,7 @@ class Alpaca:
         }
         for name in ("row.id", "row.id_bias"):
             gradient[name][0] = 0.0  # code 0 has no id: its row stays 0
-        metrics = {"loss": float(error), "nll": float(nll), "objective": float(loss)}
+        metrics = {"loss": float(error.detach()), "nll": float(nll.detach()), "objective": float(loss.detach())}
         return gradient, metrics
 
     def _features(
