@@ -35,7 +35,6 @@ class Alpaca:
     cold_tasks: share of tasks in a step whose rows are all shown without ids
     l2_id: weight of the squared id vectors and id biases of the rows a batch touches
     l2_content: weight of the squared content maps
-    nll_weight: weight of the Gaussian negative log-likelihood in the outer loss (calibrates noise and prior variance)
     noise_shape: prior rows of evidence on a task's noise level; 0 keeps the noise the same for all tasks
     """
 
@@ -46,14 +45,13 @@ class Alpaca:
     cold_tasks: float = 0.1
     l2_id: float = 0.15
     l2_content: float = 0.0
-    nll_weight: float = 0.1
     noise_shape: float = 8.0
 
     def __post_init__(self) -> None:
         for name in ("id_dropout", "cold_tasks"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be in [0, 1)", field=name)
-        for name in ("l2_id", "l2_content", "nll_weight", "noise_shape"):
+        for name in ("l2_id", "l2_content", "noise_shape"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must not be negative", field=name)
 
@@ -61,6 +59,7 @@ class Alpaca:
         """The model's parameters plus noise levels; `stats` sets mu, the row biases and the scale of the noise."""
         theta = dict(model.init(tables, generator))
         std = 1.0 if stats is None else stats.std
+        theta["predict.log_scale"] = torch.zeros(2)
         theta["noise.log_var"] = torch.tensor([math.log(0.6 * std**2 + 1e-6), math.log(0.7 * std**2 + 1e-6)])
         if stats is not None:
             theta["mu"] = torch.tensor(stats.mean)
@@ -100,7 +99,8 @@ class Alpaca:
     def predict(self, model: Scorer, theta: MetaParams, fast: FastWeights, query: Batch) -> Prediction:
         """Posterior predictive mean and variance (noise included) of the label."""
         phi_TQD, bias_TQ = _linear(model).batch_features(theta, query)
-        return _predictive(theta, fast, phi_TQD, bias_TQ, _noise(theta, query))
+        mean_TQ, variance_TQ = _predictive(theta, fast, phi_TQD, bias_TQ, _noise(theta, query))
+        return Prediction(mean_TQ=mean_TQ, variance_TQ=variance_TQ * torch.exp(theta["predict.log_scale"])[_unknown(query)])
 
     def meta_gradient(
         self, model: Scorer, theta: MetaParams, tasks: TaskBatch, generator: torch.Generator
@@ -113,21 +113,21 @@ class Alpaca:
         unique_N, at_TN = unique_rows(torch.cat([support.row_TN, query.row_TN], 1), len(rows))
         keep_N = torch.rand(len(unique_N), generator=generator) >= self.id_dropout
         cold_T = torch.rand(query.num_tasks, generator=generator) < self.cold_tasks
-        phi_ND, bias_N, noise_N, at_TN = self._features(linear, live, rows, unique_N, keep_N, cold_T, at_TN)
-        phi_TND, bias_TN, noise_TN = phi_ND[at_TN], bias_N[at_TN], noise_N[at_TN]
+        phi_ND, bias_N, unknown_N, at_TN = self._features(linear, live, rows, unique_N, keep_N, cold_T, at_TN)
+        phi_TND, bias_TN, unknown_TN = phi_ND[at_TN], bias_N[at_TN], unknown_N[at_TN]
+        noise_TN = torch.exp(live["noise.log_var"])[unknown_TN]
         prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T)
         fast = self._posterior(live, phi_TND[:, :width], bias_TN[:, :width], noise_TN[:, :width], prior_TD, support)
-        prediction = _predictive(live, fast, phi_TND[:, width:], bias_TN[:, width:], noise_TN[:, width:])
-        variance_TQ = prediction.variance_TQ
-        assert variance_TQ is not None
+        mean_TQ, raw_TQ = _predictive(live, fast, phi_TND[:, width:], bias_TN[:, width:], noise_TN[:, width:])
+        variance_TQ = raw_TQ.detach() * torch.exp(live["predict.log_scale"])[unknown_TN[:, width:]]
         mask_TQ = query.mask_TN.to(bias_N.dtype)
         count_T = mask_TQ.sum(1).clamp_min(1.0)
-        square_TQ = (query.label_TN.to(bias_N.dtype) - prediction.mean_TQ).square() * mask_TQ
-        nll_TQ = 0.5 * (square_TQ / variance_TQ + torch.log(variance_TQ) * mask_TQ)
+        square_TQ = (query.label_TN.to(bias_N.dtype) - mean_TQ).square() * mask_TQ
+        nll_TQ = 0.5 * (square_TQ.detach() / variance_TQ + torch.log(variance_TQ) * mask_TQ)
         weight_T = tasks.weight_T.to(bias_N.dtype) / tasks.weight_T.sum()
         error = (weight_T * square_TQ.sum(1) / count_T).sum()
         nll = (weight_T * nll_TQ.sum(1) / count_T).sum()
-        loss = error + self.nll_weight * nll
+        loss = error + nll
         if self.l2_id:
             code_N = rows.code_N[unique_N]
             size = live["row.id"][code_N].square().sum() + live["row.id_bias"][code_N].square().sum()
@@ -162,8 +162,7 @@ class Alpaca:
             at_TN = at_TN + cold_T.to(at_TN.dtype)[:, None] * len(code_N)
             code_N = torch.cat([code_N, code_N])
         phi_ND, bias_N = linear.row_features(live, rows, unique_N, keep_N)
-        noise_N = torch.exp(live["noise.log_var"])[((code_N == 0) | ~keep_N).to(torch.int64)]
-        return phi_ND, bias_N, noise_N, at_TN
+        return phi_ND, bias_N, ((code_N == 0) | ~keep_N).to(torch.int64), at_TN
 
     def prepare(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> MetaParams:
         """Theta with the vectors of all `rows` cached."""
@@ -206,11 +205,18 @@ def _linear(model: Scorer) -> LinearGaussian:
 
 def _noise(theta: MetaParams, batch: Batch) -> Tensor:
     """Noise variance of each row (T, N): one level for known entities, one for unknown ones."""
-    unknown_TN = (batch.tables.rows.code_N[batch.row_TN] == 0).to(torch.int64)
-    return torch.exp(theta["noise.log_var"])[unknown_TN]
+    return torch.exp(theta["noise.log_var"])[_unknown(batch)]
 
 
-def _predictive(theta: MetaParams, fast: FastWeights, phi_TQD: Tensor, bias_TQ: Tensor, noise_TQ: Tensor) -> Prediction:
+def _unknown(batch: Batch) -> Tensor:
+    """1 for rows whose entity has no id (T, N), else 0."""
+    return (batch.tables.rows.code_N[batch.row_TN] == 0).to(torch.int64)
+
+
+def _predictive(
+    theta: MetaParams, fast: FastWeights, phi_TQD: Tensor, bias_TQ: Tensor, noise_TQ: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and uncalibrated variance of the label."""
     mean_TQ = theta["mu"] + bias_TQ + torch.einsum("tqd,td->tq", phi_TQD, fast["mean"])
     spread_TQ = (phi_TQD @ fast["factor"]).square().sum(-1)
-    return Prediction(mean_TQ=mean_TQ, variance_TQ=spread_TQ + noise_TQ * fast["noise_scale"][:, None])
+    return mean_TQ, spread_TQ + noise_TQ * fast["noise_scale"][:, None]

@@ -2,7 +2,7 @@
 
 Labels on an integer scale have a discrete predictive distribution. Seen as a rounded Gaussian (an ordered probit,
 McCullagh 1980, with cuts half-way between grades by default), P(y <= k) = Phi((cut_k - mean) / sd), and the estimate that
-minimises expected absolute error is its median: the smallest k with P(y <= k) >= 1/2, which is the grade whose cuts enclose the mean.
+minimises expected absolute error is its median: the smallest k with P(y <= k) >= 1/2, the grade whose cuts enclose the mean.
 """
 
 import numpy as np

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from metarec.tasks.batch import Batch, Tables
+from metarec.tasks.batch import Batch, EntityTable, Tables
 
 MetaParams = dict[str, Tensor]
 """theta: meta-learned parameters by name; keys starting with `cache.` are derived and never trained or saved."""
@@ -35,6 +35,34 @@ class Scorer(Protocol):
 
     def score(self, theta: MetaParams, fast: FastWeights, batch: Batch) -> Tensor:
         """Scores of the rows of `batch` (T, N) with fast weights in place of the parameters they adapt; pure."""
+        ...
+
+
+ScorerInputs = tuple[Tensor, Tensor]
+"""What a scorer's adapted part sees: per-row inputs (T, N, ...) and per-task inputs (T, ...)."""
+
+
+class GradientScorer(Scorer, Protocol):
+    """A scorer whose fast weights can be improved by gradient steps: the part that does not adapt is computed once."""
+
+    def initial(self, theta: MetaParams, batch: Batch) -> FastWeights:
+        """Fast weights of each task before any adaptation."""
+        ...
+
+    def inputs(self, theta: MetaParams, batch: Batch, known_I: Tensor | None = None) -> ScorerInputs:
+        """What does not adapt; `known_I` (bool, one per row of `batch.tables.rows`) hides ids where false."""
+        ...
+
+    def forward(self, fast: FastWeights, inputs: ScorerInputs) -> Tensor:
+        """Scores (T, N); `score(theta, fast, batch) == forward(fast, inputs(theta, batch))`."""
+        ...
+
+    def prepare(self, theta: MetaParams, rows: EntityTable) -> MetaParams:
+        """Theta with values per row of `rows` cached for `inputs`."""
+        ...
+
+    def start_at(self, theta: MetaParams, mean: float) -> MetaParams:
+        """Theta whose initial scores are centred on `mean`."""
         ...
 
 

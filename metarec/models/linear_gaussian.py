@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metarec.errors import ConfigError
-from metarec.models.contract import FastWeights, MetaParams
+from metarec.models.contract import FastWeights, MetaParams, ScorerInputs
 from metarec.tasks.batch import Batch, EntityTable, Tables
 
 
@@ -86,9 +86,7 @@ class LinearGaussian:
 
     def score(self, theta: MetaParams, fast: FastWeights, batch: Batch) -> Tensor:
         """mu + b + phi' w with w = fast["mean"] (T, D + 1), or its prior mean when absent."""
-        phi_TND, bias_TN = self.batch_features(theta, batch)
-        w_TD = fast["mean"] if "mean" in fast else self.task_prior(theta, batch.tables.tasks, batch.task_T)
-        return theta["mu"] + bias_TN + torch.einsum("tnd,td->tn", phi_TND, w_TD)
+        return self.forward(fast or self.initial(theta, batch), self.inputs(theta, batch))
 
     def batch_features(self, theta: MetaParams, batch: Batch) -> tuple[Tensor, Tensor]:
         """`phi` (T, N, D + 1) and `bias` (T, N) of a batch's rows; uses the cache of `prepare` when it is there."""
@@ -98,6 +96,29 @@ class LinearGaussian:
         unique_N, at_TN = unique_rows(batch.row_TN, len(batch.tables.rows))
         phi_ND, bias_N = self.row_features(theta, batch.tables.rows, unique_N)
         return phi_ND[at_TN], bias_N[at_TN]
+
+    def initial(self, theta: MetaParams, batch: Batch) -> FastWeights:
+        """The prior mean of w, for learners that adapt it by gradient steps."""
+        return {"mean": self.task_prior(theta, batch.tables.tasks, batch.task_T)}
+
+    def inputs(self, theta: MetaParams, batch: Batch, known_I: Tensor | None = None) -> ScorerInputs:
+        """`phi` (T, N, D + 1) and mu + b (T, N)."""
+        if known_I is None:
+            phi_TND, bias_TN = self.batch_features(theta, batch)
+        else:
+            unique_N, at_TN = unique_rows(batch.row_TN, len(batch.tables.rows))
+            phi_ND, bias_N = self.row_features(theta, batch.tables.rows, unique_N, known_I[unique_N])
+            phi_TND, bias_TN = phi_ND[at_TN], bias_N[at_TN]
+        return phi_TND, theta["mu"] + bias_TN
+
+    def forward(self, fast: FastWeights, inputs: ScorerInputs) -> Tensor:
+        """mu + b + phi' w (T, N)."""
+        phi_TND, offset_TN = inputs
+        return offset_TN + torch.einsum("tnd,td->tn", phi_TND, fast["mean"])
+
+    def start_at(self, theta: MetaParams, mean: float) -> MetaParams:
+        """Theta with mu at `mean`."""
+        return {**theta, "mu": torch.full_like(theta["mu"], mean)}
 
     def prepare(self, theta: MetaParams, rows: EntityTable) -> MetaParams:
         """Theta with `cache.phi` and `cache.bias` of all `rows`."""
