@@ -40,6 +40,7 @@ class Alpaca:
 
     name: ClassVar[str] = "alpaca"
     target: ClassVar[Target] = "explicit"
+    default_model: ClassVar[str] = LinearGaussian.name
 
     id_dropout: float = 0.1
     cold_tasks: float = 0.1

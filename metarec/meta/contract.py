@@ -28,6 +28,8 @@ class MetaLearner(Protocol):
 
     name: ClassVar[str]
     target: ClassVar[Target]
+    default_model: ClassVar[str]
+    """The scorer to use when nothing else is said."""
 
     def init(self, model: Scorer, tables: Tables, generator: torch.Generator, stats: LabelStats | None = None) -> MetaParams:
         """Initial theta for entity tables of these widths.

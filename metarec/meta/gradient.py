@@ -31,6 +31,7 @@ class GradientLearner:
     """
 
     target: ClassVar[Target] = "explicit"
+    default_model: ClassVar[str] = "melu"
 
     inner_lr: float = 0.05
     inner_steps: int = 2

@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metarec.data.schema import Schema
 from metarec.errors import InvalidInputError, NotFoundError
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.contract import MetaLearner
 from metarec.models.contract import MetaParams, Scorer
 from metarec.tasks.batch import EntityTable
 from metarec.types import Target
+
+if TYPE_CHECKING:
+    from metarec.data.schema import Schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class Prior:
     implicit mean + `blend` * explicit mean; with one head missing it is the other alone. `checkpoint` is "" until published.
     """
 
-    schema: Schema
+    schema: "Schema"
     encoder: FeatureEncoder
     item_ids: tuple[str, ...]
     items: EntityTable

@@ -1,8 +1,8 @@
 """MeLU-style scorer (Lee et al. 2019, eqs. 1-4): field embeddings, two hidden layers, one score.
 
 Each field's encoded columns are mapped to an embedding (for one-hot columns that is a lookup, for several a sum), the row
-entity's id has one more; their concatenation with the task's passes through the decision layers. Only the decision layers adapt to a
-task. The first layer is split into a row half and a task half, so that the task half is computed once per task.
+entity's id has one more; their concatenation with the task's passes through the decision layers. Only the decision layers
+adapt to a task. The first layer is split into a row half and a task half, so that the task half is computed once per task.
 """
 
 import math
