@@ -68,6 +68,7 @@ class TaskLayout:
         num_rows: int | None = None,
     ) -> "TaskLayout":
         """The same from plain arrays of one length."""
+        task_N, row_N = np.asarray(task_N, np.int64), np.asarray(row_N, np.int64)
         count = len(task_N)
         time_N = np.zeros(count) if timestamp_N is None else timestamp_N
         scenario = np.zeros(count, np.int16) if scenario_N is None else scenario_N
@@ -77,7 +78,7 @@ class TaskLayout:
             raise InvalidInputError(
                 f"interactions name entities outside {tasks} tasks and {rows} rows; pass the sizes of both tables"
             )
-        # Two stable sorts (by time, then by task) keep the input order among ties; radix sort makes the second one linear.
+        # Two stable sorts (by time, then by task) keep the input order among ties.
         order = np.argsort(time_N, kind="stable") if np.any(time_N != time_N[:1]) else np.arange(count)
         order = order[np.argsort(task_N[order].astype(np.int32), kind="stable")]
         key_N = task_N[order] * rows + row_N[order]
