@@ -45,6 +45,7 @@ class ImplicitAlpaca:
 
     name: ClassVar[str] = "alpaca_implicit"
     target: ClassVar[Target] = "implicit"
+    default_model: ClassVar[str] = CatalogueScorer.name
 
     levels: int = 5
     confidence: float = 0.05
