@@ -33,7 +33,7 @@ class Alpaca:
 
     id_dropout: share of row entities whose id vector is hidden in a step, so that content carries unknown ones
     cold_tasks: share of tasks in a step whose rows are all shown without ids
-    l2_id: weight of the squared id vectors and id biases of the rows a batch touches
+    l2_id, l2_bias: weights of the mean squared id vector and id bias of the rows a batch touches
     l2_content: weight of the squared content maps
     noise_shape: prior rows of evidence on a task's noise level; 0 keeps the noise the same for all tasks
     """
@@ -44,7 +44,8 @@ class Alpaca:
 
     id_dropout: float = 0.1
     cold_tasks: float = 0.1
-    l2_id: float = 0.15
+    l2_id: float = 0.5
+    l2_bias: float = 0.05
     l2_content: float = 0.0
     noise_shape: float = 8.0
 
@@ -52,7 +53,7 @@ class Alpaca:
         for name in ("id_dropout", "cold_tasks"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be in [0, 1)", field=name)
-        for name in ("l2_id", "l2_content", "noise_shape"):
+        for name in ("l2_id", "l2_bias", "l2_content", "noise_shape"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must not be negative", field=name)
 
@@ -129,10 +130,10 @@ class Alpaca:
         error = (weight_T * square_TQ.sum(1) / count_T).sum()
         nll = (weight_T * nll_TQ.sum(1) / count_T).sum()
         loss = error + nll
-        if self.l2_id:
+        if self.l2_id or self.l2_bias:
             code_N = rows.code_N[unique_N]
-            size = live["row.id"][code_N].square().sum() + live["row.id_bias"][code_N].square().sum()
-            loss = loss + self.l2_id * size / len(unique_N)
+            size = self.l2_id * live["row.id"][code_N].square().sum() + self.l2_bias * live["row.id_bias"][code_N].square().sum()
+            loss = loss + size / len(unique_N)
         if self.l2_content:
             loss = loss + self.l2_content * (live["row.content"].square().sum() + live["row.content_bias"].square().sum())
         names = list(live)

@@ -28,6 +28,7 @@ class EpisodeConfig:
     max_query: query rows at most
     min_query: tasks keep at least this many rows for the query set; smaller tasks are not drawn
     order: `random`, or `time`: the support precedes the query in time (a random window when the task is longer)
+    row_weight: an episode weighs its number of query rows to this power: 0 makes tasks count alike, 1 rows
     """
 
     batch_size: int = 128
@@ -35,11 +36,14 @@ class EpisodeConfig:
     max_query: int = 200
     min_query: int = 1
     order: Literal["random", "time"] = "random"
+    row_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for name, low in (("batch_size", 1), ("max_support", 0), ("max_query", 1), ("min_query", 1)):
             if getattr(self, name) < low:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be at least {low}", field=name)
+        if self.row_weight < 0:
+            raise ConfigError(f"row_weight is {self.row_weight}, must not be negative", field="row_weight")
         if self.order not in ("random", "time"):
             raise ConfigError(f"order '{self.order}' is unknown; use 'random' or 'time'", field="order")
 
@@ -85,7 +89,7 @@ class EpisodeSampler:
             yield TaskBatch(
                 support=self._gather(order_N, task_P[part], first_P[part], support_P[part]),
                 query=self._gather(order_N, task_P[part], first_P[part] + support_P[part], query_P[part]),
-                weight_T=torch.ones(len(part)),
+                weight_T=torch.from_numpy(query_P[part].astype(np.float32) ** np.float32(config.row_weight)),
             )
 
     def _gather(self, order_N: Int, task_T: Int, first_T: Int, size_T: Int) -> Batch:
