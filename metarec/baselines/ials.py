@@ -5,15 +5,17 @@ frequency-scaled regularisation). A user is folded in by the same solve that tra
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from metarec.baselines.topn import Floats, Ints, TrainMatrix, support_matrix, with_prior
-from metarec.data.dataset import Dataset
 from metarec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
 
 
 class ImplicitALS:
@@ -37,7 +39,7 @@ class ImplicitALS:
         self.embedding_dim, self.unobserved, self.regularization = embedding_dim, unobserved, regularization
         self.exponent, self.epochs, self.seed = exponent, epochs, seed
 
-    def fit(self, train: Dataset) -> Self:
+    def fit(self, train: "Dataset") -> Self:
         """Alternate the two sides' solves."""
         data = TrainMatrix.of(train)
         users, items = data.matrix_UI.shape

@@ -1,13 +1,15 @@
 """Item-item models: cosine neighbours with shrinkage (Sarwar et al. 2001) and EASE (Steck 2019, eq. 8)."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
 from metarec.baselines.topn import Floats, Ints, TrainMatrix, support_matrix, with_prior
-from metarec.data.dataset import Dataset
 from metarec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
 
 
 class ItemKNN:
@@ -22,7 +24,7 @@ class ItemKNN:
             raise ConfigError(f"neighbours {neighbours} is below 1", field="neighbours")
         self.shrinkage, self.neighbours = shrinkage, neighbours
 
-    def fit(self, train: Dataset) -> Self:
+    def fit(self, train: "Dataset") -> Self:
         """Similarities of all pairs of items."""
         data = TrainMatrix.of(train)
         self.prior_I = data.prior_I
@@ -51,7 +53,7 @@ class Ease:
             raise ConfigError(f"regularization {regularization} must be positive", field="regularization")
         self.regularization = regularization
 
-    def fit(self, train: Dataset) -> Self:
+    def fit(self, train: "Dataset") -> Self:
         """B = I - P diag(1 / diag(P)) with P = (X'X + lambda I)^-1."""
         data = TrainMatrix.of(train)
         self.prior_I = data.prior_I

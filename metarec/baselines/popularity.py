@@ -1,15 +1,18 @@
 """Popularity: of all training time, of its last part, and within groups of users that share a profile field."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from metarec.baselines.topn import Floats, Ints
-from metarec.data.dataset import Dataset
 from metarec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
+
 
 NUM_BINS = 6
 """Quantile groups of a numeric profile field."""
@@ -20,7 +23,7 @@ class Popularity:
 
     name: ClassVar[str] = "popularity"
 
-    def fit(self, train: Dataset) -> Self:
+    def fit(self, train: "Dataset") -> Self:
         """Count."""
         self.count_I = np.bincount(train.interactions.item_N, minlength=len(train.item_ids)).astype(np.float32)
         return self
@@ -40,7 +43,7 @@ class RecentPopularity:
             raise ConfigError(f"fraction {fraction} is outside (0, 1]", field="fraction")
         self.fraction = fraction
 
-    def fit(self, train: Dataset) -> Self:
+    def fit(self, train: "Dataset") -> Self:
         """Count the newest interactions."""
         rows = train.interactions
         newest = np.argsort(rows.timestamp_N, kind="stable")[-max(1, round(self.fraction * len(rows.item_N))) :]
@@ -70,7 +73,7 @@ class GroupPopularity:
         self.field = field
         self.shrinkage = shrinkage
 
-    def fit(self, train: Dataset) -> Self:
+    def fit(self, train: "Dataset") -> Self:
         """Count per group."""
         if self.field not in train.users.columns:
             raise ConfigError(f"users have no field '{self.field}'; choose one of {sorted(train.users.columns)}", field="field")

@@ -4,12 +4,16 @@ A new top-N baseline is one class and one entry here; the reports and the contra
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from metarec.baselines.ials import ImplicitALS
 from metarec.baselines.neighbours import Ease, ItemKNN
 from metarec.baselines.popularity import GroupPopularity, Popularity, RecentPopularity
 from metarec.baselines.topn import TopNBaseline
-from metarec.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
+
 
 Candidates = Sequence[Callable[[], TopNBaseline]]
 
@@ -31,7 +35,7 @@ GROUP_SHRINKAGE = (300.0, 1000.0, 3000.0)
 GROUP_FIELDS = ("age", "gender")
 
 
-def topn_candidates(dataset: Dataset) -> dict[str, Candidates]:
+def topn_candidates(dataset: "Dataset") -> dict[str, Candidates]:
     """The candidates that `dataset` allows: recency needs timestamps, popularity per group needs the profile field."""
     found = dict(TOPN)
     if not dataset.has_timestamps:

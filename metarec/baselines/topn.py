@@ -7,13 +7,15 @@ evaluation and are never saved.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from metarec.data.dataset import Dataset
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
+
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -24,7 +26,7 @@ class TopNBaseline(Protocol):
 
     name: ClassVar[str]
 
-    def fit(self, train: Dataset) -> Self:
+    def fit(self, train: "Dataset") -> Self:
         """Learn from all interactions of `train`; returns the object itself."""
         ...
 
@@ -50,7 +52,7 @@ class TrainMatrix:
     prior_I: NDArray[np.float64]
 
     @classmethod
-    def of(cls, train: Dataset) -> "TrainMatrix":
+    def of(cls, train: "Dataset") -> "TrainMatrix":
         """The matrix of a data set's interactions."""
         rows = train.interactions
         known, user_N = np.unique(rows.user_N, return_inverse=True)

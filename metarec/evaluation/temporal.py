@@ -6,21 +6,25 @@ tuned on an earlier cut inside the training part. Users of all cuts are pooled: 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metarec.baselines.registry import Candidates, topn_candidates
 from metarec.baselines.topn import TopNBaseline
-from metarec.data.dataset import Dataset
 from metarec.evaluation.temporal_splits import CUTS, VALIDATION_CUT, TemporalSplit, TopNEpisode, temporal_splits
 from metarec.evaluation.topn_metrics import evaluate_lists, top_lists
 from metarec.meta.blend import prior_scores
 from metarec.meta.prior import Prior
 from metarec.tasks.tables import entity_table
 
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
+
+
 Floats = NDArray[np.float64]
-Trainer = Callable[[Dataset, int], Prior]
+Trainer = Callable[["Dataset", int], Prior]
 Watch = Callable[[str], None]
 Scorer = Callable[[Sequence[TopNEpisode]], NDArray[np.float32]]
 
@@ -99,7 +103,7 @@ class TemporalReport:
 
 
 def evaluate_temporal(
-    dataset: Dataset,
+    dataset: "Dataset",
     trainer: Trainer,
     ks: Sequence[int] = (0, 1, 3, 5, 10),
     cuts: Sequence[float] = CUTS,
@@ -135,7 +139,7 @@ def evaluate_temporal(
     )
 
 
-def learner_scorer(prior: Prior, train: Dataset) -> Scorer:
+def learner_scorer(prior: Prior, train: "Dataset") -> Scorer:
     """The product's ranking score over the whole catalogue: implicit score + blend * explicit mean."""
     assert prior.item_ids == tuple(str(item) for item in train.item_ids), "the prior was trained on another catalogue"
 
@@ -148,7 +152,7 @@ def learner_scorer(prior: Prior, train: Dataset) -> Scorer:
     return score
 
 
-def tune_baselines(train: Dataset, ks: Sequence[int]) -> tuple[dict[str, TopNBaseline], dict[str, int]]:
+def tune_baselines(train: "Dataset", ks: Sequence[int]) -> tuple[dict[str, TopNBaseline], dict[str, int]]:
     """Unfitted baselines with the settings that do best at a cut inside `train`, and the position of each choice.
 
     Quality is the mean of recall and nDCG over the protocols.

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metarec.data.dataset import Dataset, Interactions
 from metarec.errors import FailedPreconditionError, InvalidInputError
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset, Interactions
+
 
 CUTS = (0.5, 0.6, 0.7, 0.8, 0.9)
 MIN_TARGETS = 5
@@ -33,8 +37,8 @@ class TemporalSplit:
     """`train` holds the interactions before the time `cut`; `test` those from it until the next cut (or the end)."""
 
     cut: float
-    train: Dataset
-    test: Interactions
+    train: "Dataset"
+    test: "Interactions"
 
     def cold(self, shots: int) -> list[TopNEpisode]:
         """Users without training interactions: the first `shots` test interactions are the support, the rest the targets."""
@@ -73,7 +77,7 @@ class TemporalSplit:
         return found
 
 
-def temporal_splits(dataset: Dataset, cuts: Sequence[float] = CUTS) -> list[TemporalSplit]:
+def temporal_splits(dataset: "Dataset", cuts: Sequence[float] = CUTS) -> list[TemporalSplit]:
     """One split per cut, a share of all interactions in time order; interactions at the very time of a cut are test.
 
     FailedPreconditionError without timestamps, InvalidInputError when the cuts do not rise within (0, 1).
@@ -95,7 +99,7 @@ def temporal_splits(dataset: Dataset, cuts: Sequence[float] = CUTS) -> list[Temp
     ]
 
 
-def _by_user(rows: Interactions) -> list[tuple[int, Interactions]]:
+def _by_user(rows: "Interactions") -> "list[tuple[int, Interactions]]":
     """Interactions per user in time order, in input order among equal times."""
     order = np.lexsort((rows.timestamp_N, rows.user_N))
     bounds = np.flatnonzero(np.diff(rows.user_N[order])) + 1

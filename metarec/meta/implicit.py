@@ -28,6 +28,10 @@ from metarec.types import Target
 
 SECONDS_PER_DAY = 86400.0
 
+ANCHORED = ("row.id", "row.content")
+FIXED = ("range.", "start.")
+"""Names of theta that are facts of the training data or of the start: their gradient is 0."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImplicitAlpaca:
@@ -35,12 +39,15 @@ class ImplicitAlpaca:
 
     levels: label levels with a confidence and a target of their own; labels between two levels are interpolated
     confidence, positive, unobserved: starting values of c, t and alpha0
+    lowest_share: starting target of the lowest label as a share of the highest label's
     id_dropout: share of items shown without their id in a step, so that content carries unknown ones
     loss: outer loss, `multinomial` (scale-free) or `squared` (over the whole catalogue)
     softness: width of the smooth positive part in the multinomial loss, in units of the score
     recent_fraction: outer weight of a task is exp(-age / this share of the training time); 0 weighs all alike
     sampled_items: catalogues above this size are sampled down to it (plus the task rows) in the outer loss
     l2_profile: weight of the squared profile map
+    l2_start: weight of the squared distance of vectors and content map from where they started; the start is an estimate
+        from the same interactions, which few tasks improve and easily spoil
     """
 
     name: ClassVar[str] = "alpaca_implicit"
@@ -50,6 +57,7 @@ class ImplicitAlpaca:
     levels: int = 5
     confidence: float = 0.05
     positive: float = 60.0
+    lowest_share: float = 0.5
     unobserved: float = 1e-3
     id_dropout: float = 0.1
     loss: Literal["multinomial", "squared"] = "multinomial"
@@ -57,14 +65,15 @@ class ImplicitAlpaca:
     recent_fraction: float = 0.5
     sampled_items: int = 8192
     l2_profile: float = 1e-3
+    l2_start: float = 0.1
 
     def __post_init__(self) -> None:
         if self.levels < 2 or self.sampled_items < 1:
             raise ConfigError(f"levels {self.levels} must be at least 2, sampled_items at least 1", field="levels")
-        for name in ("confidence", "positive", "unobserved", "softness"):
+        for name in ("confidence", "positive", "lowest_share", "unobserved", "softness"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be positive", field=name)
-        for name in ("recent_fraction", "l2_profile"):
+        for name in ("recent_fraction", "l2_profile", "l2_start"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must not be negative", field=name)
         if not 0 <= self.id_dropout < 1:
@@ -79,15 +88,17 @@ class ImplicitAlpaca:
         theta["solve.log_precision"] = torch.zeros(scorer.embedding_dim)
         theta["solve.log_unobserved"] = torch.tensor(math.log(self.unobserved))
         theta["solve.log_confidence"] = torch.full((self.levels,), math.log(self.confidence))
-        theta["solve.log_positive"] = torch.full((self.levels,), math.log(self.positive))
+        theta["solve.log_positive"] = math.log(self.positive) + torch.log(torch.linspace(self.lowest_share, 1.0, self.levels))
         theta["solve.fading"] = torch.tensor(-4.0)
         # Of the training data, not trained: smallest and largest label; newest time and length of the training time in days.
         theta["range.label"] = torch.tensor([0.0, 1.0])
         theta["range.days"] = torch.tensor([0.0, 0.0])
+        theta |= {f"start.{name}": theta[name].clone() for name in ANCHORED}
         layout = None if stats is None else stats.layout
         if layout is None or not len(layout.row_N):
             return theta
         theta = scorer.start_from(theta, layout, tables.rows)
+        theta |= {f"start.{name}": theta[name].clone() for name in ANCHORED}
         theta["range.label"] = torch.tensor([float(layout.label_N.min()), float(layout.label_N.max())])
         first, last = float(layout.timestamp_N.min()), float(layout.timestamp_N.max())
         theta["range.days"] = torch.tensor([last, last - first], dtype=torch.float64).div(SECONDS_PER_DAY).float()
@@ -160,7 +171,9 @@ class ImplicitAlpaca:
         weight_T = tasks.weight_T.to(loss_T.dtype) * self._recency(theta, query) * relevant_TC.any(1)
         loss = (weight_T * loss_T).sum() / weight_T.sum().clamp_min(1e-12)
         objective = loss + self.l2_profile * live["task.content"].square().sum()
-        names = [name for name in live if not name.startswith("range.")]
+        for name in ANCHORED:
+            objective = objective + self.l2_start * (live[name] - theta[f"start.{name}"]).square().sum()
+        names = [name for name in live if not name.startswith(FIXED)]
         found = torch.autograd.grad(objective, [live[name] for name in names], allow_unused=True)
         gradient = {name: torch.zeros_like(value) for name, value in theta.items() if name in live}
         gradient |= {name: value for name, value in zip(names, found, strict=True) if value is not None}
