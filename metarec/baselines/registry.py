@@ -24,10 +24,19 @@ TOPN: Mapping[str, Candidates] = {
     "recent_popularity": tuple(lambda f=f: RecentPopularity(f) for f in (0.03, 0.05, LAST_TENTH, 0.2, 0.4)),
     "ials": tuple(
         lambda d=d, a=a, r=r: ImplicitALS(d, a, r)
-        for d, a, r in ((32, 0.1, 0.003), (16, 0.1, 0.01), (16, 0.3, 0.01), (8, 0.1, 0.01), (32, 0.3, 0.1))
+        for d, a, r in (
+            (32, 0.1, 0.003),
+            (16, 0.1, 0.01),
+            (16, 0.3, 0.01),
+            (8, 0.1, 0.01),
+            (32, 0.3, 0.1),
+            (16, 0.3, 0.1),
+            (32, 0.3, 0.3),
+            (32, 1.0, 0.1),
+        )
     ),
     "item_knn": tuple(lambda s=s: ItemKNN(s) for s in (5.0, 20.0, 50.0, 100.0, 200.0, 500.0)),
-    "ease": tuple(lambda r=r: Ease(r) for r in (100.0, 300.0, 1000.0, 3000.0)),
+    "ease": tuple(lambda r=r: Ease(r) for r in (100.0, 300.0, 1000.0, 3000.0, 10_000.0)),
 }
 """Candidates of every baseline that any data set allows, by name."""
 

@@ -57,11 +57,11 @@ class ImplicitAlpaca:
     levels: int = 5
     confidence: float = 0.05
     positive: float = 60.0
-    lowest_share: float = 0.5
+    lowest_share: float = 0.25
     unobserved: float = 1e-3
-    id_dropout: float = 0.1
+    id_dropout: float = 0.05
     loss: Literal["multinomial", "squared"] = "multinomial"
-    softness: float = 0.02
+    softness: float = 0.05
     recent_fraction: float = 0.5
     sampled_items: int = 8192
     l2_profile: float = 1e-3

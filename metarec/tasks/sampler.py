@@ -24,10 +24,12 @@ class EpisodeConfig:
     """How episodes are drawn.
 
     batch_size: tasks of a step
-    max_support: support sizes are uniform in 0..max_support (as far as the task's rows allow)
+    max_support: support sizes are drawn from 0..max_support (as far as the task's rows allow)
+    support_skew: sizes are the integer part of (max_support + 1) * u^support_skew for uniform u: 1 is uniform, more is smaller
     max_query: query rows at most
     min_query: tasks keep at least this many rows for the query set; smaller tasks are not drawn
-    order: `random`, or `time`: the support precedes the query in time (a random window when the task is longer)
+    order: `random`, or `time`: the support precedes the query in time (a random window when the task is longer), or
+        `auto`: `time` where the layout has timestamps
     row_weight: an episode weighs its number of query rows to this power: 0 makes tasks count alike, 1 rows
     """
 
@@ -35,8 +37,9 @@ class EpisodeConfig:
     max_support: int = 90
     max_query: int = 200
     min_query: int = 1
-    order: Literal["random", "time"] = "random"
+    order: Literal["random", "time", "auto"] = "random"
     row_weight: float = 0.0
+    support_skew: float = 1.0
 
     def __post_init__(self) -> None:
         for name, low in (("batch_size", 1), ("max_support", 0), ("max_query", 1), ("min_query", 1)):
@@ -44,8 +47,10 @@ class EpisodeConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be at least {low}", field=name)
         if self.row_weight < 0:
             raise ConfigError(f"row_weight is {self.row_weight}, must not be negative", field="row_weight")
-        if self.order not in ("random", "time"):
-            raise ConfigError(f"order '{self.order}' is unknown; use 'random' or 'time'", field="order")
+        if self.support_skew <= 0:
+            raise ConfigError(f"support_skew is {self.support_skew}, must be positive", field="support_skew")
+        if self.order not in ("random", "time", "auto"):
+            raise ConfigError(f"order '{self.order}' is unknown; use 'random', 'time' or 'auto'", field="order")
 
 
 class EpisodeSampler:
@@ -55,6 +60,7 @@ class EpisodeSampler:
         if config.order == "time" and not layout.has_timestamps:
             raise ConfigError("order 'time' needs timestamps, the dataset has none; use order 'random'", field="order")
         self.layout, self.tables, self.config, self.seed = layout, tables, config, seed
+        self._timed = config.order == "time" or (config.order == "auto" and layout.has_timestamps)
         self._tasks: Int = np.flatnonzero(layout.counts >= config.min_query)
 
     @property
@@ -73,16 +79,17 @@ class EpisodeSampler:
         rng = np.random.default_rng([self.seed, epoch])
         task_P = rng.permutation(self._tasks)
         count_P = layout.counts[task_P]
-        if config.order == "random":
+        if not self._timed:
             # Sorting by task + uniform in [0, 1) shuffles within tasks and leaves the tasks where they are.
             order_N = np.argsort(layout.row_tasks + rng.random(len(layout.row_N)), kind="stable")
         else:
             order_N = np.arange(len(layout.row_N))
-        support_P = np.minimum(rng.integers(0, config.max_support + 1, len(task_P)), count_P - config.min_query)
+        wanted_P = ((config.max_support + 1) * rng.random(len(task_P)) ** config.support_skew).astype(np.int64)
+        support_P = np.minimum(wanted_P, count_P - config.min_query)
         query_P = np.minimum(count_P - support_P, config.max_query)
         spare_P = count_P - support_P - query_P
         first_P = layout.start_T1[task_P]
-        if config.order == "time":
+        if self._timed:
             first_P = first_P + (rng.random(len(task_P)) * (spare_P + 1)).astype(np.int64)
         for step in range(start_step, self.steps_per_epoch):
             part = np.arange(step * config.batch_size, min((step + 1) * config.batch_size, len(task_P)))[rank::world_size]

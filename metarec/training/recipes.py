@@ -153,8 +153,10 @@ IMPLICIT = HeadRecipe(
     target="implicit",
     learner="alpaca_implicit",
     model="catalogue",
-    episodes={"max_support": 20, "max_query": 1000, "min_query": 5},
-    epochs=12,
+    model_settings={"embedding_dim": 48},
+    # In time order where there is one: on ML-100K (inner cuts of P5) random supports cost a tenth of recall@20 at one shot.
+    episodes={"order": "auto", "max_support": 10, "max_query": 1000, "min_query": 5},
+    epochs=24,
     batch_size=128,
     outer_lr=2e-3,
 )

@@ -1,0 +1,79 @@
+"""The ranking score over both heads and the choice of their blend."""
+
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from metarec.errors import ConfigError
+from metarec.meta.blend import GRID, catalogue_scores, choose_blend, head_scores, support_batch
+from metarec.meta.prior import Head
+from metarec.meta.registry import make_learner
+from metarec.models.registry import make_model
+from metarec.tasks.batch import Batch
+from metarec.tasks.planted import linear_family
+from metarec.tasks.stats import label_stats
+from metarec.types import Target
+
+
+def both() -> tuple[dict[Target, Head], Batch]:
+    family = linear_family(num_tasks=12, num_rows=15, rows_per_task=8, seed=3)
+    heads: dict[Target, Head] = {}
+    for target, name in (("implicit", "alpaca_implicit"), ("explicit", "alpaca")):
+        learner = make_learner(name)
+        model = make_model(learner.default_model, {"embedding_dim": 4})
+        stats = label_stats(family.layout, family.tables.rows)
+        theta = learner.init(model, family.tables, torch.Generator().manual_seed(1), stats)
+        heads[cast(Target, target)] = Head(target=cast(Target, target), learner=learner, model=model, theta=theta)
+    support = [(np.array([task, task + 1]), np.array([1.0, 4.0], np.float32), None) for task in range(12)]
+    return heads, support_batch(family.tables, range(12), support)
+
+
+def test_the_ranking_score_is_the_weighted_sum() -> None:
+    heads, batch = both()
+    implicit, explicit = head_scores(heads["implicit"], batch), head_scores(heads["explicit"], batch)
+    np.testing.assert_allclose(catalogue_scores(heads, 0.3, batch), implicit + 0.3 * explicit, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(catalogue_scores(heads, 0.0, batch), implicit)
+
+
+@pytest.mark.parametrize("target", ["implicit", "explicit"])
+def test_one_head_alone_ranks_by_its_own_score(target: Target) -> None:
+    heads, batch = both()
+    alone = {target: heads[target]}
+    np.testing.assert_array_equal(catalogue_scores(alone, 0.7, batch), head_scores(heads[target], batch))
+    assert choose_blend(alone, [batch], lambda n, score: 1.0) == 0.0
+
+
+def test_learners_without_vectors_score_the_catalogue_row_by_row() -> None:
+    family = linear_family(num_tasks=12, num_rows=15, rows_per_task=8, seed=3)
+    learner = make_learner("fomaml")
+    model = make_model(learner.default_model, {"embedding_dim": 4})
+    theta = learner.init(model, family.tables, torch.Generator().manual_seed(1), label_stats(family.layout, family.tables.rows))
+    head = Head(target="explicit", learner=learner, model=model, theta=theta)
+    batch = support_batch(family.tables, [2, 5], [(np.array([1]), np.array([2.0], np.float32), None)] * 12)
+    assert head_scores(head, batch).shape == (2, 15)
+
+
+def test_the_blend_stays_0_unless_ratings_help() -> None:
+    heads, batch = both()
+    assert choose_blend(heads, [batch], lambda n, score: 1.0) == 0.0
+
+
+def test_the_blend_is_the_weight_of_the_best_quality_in_units_of_the_scores() -> None:
+    heads, batch = both()
+    implicit, explicit = head_scores(heads["implicit"], batch), head_scores(heads["explicit"], batch)
+
+    def like_ratings(number: int, score_TI: NDArray[np.float32]) -> float:
+        assert number == 0
+        return float(np.corrcoef(score_TI.ravel(), explicit.ravel())[0, 1])
+
+    expected = max(GRID) * implicit.std(1).mean() / explicit.std(1).mean()
+    assert choose_blend(heads, [batch], like_ratings) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_grid_must_hold_0() -> None:
+    heads, batch = both()
+    with pytest.raises(ConfigError, match="must hold 0"):
+        choose_blend(heads, [batch], lambda n, score: 1.0, grid=(0.1,))
