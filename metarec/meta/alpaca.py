@@ -113,8 +113,9 @@ class Alpaca:
         support, query = tasks.support, tasks.query
         rows, width = support.tables.rows, support.row_TN.shape[1]
         unique_N, at_TN = unique_rows(torch.cat([support.row_TN, query.row_TN], 1), len(rows))
-        keep_N = torch.rand(len(unique_N), generator=generator) >= self.id_dropout
-        cold_T = torch.rand(query.num_tasks, generator=generator) < self.cold_tasks
+        # Drawn on the CPU whatever the device, so that a seed means the same everywhere.
+        keep_N = (torch.rand(len(unique_N), generator=generator) >= self.id_dropout).to(unique_N.device)
+        cold_T = (torch.rand(query.num_tasks, generator=generator) < self.cold_tasks).to(unique_N.device)
         phi_ND, bias_N, unknown_N, at_TN = self._features(linear, live, rows, unique_N, keep_N, cold_T, at_TN)
         phi_TND, bias_TN, unknown_TN = phi_ND[at_TN], bias_N[at_TN], unknown_N[at_TN]
         noise_TN = torch.exp(live["noise.log_var"])[unknown_TN]

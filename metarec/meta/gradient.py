@@ -33,7 +33,7 @@ class GradientLearner:
     target: ClassVar[Target] = "explicit"
     default_model: ClassVar[str] = "melu"
 
-    inner_lr: float = 0.05
+    inner_lr: float = 0.02
     inner_steps: int = 2
     first_order: bool = False
     objective: Objective = "squared_error"

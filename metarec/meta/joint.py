@@ -27,8 +27,8 @@ class Joint(GradientLearner):
         """Gradient of the mean over tasks of the loss on all their rows, without adaptation."""
         scorer, live = gradient_scorer(model), live_parameters(theta)
         known_I = self.known_rows(tasks.query.tables.rows, generator)
-        total_T = torch.zeros(())
-        count_T = torch.zeros(())
+        total_T = torch.zeros_like(tasks.weight_T)
+        count_T = torch.zeros_like(tasks.weight_T)
         for part in (tasks.support, tasks.query):
             score_TN = scorer.forward(scorer.initial(live, part), scorer.inputs(live, part, known_I))
             mask_TN = part.mask_TN.to(score_TN.dtype)

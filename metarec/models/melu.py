@@ -104,7 +104,7 @@ class Melu:
 
     def prepare(self, theta: MetaParams, rows: EntityTable) -> MetaParams:
         """Theta with `cache.row`, the embeddings of all `rows`."""
-        return {**theta, "cache.row": self._rows(theta, rows, torch.arange(len(rows)), None)}
+        return {**theta, "cache.row": self._rows(theta, rows, torch.arange(len(rows), device=rows.code_N.device), None)}
 
     def start_at(self, theta: MetaParams, mean: float) -> MetaParams:
         """Theta whose scores are centred on `mean`."""

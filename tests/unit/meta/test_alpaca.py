@@ -14,7 +14,7 @@ from metarec.tasks.sampler import EpisodeConfig, EpisodeSampler
 from metarec.tasks.stats import label_stats
 from metarec.training.optimizer import Adam, OneCycle
 
-EXACT = Alpaca(id_dropout=0, cold_tasks=0, l2_id=0, l2_content=0, noise_shape=6)
+EXACT = Alpaca(id_dropout=0, cold_tasks=0, l2_id=0, l2_bias=0, l2_content=0, noise_shape=6)
 
 
 def generator(seed: int = 0) -> torch.Generator:

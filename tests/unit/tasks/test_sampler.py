@@ -123,3 +123,18 @@ def test_wrong_settings_are_named() -> None:
 
 def test_drawing_stops_where_the_caller_stops() -> None:
     assert len(list(islice(sampler().epoch(0), 1))) == 1
+
+
+def test_episodes_weigh_by_their_query_rows_when_asked() -> None:
+    config = EpisodeConfig(batch_size=4, max_support=5, max_query=3, min_query=2, row_weight=0.5)
+    for batch in sampler(config).epoch(0):
+        torch.testing.assert_close(batch.weight_T, batch.query.mask_TN.sum(1).float().sqrt())
+    assert all(bool((batch.weight_T == 1).all()) for batch in sampler().epoch(0))
+
+
+def test_skew_makes_small_supports_more_frequent() -> None:
+    def mean_size(skew: float) -> float:
+        source = sampler(EpisodeConfig(batch_size=20, max_support=5, min_query=1, support_skew=skew))
+        return float(np.mean([float(b.support.mask_TN.sum()) for epoch in range(30) for b in source.epoch(epoch)]))
+
+    assert mean_size(3.0) < mean_size(1.0) < mean_size(0.3)
