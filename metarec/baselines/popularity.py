@@ -89,7 +89,8 @@ class GroupPopularity:
 
     def score(self, supports: Sequence[Ints], user_U: Ints) -> Floats:
         """The row of each user's group."""
-        return self.score_GI[self.group_U[user_U]]
+        scores: Floats = self.score_GI[self.group_U[user_U]]
+        return scores
 
 
 def _groups(column: pd.Series, known_U: Ints) -> tuple[NDArray[np.int64], int]:

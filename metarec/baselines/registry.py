@@ -4,6 +4,7 @@ A new top-N baseline is one class and one entry here; the reports and the contra
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from metarec.baselines.ials import ImplicitALS
@@ -21,10 +22,10 @@ LAST_TENTH = 0.1
 
 TOPN: Mapping[str, Candidates] = {
     "popularity": (Popularity,),
-    "recent_popularity": tuple(lambda f=f: RecentPopularity(f) for f in (0.03, 0.05, LAST_TENTH, 0.2, 0.4)),
+    "recent_popularity": tuple(partial(RecentPopularity, fraction) for fraction in (0.03, 0.05, LAST_TENTH, 0.2, 0.4)),
     "ials": tuple(
-        lambda d=d, a=a, r=r: ImplicitALS(d, a, r)
-        for d, a, r in (
+        partial(ImplicitALS, embedding_dim, unobserved, regularization)
+        for embedding_dim, unobserved, regularization in (
             (32, 0.1, 0.003),
             (16, 0.1, 0.01),
             (16, 0.3, 0.01),
@@ -35,12 +36,12 @@ TOPN: Mapping[str, Candidates] = {
             (32, 1.0, 0.1),
         )
     ),
-    "item_knn": tuple(lambda s=s: ItemKNN(s) for s in (5.0, 20.0, 50.0, 100.0, 200.0, 500.0)),
-    "ease": tuple(lambda r=r: Ease(r) for r in (100.0, 300.0, 1000.0, 3000.0, 10_000.0)),
+    "item_knn": tuple(partial(ItemKNN, shrinkage) for shrinkage in (5.0, 20.0, 50.0, 100.0, 200.0, 500.0)),
+    "ease": tuple(partial(Ease, regularization) for regularization in (100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)),
 }
 """Candidates of every baseline that any data set allows, by name."""
 
-GROUP_SHRINKAGE = (300.0, 1000.0, 3000.0)
+GROUP_SHRINKAGE = (300.0, 1000.0, 3000.0, 10_000.0)
 GROUP_FIELDS = ("age", "gender")
 
 
@@ -51,5 +52,5 @@ def topn_candidates(dataset: "Dataset") -> dict[str, Candidates]:
         del found["recent_popularity"]
     for field in GROUP_FIELDS:
         if field in dataset.users.columns:
-            found[f"popularity_by_{field}"] = tuple(lambda f=field, s=s: GroupPopularity(f, s) for s in GROUP_SHRINKAGE)
+            found[f"popularity_by_{field}"] = tuple(partial(GroupPopularity, field, shrinkage) for shrinkage in GROUP_SHRINKAGE)
     return found
