@@ -64,6 +64,7 @@ class _HeadRun:
         )
         self.generator = torch.Generator()
         self.state = self._restore() or self._start(host, label_stats(layout, host.rows))
+        self.state.optimizer.beta2 = recipe.beta2
         self.names = [name for name, value in sorted(self.state.theta.items()) if value.is_floating_point()]
 
     def _start(self, host: Tables, stats: LabelStats) -> HeadState:

@@ -26,6 +26,7 @@ class HeadRecipe:
     epochs, batch_size   passes over the training tasks; tasks per outer step
     outer_lr             peak rate of Adam under the one-cycle schedule
     warmup_fraction      part of the steps during which the rate rises
+    beta2                decay of Adam's second moments; lower follows changing gradients faster
     clip_norm            largest norm of the outer gradient; 0 does not clip
     gradient_shards      parts in which every batch's gradient is summed, whatever the number of workers, so that the result does
                          not depend on it
@@ -44,6 +45,7 @@ class HeadRecipe:
     batch_size: int = 128
     outer_lr: float = 4e-3
     warmup_fraction: float = 0.3
+    beta2: float = 0.999
     clip_norm: float = 0.0
     gradient_shards: int = 2
     patience: int = 4
@@ -60,6 +62,8 @@ class HeadRecipe:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}", field=name)
         if self.outer_lr <= 0:
             raise ConfigError(f"outer_lr must be positive, not {self.outer_lr:g}", field="outer_lr")
+        if not 0 <= self.beta2 < 1:
+            raise ConfigError(f"beta2 must be in [0, 1), not {self.beta2:g}", field="beta2")
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError(f"warmup_fraction must be in [0, 1), not {self.warmup_fraction:g}", field="warmup_fraction")
 
