@@ -198,6 +198,12 @@ def test_the_report_pools_users_over_cuts_and_merges_with_p6() -> None:
     assert delta.interval[0] <= delta.value <= delta.interval[1]
 
 
+def test_baselines_are_tuned_for_cold_and_warm_users_apart() -> None:
+    chosen = evaluate_temporal(events(), trainer, ks=(1,), cuts=(0.8,)).tuned[0.8]
+    assert set(chosen) == {"cold", "warm"}
+    assert set(chosen["cold"]) == set(chosen["warm"])
+
+
 def test_the_same_seed_gives_the_same_report() -> None:
     reports = [evaluate_temporal(events(), trainer, ks=(1,), cuts=(0.7,), seed=3).to_dict() for _ in range(2)]
     assert json.dumps(reports[0]) == json.dumps(reports[1])
