@@ -17,6 +17,7 @@ from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from metarec.errors import ConfigError
 from metarec.meta.contract import Metrics
@@ -35,6 +36,7 @@ class Alpaca:
     cold_tasks: share of tasks in a step whose rows are all shown without ids
     l2_id, l2_bias: weights of the mean squared id vector and id bias of the rows a batch touches
     l2_content: weight of the squared content maps
+    huber: query errors beyond this many units of the label cost linearly in the outer loss (Huber 1964); 0: all squared
     noise_shape: prior rows of evidence on a task's noise level; 0 keeps the noise the same for all tasks
     """
 
@@ -47,13 +49,14 @@ class Alpaca:
     l2_id: float = 0.5
     l2_bias: float = 0.05
     l2_content: float = 0.0
+    huber: float = 0.0
     noise_shape: float = 8.0
 
     def __post_init__(self) -> None:
         for name in ("id_dropout", "cold_tasks"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be in [0, 1)", field=name)
-        for name in ("l2_id", "l2_bias", "l2_content", "noise_shape"):
+        for name in ("l2_id", "l2_bias", "l2_content", "huber", "noise_shape"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must not be negative", field=name)
 
@@ -125,10 +128,14 @@ class Alpaca:
         variance_TQ = raw_TQ.detach() * torch.exp(live["predict.log_scale"])[unknown_TN[:, width:]]
         mask_TQ = query.mask_TN.to(bias_N.dtype)
         count_T = mask_TQ.sum(1).clamp_min(1.0)
-        square_TQ = (query.label_TN.to(bias_N.dtype) - mean_TQ).square() * mask_TQ
+        residual_TQ = (query.label_TN.to(bias_N.dtype) - mean_TQ) * mask_TQ
+        square_TQ = residual_TQ.square()
+        cost_TQ = square_TQ
+        if self.huber:
+            cost_TQ = 2 * huber_loss(residual_TQ, torch.zeros_like(residual_TQ), reduction="none", delta=self.huber)
         nll_TQ = 0.5 * (square_TQ.detach() / variance_TQ + torch.log(variance_TQ) * mask_TQ)
         weight_T = tasks.weight_T.to(bias_N.dtype) / tasks.weight_T.sum()
-        error = (weight_T * square_TQ.sum(1) / count_T).sum()
+        error = (weight_T * cost_TQ.sum(1) / count_T).sum()
         nll = (weight_T * nll_TQ.sum(1) / count_T).sum()
         loss = error + nll
         if self.l2_id or self.l2_bias:
