@@ -107,5 +107,5 @@ def _ridges(content_NP: Floats, target_N: Floats, weight_N: Floats) -> list[tupl
     weighted_NP = content_NP * weight_N[:, None]
     matrix_PP, moment_P = content_NP.T @ weighted_NP, weighted_NP.T @ (target_N - centre)
     eye_PP = np.eye(len(moment_P))
-    maps: list[Floats] = [np.linalg.solve(matrix_PP + strength * eye_PP, moment_P) for strength in ITEM_REGULARIZATIONS]
-    return [(centre, map_P) for map_P in maps]
+    solved = [np.linalg.solve(matrix_PP + strength * eye_PP, moment_P) for strength in ITEM_REGULARIZATIONS]
+    return [(centre, np.asarray(map_P, np.float64)) for map_P in solved]

@@ -7,13 +7,13 @@ from typing import cast
 import numpy as np
 import pandas as pd
 import pytest
-from metarec.data.dataset import Dataset
 from numpy.typing import NDArray
 
 from metarec.baselines.ials import ImplicitALS
 from metarec.baselines.neighbours import Ease, ItemKNN
 from metarec.baselines.popularity import GroupPopularity, Popularity, RecentPopularity
 from metarec.baselines.registry import TOPN, topn_candidates
+from metarec.data.dataset import Dataset
 from metarec.errors import ConfigError
 
 USERS, ITEMS = 14, 9

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from metarec.data.dataset import Dataset
 from numpy.typing import NDArray
 
+from metarec.data.dataset import Dataset
 from metarec.errors import FailedPreconditionError, InvalidInputError
 from metarec.evaluation.temporal import LEARNER, evaluate_temporal
 from metarec.evaluation.temporal_splits import MIN_TARGETS, temporal_splits

@@ -1,0 +1,227 @@
+"""A dataset directory in memory: entities, interactions and the knowledge graph, after import has checked them.
+
+schema.yaml            what the columns mean
+dataset.json           format, fingerprint, scenario names, counts
+users.parquet          the id column and the schema's fields, one row per user; row k is user k everywhere
+items.parquet          the same for items
+interactions.parquet   user, item (rows of the tables above), label, timestamp (seconds, UTC), scenario (index of its name)
+graph.parquet, links.parquet   head, relation, tail; item and entity (only with a knowledge graph)
+import.json            what import dropped, imputed and why
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from metarec.data.schema import Schema
+from metarec.errors import DataError, NotFoundError
+
+FORMAT = 1
+MANIFEST = "dataset.json"
+INTERACTION_TYPES = {"user": np.int32, "item": np.int32, "label": np.float32, "timestamp": np.float64, "scenario": np.int16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interactions:
+    """N events. `user_N`, `item_N` (int32) are rows of the entity tables; `label_N` float32; `timestamp_N` float64 seconds (UTC),
+    one constant without timestamps; `scenario_N` (int16) indexes `scenarios` (0 everywhere when that is empty)."""
+
+    user_N: NDArray[np.int32]
+    item_N: NDArray[np.int32]
+    label_N: NDArray[np.float32]
+    timestamp_N: NDArray[np.float64]
+    scenario_N: NDArray[np.int16]
+    scenarios: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.user_N)
+
+    def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> "Interactions":
+        """The events under a mask or at these positions."""
+        return Interactions(
+            user_N=self.user_N[rows],
+            item_N=self.item_N[rows],
+            label_N=self.label_N[rows],
+            timestamp_N=self.timestamp_N[rows],
+            scenario_N=self.scenario_N[rows],
+            scenarios=self.scenarios,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """Knowledge-graph triples (object arrays of strings) and the entity of each linked item id."""
+
+    head_N: NDArray[np.object_]
+    relation_N: NDArray[np.object_]
+    tail_N: NDArray[np.object_]
+    links: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """An imported dataset. Row k of `users` belongs to `user_ids[k]`, which interactions name as k; the same for items.
+
+    `fingerprint` is a hash of schema and contents: equal data, equal fingerprint, wherever it lies.
+    """
+
+    path: Path
+    schema: Schema
+    user_ids: NDArray[np.object_]
+    item_ids: NDArray[np.object_]
+    users: pd.DataFrame = field(repr=False)
+    items: pd.DataFrame = field(repr=False)
+    interactions: Interactions = field(repr=False)
+    graph: Graph | None = field(repr=False)
+    fingerprint: str
+
+    @property
+    def has_timestamps(self) -> bool:
+        """Whether events can be ordered in time."""
+        times = self.interactions.timestamp_N
+        return bool(len(times)) and bool(np.any(times != times[0]))
+
+    def with_interactions(self, interactions: Interactions) -> "Dataset":
+        """The same entities with other interactions (a part of a split)."""
+        return replace(self, interactions=interactions)
+
+    def titles(self) -> dict[str, str]:
+        """What to show people for each item id: its title where the schema names one, else the id."""
+        ids = [str(item_id) for item_id in self.item_ids]
+        name = self.schema.item_title
+        if name is None:
+            return dict(zip(ids, ids, strict=True))
+        return {
+            item_id: title if isinstance(title, str) and title else item_id
+            for item_id, title in zip(ids, self.items[name], strict=True)
+        }
+
+    @staticmethod
+    def open(path: Path | str) -> "Dataset":
+        """Read a dataset directory. NotFoundError when it is none, DataError when it is damaged."""
+        path = Path(path)
+        if not (path / MANIFEST).exists():
+            raise NotFoundError(
+                f"no dataset at '{path}'; make one with: metarec data import --out {path} ... or metarec data fetch ml-100k"
+            )
+        try:
+            manifest = json.loads((path / MANIFEST).read_bytes())
+            if manifest["format"] != FORMAT:
+                raise DataError(
+                    f"has format {manifest['format']!r}, this metarec reads {FORMAT}; import the data again",
+                    file=str(path / MANIFEST),
+                )
+            schema = Schema.read(path / "schema.yaml")
+            users, items = (pq.read_table(path / f"{side}.parquet") for side in ("users", "items"))
+            return Dataset(
+                path=path,
+                schema=schema,
+                user_ids=_objects(users[schema.user_id]),
+                item_ids=_objects(items[schema.item_id]),
+                users=users.to_pandas(),
+                items=items.to_pandas(),
+                interactions=_read_interactions(path / "interactions.parquet", tuple(manifest["scenarios"])),
+                graph=_read_graph(path) if schema.graph else None,
+                fingerprint=str(manifest["fingerprint"]),
+            )
+        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+            raise DataError(f"cannot be read ({error}); import the data again", file=str(path)) from error
+
+    def save(self, path: Path | str, *, report: Mapping[str, object] | None = None) -> "Dataset":
+        """Write the dataset into the directory `path` and return it as it lies there. The manifest comes last: a directory
+        without one is no dataset. `report` becomes import.json."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / MANIFEST).unlink(missing_ok=True)
+        (path / "schema.yaml").write_text(self.schema.to_yaml())
+        pq.write_table(_entities(self.users, self.schema.user_id, self.user_ids), path / "users.parquet")
+        pq.write_table(_entities(self.items, self.schema.item_id, self.item_ids), path / "items.parquet")
+        events = self.interactions
+        columns = {name: getattr(events, f"{name}_N").astype(kind) for name, kind in INTERACTION_TYPES.items()}
+        pq.write_table(pa.table(columns), path / "interactions.parquet")
+        if self.graph is not None:
+            graph = self.graph
+            triples = {"head": graph.head_N, "relation": graph.relation_N, "tail": graph.tail_N}
+            pq.write_table(pa.table({k: pa.array(v, pa.string()) for k, v in triples.items()}), path / "graph.parquet")
+            links = {"item": list(graph.links.keys()), "entity": list(graph.links.values())}
+            pq.write_table(pa.table({k: pa.array(v, pa.string()) for k, v in links.items()}), path / "links.parquet")
+        if report is not None:
+            (path / "import.json").write_text(json.dumps(report, indent=1))
+        return write_manifest(path, scenarios=events.scenarios)
+
+
+def write_manifest(path: Path, *, scenarios: tuple[str, ...]) -> Dataset:
+    """Complete a directory whose tables are written: compute the fingerprint, write dataset.json, open the dataset."""
+    schema = Schema.read(path / "schema.yaml")
+    manifest = {
+        "format": FORMAT,
+        "fingerprint": fingerprint(path, schema, scenarios),
+        "scenarios": list(scenarios),
+        "users": pq.read_metadata(path / "users.parquet").num_rows,
+        "items": pq.read_metadata(path / "items.parquet").num_rows,
+        "interactions": pq.read_metadata(path / "interactions.parquet").num_rows,
+    }
+    partial = path / f".{MANIFEST}.{os.getpid()}"
+    partial.write_text(json.dumps(manifest, indent=1))
+    os.replace(partial, path / MANIFEST)
+    return Dataset.open(path)
+
+
+def fingerprint(path: Path, schema: Schema, scenarios: tuple[str, ...]) -> str:
+    """Hash of schema and table contents (not of their encoding in files), sixteen hex digits."""
+    digest = hashlib.sha256(json.dumps([schema.to_dict(), list(scenarios)], sort_keys=True).encode())
+    for name in ("users", "items", "interactions", "graph", "links"):
+        file = path / f"{name}.parquet"
+        if not file.exists() or (name in ("graph", "links") and not schema.graph):
+            continue
+        digest.update(name.encode())
+        with pq.ParquetFile(file) as parquet:
+            # Column by column and value by value: how a writer cut the file into row groups must not matter.
+            for column in parquet.schema_arrow.names:
+                digest.update(f"{name}.{column}".encode())
+                for batch in parquet.iter_batches(columns=[column]):
+                    digest.update(_bytes(batch.column(0)))
+    return digest.hexdigest()[:16]
+
+
+def _bytes(values: pa.Array) -> bytes:
+    if pa.types.is_primitive(values.type) and values.null_count == 0:
+        return np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes()
+    return "".join(f"{json.dumps(value)}\n" for value in values.to_pylist()).encode()
+
+
+def _entities(frame: pd.DataFrame, key: str, ids: NDArray[np.object_]) -> pa.Table:
+    table = pa.Table.from_pandas(frame.drop(columns=[key], errors="ignore"), preserve_index=False)
+    return table.add_column(0, key, pa.array([str(value) for value in ids], pa.string())).replace_schema_metadata(None)
+
+
+def _read_interactions(path: Path, scenarios: tuple[str, ...]) -> Interactions:
+    table = pq.read_table(path, columns=list(INTERACTION_TYPES))
+    arrays = {f"{name}_N": table[name].to_numpy().astype(kind, copy=False) for name, kind in INTERACTION_TYPES.items()}
+    return Interactions(**arrays, scenarios=scenarios)
+
+
+def _read_graph(path: Path) -> Graph:
+    triples, links = pq.read_table(path / "graph.parquet"), pq.read_table(path / "links.parquet")
+    return Graph(
+        head_N=_objects(triples["head"]),
+        relation_N=_objects(triples["relation"]),
+        tail_N=_objects(triples["tail"]),
+        links=dict(zip(links["item"].to_pylist(), links["entity"].to_pylist(), strict=True)),
+    )
+
+
+def _objects(column: pa.ChunkedArray) -> NDArray[np.object_]:
+    values = column.to_pylist()
+    found = np.empty(len(values), dtype=object)
+    found[:] = values
+    return found

@@ -1,0 +1,209 @@
+"""The dataset schema: which columns mean what. Written by hand or drafted by `metarec data import --infer`; see schema.yaml."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import yaml
+
+from metarec.errors import SchemaError
+
+FieldKind = Literal["categorical", "multi_categorical", "numeric", "text", "vector"]
+LabelKind = Literal["rating", "binary"]
+
+Yaml = Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One feature of users or items.
+
+    `separator` splits a multi-categorical or vector value that comes as one string; `dim` is the length of a vector.
+    """
+
+    name: str
+    kind: FieldKind
+    separator: str | None = None
+    dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not isinstance(self.name, str):
+            raise SchemaError(f"a field needs a name, got {self.name!r}", field="name")
+        if self.kind not in get_args(FieldKind):
+            raise SchemaError(
+                f"field '{self.name}' has kind '{self.kind}'; known: {', '.join(get_args(FieldKind))}", field=self.name
+            )
+        if self.separator is not None and self.kind not in ("multi_categorical", "vector"):
+            raise SchemaError(f"field '{self.name}' of kind '{self.kind}' takes no separator", field=self.name)
+        if self.separator is not None and (not isinstance(self.separator, str) or not self.separator):
+            raise SchemaError(f"separator of field '{self.name}' must be a non-empty string", field=self.name)
+        if self.kind == "vector" and (not isinstance(self.dim, int) or isinstance(self.dim, bool) or self.dim < 1):
+            raise SchemaError(f"vector field '{self.name}' needs dim, a whole number of at least 1", field=self.name)
+        if self.kind != "vector" and self.dim is not None:
+            raise SchemaError(f"field '{self.name}' of kind '{self.kind}' takes no dim", field=self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """The column that learners predict: a rating within [minimum, maximum], or binary (0 or 1)."""
+
+    column: str
+    kind: LabelKind
+    minimum: float = 0.0
+    maximum: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.column or not isinstance(self.column, str):
+            raise SchemaError("label needs a column", field="label.column")
+        if self.kind not in get_args(LabelKind):
+            raise SchemaError(f"label has kind '{self.kind}'; known: {', '.join(get_args(LabelKind))}", field="label.kind")
+        for name in ("minimum", "maximum"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise SchemaError(f"label {name} must be a number, got {value!r}", field=f"label.{name}")
+        if self.kind == "binary" and (self.minimum, self.maximum) != (0, 1):
+            raise SchemaError("a binary label runs from 0 to 1; leave minimum and maximum out", field="label.minimum")
+        if not self.minimum < self.maximum:
+            raise SchemaError(f"label minimum {self.minimum:g} must be below maximum {self.maximum:g}", field="label.minimum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """Columns of the interaction table (`user_id`, `item_id`, label, timestamp, scenario) and the fields of users and items.
+
+    `user_id` and `item_id` name the id columns in all tables. `timestamp` and `scenario` are None where there is no such column.
+    `item_title` is the item field to show people; `graph` says whether a knowledge graph belongs to the dataset.
+    """
+
+    user_id: str
+    item_id: str
+    label: Label
+    timestamp: str | None = None
+    scenario: str | None = None
+    users: tuple[Field, ...] = ()
+    items: tuple[Field, ...] = ()
+    item_title: str | None = None
+    graph: bool = False
+
+    def __post_init__(self) -> None:
+        columns = [self.user_id, self.item_id, self.label.column, self.timestamp, self.scenario]
+        named = [column for column in columns if column is not None]
+        for name, column in (("user_id", self.user_id), ("item_id", self.item_id)):
+            if not column or not isinstance(column, str):
+                raise SchemaError(f"{name} must name a column, got {column!r}", field=name)
+        if not all(isinstance(column, str) for column in named):
+            raise SchemaError("timestamp and scenario must name a column or be left out", field="timestamp")
+        if len(set(named)) < len(named):
+            raise SchemaError(f"interaction columns must differ: {', '.join(named)}", field="label.column")
+        if not isinstance(self.graph, bool):
+            raise SchemaError(f"graph must be true or false, got {self.graph!r}", field="graph")
+        for side, members, key in (("users", self.users, self.user_id), ("items", self.items, self.item_id)):
+            names = [field.name for field in members]
+            for name in names:
+                if names.count(name) > 1:
+                    raise SchemaError(f"{side} has field '{name}' twice", field=f"{side}.{name}")
+                if name == key:
+                    raise SchemaError(f"{side} has its id column '{name}' among the fields", field=f"{side}.{name}")
+        if self.item_title is not None and self.item_title not in {field.name for field in self.items}:
+            raise SchemaError(f"item_title '{self.item_title}' is no field of items", field="item_title")
+
+    def user_field(self, name: str) -> Field:
+        """The user field of this name. SchemaError when there is none."""
+        return _named(self.users, name, "users")
+
+    def item_field(self, name: str) -> Field:
+        """The item field of this name. SchemaError when there is none."""
+        return _named(self.items, name, "items")
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hex digits that are equal for equal schemas; checkpoints carry them."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, object]:
+        """As plain data without what is left at its default; `from_dict` reads it back."""
+        data = cast(dict[str, object], _plain(asdict(self)))
+        if self.label.kind == "binary":
+            data["label"] = {"column": self.label.column, "kind": "binary"}
+        return data
+
+    @staticmethod
+    def from_dict(data: Yaml) -> "Schema":
+        """The schema in plain data. SchemaError names what is unknown, missing or of the wrong type."""
+        _known(data, {f.name for f in fields(Schema)}, "schema", needed={"user_id", "item_id", "label"})
+        label = data["label"]
+        if not isinstance(label, Mapping):
+            raise SchemaError("label must be a mapping with column and kind", field="label")
+        _known(label, {f.name for f in fields(Label)}, "label", needed={"column", "kind"})
+        if label.get("kind") == "rating" and not {"minimum", "maximum"} <= set(label):
+            raise SchemaError("a rating label needs minimum and maximum", field="label.minimum")
+        plain = {key: value for key, value in data.items() if key not in ("label", "users", "items")}
+        return Schema(
+            label=Label(**cast(dict[str, object], dict(label))),  # type: ignore[arg-type]  # Label checks the values
+            users=_fields(data.get("users"), "users"),
+            items=_fields(data.get("items"), "items"),
+            **plain,  # type: ignore[arg-type]  # Schema checks the values
+        )
+
+    @staticmethod
+    def read(path: Path) -> "Schema":
+        """The schema in a YAML file. SchemaError names the file and what is wrong in it."""
+        try:
+            data = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise SchemaError(f"no schema file '{path}'; draft one with: metarec data import --infer ...") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SchemaError(f"schema file '{path}' cannot be read: {error}") from error
+        if not isinstance(data, Mapping):
+            raise SchemaError(f"schema file '{path}' must be a mapping with user_id, item_id and label")
+        try:
+            return Schema.from_dict(data)
+        except SchemaError as error:
+            raise SchemaError(f"schema file '{path}': {error.message}", field=error.field) from error
+
+    def to_yaml(self) -> str:
+        """As the text of a schema.yaml."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _named(members: tuple[Field, ...], name: str, side: str) -> Field:
+    for field in members:
+        if field.name == name:
+            return field
+    known = ", ".join(field.name for field in members) or "none"
+    raise SchemaError(f"{side} has no field '{name}'; it has: {known}", field=name)
+
+
+def _fields(data: object, side: str) -> tuple[Field, ...]:
+    if data is None:
+        return ()
+    if not isinstance(data, list | tuple):
+        raise SchemaError(f"{side} must be a list of fields", field=side)
+    found = []
+    for number, entry in enumerate(data, 1):
+        if not isinstance(entry, Mapping):
+            raise SchemaError(f"field {number} of {side} must be a mapping with name and kind", field=side)
+        _known(entry, {f.name for f in fields(Field)}, f"field {number} of {side}", needed={"name", "kind"})
+        found.append(Field(**cast(dict[str, object], dict(entry))))  # type: ignore[arg-type]  # Field checks the values
+    return tuple(found)
+
+
+def _known(data: Yaml, known: set[str], where: str, *, needed: set[str]) -> None:
+    unknown = sorted(str(key) for key in data if key not in known)
+    if unknown:
+        raise SchemaError(f"{where} has unknown key '{unknown[0]}'; known: {', '.join(sorted(known))}", field=unknown[0])
+    missing = sorted(needed - set(data))
+    if missing:
+        raise SchemaError(f"{where} needs '{missing[0]}'", field=missing[0])
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items() if part is not None and part is not False and part != ()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value
