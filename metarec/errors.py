@@ -12,6 +12,7 @@
     │   ├── GateNotPassedError                        a checkpoint is not better than the plain baselines
     │   ├── NoCheckpointError                         nothing has been promoted
     │   └── CorruptCheckpointError                    a checkpoint's files are damaged
+    ├── UnauthenticatedError     UNAUTHENTICATED      the caller did not say who they are
     ├── ResourceExhaustedError   RESOURCE_EXHAUSTED   a limit is reached; retry later
     ├── DeadlineExceededError    DEADLINE_EXCEEDED    time ran out
     ├── UnavailableError         UNAVAILABLE          a dependency cannot be reached; retry
@@ -123,6 +124,13 @@ class CorruptCheckpointError(FailedPreconditionError):
     """A checkpoint's files are missing or damaged."""
 
     reason = "CORRUPT_CHECKPOINT"
+
+
+class UnauthenticatedError(MetarecError):
+    """The caller sent no valid token."""
+
+    code = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
 
 
 class ResourceExhaustedError(MetarecError):
