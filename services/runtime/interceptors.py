@@ -62,7 +62,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
                 return None
             if handler.unary_unary is None:
                 return self._authorized_stream(method, handler, dict(handler_call_details.invocation_metadata or ()))
-            assert inspect.iscoroutinefunction(handler.unary_unary), f"{method} must be a coroutine"
+            if not inspect.iscoroutinefunction(handler.unary_unary):
+                # Ours are coroutines; what is left is the generated base, which answers UNIMPLEMENTED.
+                return handler
             around = self._around(method, cast(Handler, handler.unary_unary))
             wrapped = grpc.unary_unary_rpc_method_handler(around, handler.request_deserializer, handler.response_serializer)
             self._wrapped[method] = wrapped

@@ -42,8 +42,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 class Service(Protocol):
     """What a service brings: its servicers, and what to do before the first and after the last call."""
 
-    names: tuple[str, ...]
-    """Full names of its proto services, for health and reflection."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Full names of its proto services, for health and reflection."""
+        ...
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the servicers; their unary methods are coroutines and may raise MetarecError."""
@@ -163,6 +165,9 @@ def run(
     for name in THREAD_VARIABLES:
         os.environ.setdefault(name, "1")
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+
+    for noisy in ("grpc", "asyncio"):
+        logging.getLogger(noisy).setLevel(max(logging.INFO, logging.getLevelNamesMapping()[settings.log_level]))
 
     async def main() -> None:
         server = Server(service_name, settings, build, credentials=credentials, authorize=authorize)

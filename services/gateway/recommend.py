@@ -1,0 +1,118 @@
+"""The read path with its degradation chain: recall, then ranking; a stage that fails is replaced, and the answer says by what.
+
+recall down: the live checkpoint's popular items. Ranking down: the order of recall. Only a request that is wrong in itself, or
+one with nothing left to answer from, fails.
+"""
+
+import logging
+from collections.abc import Collection, Sequence
+
+from metarec.errors import InvalidInputError, MetarecError
+from metarec.v1 import gateway_pb2, ranking_pb2, recall_pb2, types_pb2
+from services.gateway.popular import Popular
+from services.gateway.stages import Stages
+from services.gateway.validation import DEFAULT_ITEMS
+
+logger = logging.getLogger(__name__)
+
+NUM_CANDIDATES = 500
+RECALL_SHARE = 0.5
+"""Part of the time left that recall may take: what remains is enough for ranking to answer."""
+RANKING_SHARE = 0.9
+"""Part of the time left after recall that ranking may take: what remains is enough to answer without it."""
+
+
+class Recommender:
+    """Answers Recommend from the stages that are up."""
+
+    def __init__(self, stages: Stages, popular: Popular) -> None:
+        self._stages, self._popular = stages, popular
+
+    async def recommend(self, request: gateway_pb2.RecommendRequest) -> gateway_pb2.RecommendResponse:
+        """The items, best first, and what had to be replaced on the way."""
+        num_items = request.num_items or DEFAULT_ITEMS
+        retrieved, degradations = await self._retrieve(request)
+        response = gateway_pb2.RecommendResponse(checkpoint=retrieved.checkpoint, shots=retrieved.shots)
+        if retrieved.candidates:
+            ranked = await self._rank(request, retrieved.candidates, num_items, degradations)
+            if ranked is None:
+                # Scores of different sources do not compare, so the order itself is the score.
+                for place, candidate in enumerate(retrieved.candidates[:num_items], 1):
+                    response.items.add(item_id=candidate.item_id, score=1 / place, source=candidate.source)
+            else:
+                response.checkpoint, response.shots = ranked.checkpoint, ranked.shots
+                source = {candidate.item_id: candidate.source for candidate in retrieved.candidates}
+                for item in ranked.items[:num_items]:
+                    response.items.add(item_id=item.item_id, score=item.score, source=source.get(item.item_id))
+        response.degradations.extend(_unique(degradations))
+        response.degraded = bool(degradations)
+        return response
+
+    async def _retrieve(
+        self, request: gateway_pb2.RecommendRequest
+    ) -> tuple[recall_pb2.RetrieveCandidatesResponse, list[types_pb2.Degradation]]:
+        message = recall_pb2.RetrieveCandidatesRequest(
+            user_id=request.user_id,
+            num_candidates=NUM_CANDIDATES,
+            scenario=request.scenario,
+            exclude_item_ids=request.exclude_item_ids,
+            include_seen=request.include_seen,
+            user=request.user if request.HasField("user") else None,
+        )
+        try:
+            response = await self._stages.recall.call(self._stages.recall_stub.RetrieveCandidates, message, RECALL_SHARE)
+            return response, list(response.degradations)
+        except InvalidInputError:
+            raise
+        except MetarecError as error:
+            return await self._retrieve_popular(request.exclude_item_ids, error)
+
+    async def _retrieve_popular(
+        self, excluded: Collection[str], error: MetarecError
+    ) -> tuple[recall_pb2.RetrieveCandidatesResponse, list[types_pb2.Degradation]]:
+        popular = await self._popular.items()
+        if not popular:
+            # Nothing is live, so nothing can be popular: say what recall said.
+            raise error
+        left_out = set(excluded)
+        response = recall_pb2.RetrieveCandidatesResponse()
+        for place, item_id in enumerate((item_id for item_id in popular if item_id not in left_out), 1):
+            response.candidates.add(item_id=item_id, score=1 / place, source=types_pb2.CANDIDATE_SOURCE_POPULAR)
+        fallback = "popular items of the live checkpoint; items the user has seen may be among them"
+        return response, [_degradation("recall", error, fallback)]
+
+    async def _rank(
+        self,
+        request: gateway_pb2.RecommendRequest,
+        candidates: Sequence[types_pb2.Candidate],
+        num_items: int,
+        degradations: list[types_pb2.Degradation],
+    ) -> ranking_pb2.RankCandidatesResponse | None:
+        message = ranking_pb2.RankCandidatesRequest(
+            user_id=request.user_id,
+            candidates=candidates,
+            num_items=num_items,
+            scenario=request.scenario,
+            user=request.user if request.HasField("user") else None,
+        )
+        try:
+            ranked: ranking_pb2.RankCandidatesResponse = await self._stages.ranking.call(
+                self._stages.ranking_stub.RankCandidates, message, RANKING_SHARE
+            )
+        except InvalidInputError:
+            raise
+        except MetarecError as error:
+            degradations.append(_degradation("ranking", error, "items in the order of recall"))
+            return None
+        degradations.extend(ranked.degradations)
+        return ranked
+
+
+def _degradation(stage: str, error: MetarecError, fallback: str) -> types_pb2.Degradation:
+    logger.warning("%s degraded: %s", stage, error.message)
+    return types_pb2.Degradation(stage=stage, reason=error.reason, fallback=fallback)
+
+
+def _unique(degradations: Sequence[types_pb2.Degradation]) -> list[types_pb2.Degradation]:
+    """Both stages may have found the same store unreadable."""
+    return list({(d.stage, d.reason): d for d in degradations}.values())

@@ -1,0 +1,79 @@
+"""Checks requests before any stage sees them: presence, lengths, ranges. What needs the schema is checked by the stages."""
+
+import math
+from collections.abc import Sequence
+
+from metarec.errors import InvalidInputError
+from metarec.v1 import gateway_pb2, types_pb2
+
+MAX_ID_BYTES = 256
+MAX_ITEMS = 200
+DEFAULT_ITEMS = 10
+MAX_EXCLUDED = 1000
+MAX_BATCH = 1000
+# The years 1 to 9999, which google.protobuf.Timestamp covers.
+MIN_SECONDS, MAX_SECONDS = -62_135_596_800, 253_402_300_799
+
+
+def check_recommend(request: gateway_pb2.RecommendRequest) -> None:
+    """InvalidInputError names the first field that is out of range."""
+    check_id(request.user_id, "user_id")
+    if not 0 <= request.num_items <= MAX_ITEMS:
+        raise InvalidInputError(f"must be 1 to {MAX_ITEMS}, or 0 for {DEFAULT_ITEMS}, not {request.num_items}", field="num_items")
+    if len(request.exclude_item_ids) > MAX_EXCLUDED:
+        raise InvalidInputError(
+            f"holds {len(request.exclude_item_ids)} items, at most {MAX_EXCLUDED} are allowed", field="exclude_item_ids"
+        )
+    if request.user.user_id and request.user.user_id != request.user_id:
+        raise InvalidInputError(f"is '{request.user.user_id}', but user_id is '{request.user_id}'", field="user.user_id")
+
+
+def check_interactions(request: gateway_pb2.RecordInteractionsRequest) -> None:
+    """InvalidInputError names the first interaction and field that is missing or out of range."""
+    check_batch(request.interactions, "interactions")
+    for number, interaction in enumerate(request.interactions):
+        at = f"interactions[{number}]"
+        check_id(interaction.event_id, f"{at}.event_id")
+        check_id(interaction.user_id, f"{at}.user_id")
+        check_id(interaction.item_id, f"{at}.item_id")
+        if not math.isfinite(interaction.label):
+            raise InvalidInputError(f"must be a finite number, not {interaction.label}", field=f"{at}.label")
+        time = interaction.event_time
+        if not (MIN_SECONDS <= time.seconds <= MAX_SECONDS and 0 <= time.nanos < 1_000_000_000):
+            raise InvalidInputError(f"is no time: seconds {time.seconds}, nanos {time.nanos}", field=f"{at}.event_time")
+
+
+def check_items(request: gateway_pb2.UpsertItemsRequest) -> None:
+    """InvalidInputError unless there are 1 to 1000 items with ids, each once."""
+    check_batch(request.items, "items")
+    _check_unique([item.item_id for item in request.items], "items", "item_id")
+
+
+def check_users(request: gateway_pb2.UpsertUsersRequest) -> None:
+    """InvalidInputError unless there are 1 to 1000 users with ids, each once."""
+    check_batch(request.users, "users")
+    _check_unique([user.user_id for user in request.users], "users", "user_id")
+
+
+def check_id(value: str, field: str) -> None:
+    """InvalidInputError unless `value` has 1 to 256 bytes."""
+    if not value:
+        raise InvalidInputError("is missing", field=field)
+    # Four bytes a character at most, so that short ids need not be encoded to be counted.
+    if len(value) * 4 > MAX_ID_BYTES and len(value.encode()) > MAX_ID_BYTES:
+        raise InvalidInputError(f"is longer than {MAX_ID_BYTES} bytes", field=field)
+
+
+def check_batch(batch: Sequence[types_pb2.Interaction | types_pb2.Item | types_pb2.User], field: str) -> None:
+    """InvalidInputError unless `batch` has 1 to 1000 members."""
+    if not 1 <= len(batch) <= MAX_BATCH:
+        raise InvalidInputError(f"must hold 1 to {MAX_BATCH} entries, not {len(batch)}", field=field)
+
+
+def _check_unique(ids: Sequence[str], field: str, name: str) -> None:
+    seen: dict[str, int] = {}
+    for number, value in enumerate(ids):
+        check_id(value, f"{field}[{number}].{name}")
+        if value in seen:
+            raise InvalidInputError(f"'{value}' is in {field}[{seen[value]}] already", field=f"{field}[{number}].{name}")
+        seen[value] = number
