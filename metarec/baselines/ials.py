@@ -17,6 +17,9 @@ from metarec.errors import ConfigError
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
 
+CHUNK = 4096
+"""Rows solved at once: bounds memory to CHUNK x D x D."""
+
 
 class ImplicitALS:
     """Factors of the binary matrix; `exponent` scales the regularisation with an entity's number of interactions."""
@@ -60,14 +63,21 @@ class ImplicitALS:
 
     def _solve(self, matrix: sp.csr_matrix, other_ND: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rows minimising sum_observed (1 - x.y)^2 + alpha0 sum_all (x.y)^2 + lambda (n + alpha0 N)^exponent |x|^2."""
-        gram_DD = self.unobserved * other_ND.T @ other_ND
-        solved = np.zeros((matrix.shape[0], other_ND.shape[1]))
-        identity = np.eye(other_ND.shape[1])
-        for row in range(matrix.shape[0]):
-            columns = matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
-            if not len(columns):
-                continue
-            seen = other_ND[columns]
-            weight = self.regularization * (len(columns) + self.unobserved * len(other_ND)) ** self.exponent
-            solved[row] = np.linalg.solve(gram_DD + seen.T @ seen + weight * identity, seen.sum(0))
+        dim = other_ND.shape[1]
+        first, second = np.triu_indices(dim)
+        size_R = np.diff(matrix.indptr)
+        solved = np.zeros((matrix.shape[0], dim))
+        known = np.flatnonzero(size_R)
+        # The observed part of each row's normal matrix is one sparse product with the columns' outer products.
+        packed_NK = other_ND[:, first] * other_ND[:, second]
+        diagonal_R = self.regularization * (size_R + self.unobserved * len(other_ND)) ** self.exponent
+        for begin in range(0, len(known), CHUNK):
+            rows = known[begin : begin + CHUNK]
+            normal_RDD = np.empty((len(rows), dim, dim))
+            packed_RK = matrix[rows] @ packed_NK
+            normal_RDD[:, first, second] = packed_RK
+            normal_RDD[:, second, first] = packed_RK
+            normal_RDD += self.unobserved * other_ND.T @ other_ND
+            normal_RDD[:, np.arange(dim), np.arange(dim)] += diagonal_R[rows, None]
+            solved[rows] = np.linalg.solve(normal_RDD, (matrix[rows] @ other_ND)[..., None])[..., 0]
         return solved

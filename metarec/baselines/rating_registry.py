@@ -66,11 +66,19 @@ CONTENT_REGULARIZATIONS = (15.0, 30.0, 60.0, 120.0)
 
 
 def fit_rating_baselines(
-    train: RatingData, *, seed: int = 0, only: Sequence[str] = (), watch: Callable[[str], None] | None = None
+    train: RatingData,
+    *,
+    seed: int = 0,
+    only: Sequence[str] = (),
+    watch: Callable[[str], None] | None = None,
+    max_tuning_ratings: int = MAX_TUNING_RATINGS,
 ) -> dict[str, FittedRating]:
-    """All baselines (or those named by `only`) by name, tuned and fitted; those on content only where items have content."""
+    """All baselines (or those named by `only`) by name, tuned and fitted; those on content only where items have content.
+
+    Tuning fits candidates on the ratings of so many users that they stay below `max_tuning_ratings`.
+    """
     say = watch or (lambda _: None)
-    inner, tasks = _tuning_split(train, seed)
+    inner, tasks = _tuning_split(train, seed, max_tuning_ratings)
     fitted: dict[str, FittedRating] = {}
     for name, (make, candidates) in PLAIN.items():
         if only and name not in only and name != BiasALS.name:
@@ -78,13 +86,19 @@ def fit_rating_baselines(
         say(name)
         choice = _tune([(settings, make(**settings).fit(inner)) for settings in candidates], tasks, train)
         fitted[name] = choice.refit(make, train)
-    if train.item_IP.shape[1]:
-        fitted |= _fit_content(fitted[BiasALS.name], inner, tasks, train, seed, say)
+    if train.item_IP.shape[1] and (not only or set(CONTENT) & set(only)):
+        fitted |= _fit_content(fitted[BiasALS.name], inner, tasks, train, seed, only, say)
     return {name: value for name, value in fitted.items() if not only or name in only}
 
 
 def _fit_content(
-    factors: FittedRating, inner: RatingData, tasks: RatingTasks, train: RatingData, seed: int, say: Callable[[str], None]
+    factors: FittedRating,
+    inner: RatingData,
+    tasks: RatingTasks,
+    train: RatingData,
+    seed: int,
+    only: Sequence[str],
+    say: Callable[[str], None],
 ) -> dict[str, FittedRating]:
     """The baselines on content, over the factors that tuning chose."""
     final_factors = factors.baseline
@@ -92,6 +106,8 @@ def _fit_content(
     inner_factors = BiasALS(**factors.settings).fit(inner)  # type: ignore[arg-type]  # dimensions are whole
     fitted = {}
     for name, make in CONTENT.items():
+        if only and name not in only:
+            continue
         say(name)
         model = make(inner_factors, seed=seed).fit(inner)
         candidates = [({"content_regularization": value}, model.regularized(value)) for value in CONTENT_REGULARIZATIONS]
@@ -126,15 +142,15 @@ def task_means(value_Q: Floats, tasks: RatingTasks) -> Floats:
     return means
 
 
-def _tuning_split(train: RatingData, seed: int) -> tuple[RatingData, RatingTasks]:
-    """Ratings to fit candidates on (of so many users that they stay below MAX_TUNING_RATINGS) and tasks of the held-out users."""
+def _tuning_split(train: RatingData, seed: int, max_ratings: int) -> tuple[RatingData, RatingTasks]:
+    """Ratings to fit candidates on (of so many users that they stay below `max_ratings`) and tasks of the held-out users."""
     rng = np.random.default_rng([seed, 11])
     count_U = np.bincount(train.user_N, minlength=train.num_users)
     users = rng.permutation(np.flatnonzero(count_U >= 2))
     num_held = min(MAX_HELD_OUT_USERS, round(HELD_OUT_FRACTION * len(users)))
     held_U = _mask(users[:num_held], train.num_users)
     kept = users[num_held:]
-    enough = np.searchsorted(np.cumsum(count_U[kept]), MAX_TUNING_RATINGS, side="right")
+    enough = np.searchsorted(np.cumsum(count_U[kept]), max_ratings, side="right")
     fit_U = _mask(kept[: max(1, int(enough))], train.num_users)
     return train.select(fit_U[train.user_N]), draw_tasks(train.select(held_U[train.user_N]), seed=seed)
 

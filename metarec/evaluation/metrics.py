@@ -189,8 +189,7 @@ def _log_loss(relevant_Q: NDArray[np.bool_], probability_Q: Floats) -> Floats:
 
 def _dcg(ranking: Ranking, gain_Q: Floats, cutoff: int) -> Floats:
     discounted_Q = gain_Q[ranking.row_Q] * (ranking.rank_Q < cutoff) / np.log2(ranking.rank_Q + 2)
-    total: Floats = np.bincount(ranking.episode_Q, discounted_Q, minlength=len(ranking.size_T))
-    return total
+    return np.asarray(np.bincount(ranking.episode_Q, discounted_Q, minlength=len(ranking.size_T)), np.float64)
 
 
 def _auc(start_T1: Ints, score_Q: Floats, relevant_Q: NDArray[np.bool_]) -> Floats:
@@ -208,8 +207,8 @@ def _auc(start_T1: Ints, score_Q: Floats, relevant_Q: NDArray[np.bool_]) -> Floa
     return _ratio(rank_sum_T - positive_T * (positive_T + 1) / 2, positive_T * (ascending.size_T - positive_T))
 
 
-def _ratio(above_T: Floats, below_T: NDArray[np.generic]) -> Floats:
+def _ratio(above_T: NDArray[np.generic], below_T: NDArray[np.generic]) -> Floats:
     """Quotient, nan where the denominator is 0."""
     below = np.asarray(below_T, np.float64)
-    divided: Floats = np.divide(above_T, below, out=np.full(len(below), np.nan), where=below != 0)
+    divided: Floats = np.divide(np.asarray(above_T, np.float64), below, out=np.full(len(below), np.nan), where=below != 0)
     return divided

@@ -13,12 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarec.baselines.registry import topn_candidates
-from metarec.baselines.topn import TopNBaseline
-from metarec.evaluation.temporal_splits import CUTS, VALIDATION_CUT, TopNEpisode, temporal_splits
-from metarec.evaluation.topn_metrics import evaluate_lists, top_lists
-from metarec.meta.blend import prior_scores
+from metarec.evaluation.temporal_splits import CUTS, VALIDATION_CUT, temporal_splits
+from metarec.evaluation.topn_models import METRICS, Scorer, baseline_scorer, choose_candidates, learner_scorer, measure
 from metarec.meta.prior import Prior
-from metarec.tasks.tables import entity_table
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
@@ -27,10 +24,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Trainer = Callable[["Dataset", int], Prior]
 Watch = Callable[[str], None]
-Scorer = Callable[[Sequence[TopNEpisode]], NDArray[np.float32]]
-
-LIST_LENGTH = 20
-METRICS = ("recall@20", "ndcg@20")
 LEARNER = "metarec"
 NUM_RESAMPLES = 1000
 
@@ -132,7 +125,7 @@ def evaluate_temporal(
             models.setdefault(LEARNER, []).append(measure(learner, episodes, len(dataset.item_ids)))
             for name, place in tuned[split.cut][group_of(protocol)].items():
                 if (name, place) not in fitted:
-                    fitted[name, place] = _baseline_scorer(candidates[name][place]().fit(split.train))
+                    fitted[name, place] = baseline_scorer(candidates[name][place]().fit(split.train))
                 models.setdefault(name, []).append(measure(fitted[name, place], episodes, len(dataset.item_ids)))
     results = {protocol: {name: _pool(parts, seed) for name, parts in models.items()} for protocol, models in collected.items()}
     return TemporalReport(
@@ -142,19 +135,6 @@ def evaluate_temporal(
         cuts=tuple(cuts),
         seed=seed,
     )
-
-
-def learner_scorer(prior: Prior, train: "Dataset") -> Scorer:
-    """The product's ranking score over the whole catalogue: implicit score + blend * explicit mean."""
-    assert prior.item_ids == tuple(str(item) for item in train.item_ids), "the prior was trained on another catalogue"
-
-    def score(episodes: Sequence[TopNEpisode]) -> NDArray[np.float32]:
-        rows = [episode.user for episode in episodes]
-        frame = train.users.iloc[rows]
-        users = entity_table(prior.encoder.encode_users(frame), prior.encoder.user_blocks, np.zeros(len(rows), bool))
-        return prior_scores(prior, users, [(e.support_S, e.label_S, e.timestamp_S) for e in episodes])
-
-    return score
 
 
 def group_of(protocol: str) -> str:
@@ -168,38 +148,7 @@ def tune_baselines(train: "Dataset", ks: Sequence[int]) -> dict[str, dict[str, i
     Quality is the mean of recall and nDCG over the group's protocols; without episodes the first candidate stands.
     """
     inner = temporal_splits(train, (VALIDATION_CUT,))[0]
-    tests = {"cold": [inner.cold(k) for k in ks], "warm": [inner.warm()]}
-    chosen: dict[str, dict[str, int]] = {group: {} for group in tests}
-    for name, candidates in topn_candidates(train).items():
-        qualities: dict[str, list[float]] = {group: [] for group in tests}
-        for make in candidates if len(candidates) > 1 else ():
-            scorer = _baseline_scorer(make().fit(inner.train))
-            for group, protocols in tests.items():
-                qualities[group].append(_quality(scorer, protocols, len(train.item_ids)))
-        for group, reached in qualities.items():
-            chosen[group][name] = int(np.argmax(reached)) if reached else 0
-    return chosen
-
-
-def _quality(scorer: Scorer, protocols: Sequence[Sequence[TopNEpisode]], num_items: int) -> float:
-    measured = [measure(scorer, episodes, num_items) for episodes in protocols if episodes]
-    return float(np.mean([recall.mean() + ndcg.mean() for recall, ndcg, _ in measured])) if measured else 0.0
-
-
-def _baseline_scorer(baseline: TopNBaseline) -> Scorer:
-    def score(episodes: Sequence[TopNEpisode]) -> NDArray[np.float32]:
-        return baseline.score([e.support_S for e in episodes], np.array([e.user for e in episodes], np.int64))
-
-    return score
-
-
-def measure(scorer: Scorer, episodes: Sequence[TopNEpisode], num_items: int) -> tuple[Floats, Floats, float]:
-    """Recall and nDCG of every episode, and the coverage of their lists; support items are left out."""
-    if not episodes:
-        return np.zeros(0), np.zeros(0), float("nan")
-    lists = top_lists(scorer(episodes), [e.support_S for e in episodes], LIST_LENGTH)
-    found = evaluate_lists(lists, [e.target_Q for e in episodes], num_items)
-    return found.recall_U, found.ndcg_U, found.coverage
+    return choose_candidates(inner.train, {"cold": [inner.cold(k) for k in ks], "warm": [inner.warm()]})
 
 
 def _pool(parts: Sequence[tuple[Floats, Floats, float]], seed: int) -> TopNResult:

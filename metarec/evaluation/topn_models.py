@@ -1,0 +1,78 @@
+"""Top-N models as functions from episodes to scores of the catalogue, how lists are measured, and how baselines are tuned."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarec.baselines.registry import topn_candidates
+from metarec.baselines.topn import TopNBaseline
+from metarec.evaluation.temporal_splits import TopNEpisode
+from metarec.evaluation.topn_metrics import evaluate_lists, top_lists
+from metarec.meta.blend import prior_scores
+from metarec.meta.prior import Prior
+from metarec.tasks.tables import entity_table
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
+
+Floats = NDArray[np.float64]
+Scorer = Callable[[Sequence[TopNEpisode]], NDArray[np.float32]]
+
+LIST_LENGTH = 20
+METRICS = ("recall@20", "ndcg@20")
+
+
+def learner_scorer(prior: Prior, train: "Dataset") -> Scorer:
+    """The product's ranking score over the whole catalogue: implicit score + blend * explicit mean."""
+    assert prior.item_ids == tuple(str(item) for item in train.item_ids), "the prior was trained on another catalogue"
+
+    def score(episodes: Sequence[TopNEpisode]) -> NDArray[np.float32]:
+        rows = [episode.user for episode in episodes]
+        frame = train.users.iloc[rows]
+        users = entity_table(prior.encoder.encode_users(frame), prior.encoder.user_blocks, np.zeros(len(rows), bool))
+        return prior_scores(prior, users, [(e.support_S, e.label_S, e.timestamp_S) for e in episodes])
+
+    return score
+
+
+def baseline_scorer(baseline: TopNBaseline) -> Scorer:
+    """A fitted baseline."""
+
+    def score(episodes: Sequence[TopNEpisode]) -> NDArray[np.float32]:
+        return baseline.score([e.support_S for e in episodes], np.array([e.user for e in episodes], np.int64))
+
+    return score
+
+
+def measure(scorer: Scorer, episodes: Sequence[TopNEpisode], num_items: int) -> tuple[Floats, Floats, float]:
+    """Recall and nDCG of every episode, and the coverage of their lists; support items are left out."""
+    if not episodes:
+        return np.zeros(0), np.zeros(0), float("nan")
+    lists = top_lists(scorer(episodes), [e.support_S for e in episodes], LIST_LENGTH)
+    found = evaluate_lists(lists, [e.target_Q for e in episodes], num_items)
+    return found.recall_U, found.ndcg_U, found.coverage
+
+
+def choose_candidates(
+    train: "Dataset", tests: Mapping[str, Sequence[Sequence[TopNEpisode]]], only: Sequence[str] = ()
+) -> dict[str, dict[str, int]]:
+    """Per group of users in `tests` and per baseline, the position of the candidate that does best when fitted on `train`."""
+    chosen: dict[str, dict[str, int]] = {group: {} for group in tests}
+    for name, candidates in topn_candidates(train).items():
+        if only and name not in only:
+            continue
+        qualities: dict[str, list[float]] = {group: [] for group in tests}
+        for make in candidates if len(candidates) > 1 else ():
+            scorer = baseline_scorer(make().fit(train))
+            for group, protocols in tests.items():
+                qualities[group].append(_quality(scorer, protocols, len(train.item_ids)))
+        for group, reached in qualities.items():
+            chosen[group][name] = int(np.argmax(reached)) if reached else 0
+    return chosen
+
+
+def _quality(scorer: Scorer, protocols: Sequence[Sequence[TopNEpisode]], num_items: int) -> float:
+    measured = [measure(scorer, episodes, num_items) for episodes in protocols if episodes]
+    return float(np.mean([recall.mean() + ndcg.mean() for recall, ndcg, _ in measured])) if measured else 0.0
