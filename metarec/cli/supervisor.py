@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from metarec.cli.processes import MARK, Guard, end_all, in_session, marked
@@ -74,10 +75,17 @@ class Supervisor:
     """Runs `stages` of programs: all are started at once, and drained stage after stage."""
 
     def __init__(
-        self, stages: Sequence[Sequence[Program]], *, healthy: Healthy, say: Say, patience: Patience | None = None
+        self,
+        stages: Sequence[Sequence[Program]],
+        *,
+        healthy: Healthy,
+        say: Say,
+        patience: Patience | None = None,
+        follow: bool = False,
     ) -> None:
+        """`follow` says every new line of the services' logs as `name | line`."""
         self._stages = [[_Child(program) for program in stage] for stage in stages]
-        self._healthy, self._say, self._patience = healthy, say, patience or Patience()
+        self._healthy, self._say, self._patience, self._follow_logs = healthy, say, patience or Patience(), follow
         self._mark = uuid.uuid4().hex
         self._stop, self._kill = asyncio.Event(), asyncio.Event()
 
@@ -94,6 +102,7 @@ class Supervisor:
         """
         children = [child for stage in self._stages for child in stage]
         with Guard(self._mark):
+            followers = [asyncio.create_task(self._follow(child.program)) for child in children] if self._follow_logs else []
             asked = asyncio.create_task(self._stop.wait())
             announcer = asyncio.create_task(self._announce(children, ready))
             keepers = [asyncio.create_task(self._keep(child)) for child in children]
@@ -104,6 +113,9 @@ class Supervisor:
                     task.cancel()
                 await asyncio.gather(announcer, asked, *keepers, return_exceptions=True)
                 await self._drain()
+                for task in followers:
+                    task.cancel()
+                await asyncio.gather(*followers, return_exceptions=True)
         for keeper in done - {asked}:
             keeper.result()  # a keeper ends by an error only
         return not self._kill.is_set()
@@ -128,7 +140,7 @@ class Supervisor:
             else:
                 how = _ending(await process.wait())
             ended = time.monotonic()
-            await asyncio.to_thread(end_all, lambda pid=process.pid: in_session(pid))
+            await asyncio.to_thread(end_all, partial(in_session, process.pid))
             failures = 1 if ended - started > patience.stable_seconds else failures + 1
             if failures >= patience.attempts and not child.ready.is_set():
                 raise UnavailableError(_cannot_start(program, f"{how} {failures} times in a row"))
@@ -182,6 +194,26 @@ class Supervisor:
                 await process.wait()
                 return f"did not answer for {self._patience.hung_seconds:g} s and was killed"
 
+    async def _follow(self, program: Program) -> None:
+        """Say the lines that the log gets from now on; once more when cancelled."""
+        offset = program.log.stat().st_size if program.log.exists() else 0
+        running = True
+        while running:
+            try:
+                await asyncio.sleep(self._patience.poll_seconds)
+            except asyncio.CancelledError:
+                running = False
+            if not program.log.exists():
+                continue
+            with program.log.open("rb") as file:
+                offset = 0 if program.log.stat().st_size < offset else offset  # it was put aside
+                file.seek(offset)
+                data = file.read()
+            end = data.rfind(b"\n") + 1
+            for line in data[:end].decode(errors="replace").splitlines():
+                self._say(f"{program.name} | {line}")
+            offset += end
+
     async def _drain(self) -> None:
         """Stage after stage: SIGTERM, wait, SIGKILL for those that take too long; then whatever the services left behind."""
         for stage in self._stages:
@@ -190,7 +222,7 @@ class Supervisor:
                 self._say(f"stopping {', '.join(child.program.name for child in alive)}")
             await asyncio.gather(*[self._end(child) for child in alive])
         grace = 0.0 if self._kill.is_set() else self._patience.drain_seconds
-        await asyncio.to_thread(end_all, lambda: marked(self._mark), grace, self._kill.is_set)
+        await asyncio.to_thread(end_all, partial(marked, self._mark), grace, self._kill.is_set)
 
     async def _end(self, child: _Child) -> None:
         process = child.process
@@ -203,7 +235,7 @@ class Supervisor:
         if child.alive:
             if not self._kill.is_set():
                 self._say(f"{child.program.name} did not stop within {self._patience.drain_seconds:g} s; killing it")
-            await asyncio.to_thread(end_all, lambda: in_session(process.pid))
+            await asyncio.to_thread(end_all, partial(in_session, process.pid))
         for task in waits:
             task.cancel()
         await process.wait()

@@ -80,6 +80,7 @@ def supervise(config: Path) -> None:
         healthy=healthy,
         say=lambda line: print(line, file=sys.stderr, flush=True),
         patience=Patience(**settings["patience"]),
+        follow=True,
     )
     try:
         clean = run_until_signalled(supervisor, lambda: print("ready", flush=True))

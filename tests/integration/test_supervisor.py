@@ -203,6 +203,20 @@ def test_no_process_outlives_a_supervisor_that_is_killed(start: Callable[..., Ru
     wait_until(lambda: not run.pids())
 
 
+def test_the_logs_can_be_followed_to_the_last_line(start: Callable[..., Running]):
+    run = start({"gateway": "serve"}, {"recall": "serve"})
+    run.line("ready")
+    os.kill(run.pids("recall")[0], signal.SIGKILL)
+    run.line("recall is back after")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 0
+    assert [line for line in run.said if line.startswith("recall |")] == [
+        "recall | recall runs",
+        "recall | recall runs",
+        "recall | recall stopped",
+    ]
+
+
 def test_a_large_log_is_put_aside_at_the_start(start: Callable[..., Running], tmp_path: Path):
     with (tmp_path / "recall.log").open("wb") as file:
         file.truncate(17 * 2**20)

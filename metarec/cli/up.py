@@ -1,0 +1,161 @@
+"""`metarec up`: every service on this machine, each a process of its own, under one supervisor.
+
+This process imports neither torch nor ray nor feast: what needs them runs in the services, or in `metarec features` as a child.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from metarec.cli.output import note
+from metarec.cli.plan import LOOPBACK, STAGES, Plan, choose_ports, only_one
+from metarec.cli.supervisor import Patience, Supervisor, run_until_signalled
+from metarec.errors import FailedPreconditionError, NotFoundError
+from services.runtime.settings import DEFAULT_PORTS, ENVIRONMENT, PREFIX
+
+METAREC = (sys.executable, "-P", "-m", "metarec.cli.main")
+
+
+def _port_options(command: click.decorators.FC) -> click.decorators.FC:
+    for name, default in reversed(DEFAULT_PORTS.items()):
+        text = f"Port of the {name} service; 0 for any free one.  [default: {default}]"
+        command = click.option(f"--{name}-port", type=click.IntRange(0, 65535), help=text)(command)
+    return command
+
+
+@click.command(epilog="Example: metarec up --registry registry --data data/ml-100k")
+@click.option(
+    "--registry",
+    type=click.Path(path_type=Path),
+    envvar="METAREC_REGISTRY",
+    required=True,
+    help="Directory that `metarec train --out` wrote.  [env: METAREC_REGISTRY]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="METAREC_DATA",
+    help="Dataset directory: users, items and history that the services know from the start.  [env: METAREC_DATA]",
+)
+@click.option("--state", type=click.Path(path_type=Path), help="Directory of durable files and logs.  [default: REGISTRY/state]")
+@click.option(
+    "--host", default=LOOPBACK, show_default=True, help="Address the gateway listens on; the others stay on the loopback."
+)
+@click.option("--port-base", type=click.IntRange(0, 65531), help="Ports N to N+4, gateway first; 0 for any free ones.")
+@_port_options
+@click.option(
+    "--online-store",
+    default="sqlite",
+    envvar="METAREC_ONLINE_STORE",
+    show_default=True,
+    help="Online feature store: 'sqlite' or redis://HOST:PORT/DB.  [env: METAREC_ONLINE_STORE]",
+)
+@click.option("--verbose", is_flag=True, help="Show the services' logs on standard error, each line with its service.")
+@click.option("--json", "as_json", is_flag=True, help="Print the ready line as one line of JSON.")
+def up(
+    registry: Path,
+    data: Path | None,
+    state: Path | None,
+    host: str,
+    port_base: int | None,
+    online_store: str,
+    verbose: bool,
+    as_json: bool,
+    **ports: int | None,
+) -> int:
+    """Start every service on this machine and keep it running until Ctrl-C.
+
+    The services are ready when the line `metarec is ready: ...` with their addresses appears. One Ctrl-C lets running requests
+    finish and stops everything, a second one kills. A service that crashes is restarted.
+    """
+    if not registry.is_dir():
+        raise NotFoundError(f"no registry at '{registry}'; make one with: metarec train --data DIR --out {registry}")
+    if data is not None and not (data / "dataset.json").exists():
+        raise NotFoundError(
+            f"no dataset at '{data}'; make one with: metarec data import --out {data} ... or metarec data fetch ml-100k"
+        )
+    from metarec.client.health import is_serving
+
+    began = time.monotonic()
+    plan = Plan(
+        registry=registry.resolve(),
+        state=(state or registry / "state").resolve(),
+        data=data and data.resolve(),
+        online_store=online_store,
+        host=host,
+        ports=choose_ports(host, port_base, {name: ports[f"{name}_port"] for name in DEFAULT_PORTS}),
+    )
+    with only_one(plan.state):
+        _prepare(plan)
+        live = _live(plan)
+        ignored = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in ENVIRONMENT)
+        if ignored:
+            note(f"ignored in the environment, because no service knows them: {', '.join(ignored)}")
+        note(f"starting {', '.join(name for stage in STAGES for name in stage)}; logs in {plan.logs}")
+
+        def ready() -> None:
+            line = f"metarec is ready: {', '.join(f'{name} {address}' for name, address in plan.addresses.items())}"
+            value = {
+                "ready": True,
+                "addresses": plan.addresses,
+                "checkpoint": live,
+                "state": str(plan.state),
+                "logs": str(plan.logs),
+            }
+            note(f"every service is healthy after {time.monotonic() - began:.1f} s; Ctrl-C stops them")
+            print(json.dumps(value) if as_json else line, flush=True)
+
+        supervisor = Supervisor(
+            [[plan.program(name, os.environ) for name in stage] for stage in STAGES],
+            healthy=is_serving,
+            say=note,
+            follow=verbose,
+            patience=Patience(drain_seconds=float(os.environ.get("METAREC_DRAIN_SECONDS") or 20) + 5),
+        )
+        clean = run_until_signalled(supervisor, ready)
+    note("stopped" if clean else "killed")
+    return 0 if clean else 130
+
+
+def _prepare(plan: Plan) -> None:
+    """Build the feature store and load it online where that has not been done for this dataset."""
+    from metarec.features.manifest import StoreManifest
+
+    found = StoreManifest.read(plan.features) if (plan.features / "store.json").exists() else None
+    wanted = json.loads((plan.data / "dataset.json").read_bytes())["fingerprint"] if plan.data else None
+    if found is None and wanted is None:
+        raise NotFoundError(f"no feature store at '{plan.features}'; name the dataset to build it from with --data DIR")
+    where = ["--online", plan.online_store]
+    if wanted is not None and (found is None or found.fingerprint != wanted):
+        _run_metarec("features", "build", "--data", str(plan.data), "--out", str(plan.features), *where)
+        found = None
+    # What another kind of online store holds is not known from here; loading it again only adds what is new.
+    if found is None or plan.online_store not in found.materialized:
+        _run_metarec("features", "materialize", "--store", str(plan.features), *where)
+
+
+def _run_metarec(*arguments: str) -> None:
+    """A metarec command as a child: it imports what this process must not. Its result goes to standard error too."""
+    command = [*METAREC, *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    status = subprocess.run(command, stdout=sys.stderr, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
+    if status:
+        raise FailedPreconditionError(f"'metarec {' '.join(arguments)}' failed with status {status}")
+
+
+def _live(plan: Plan) -> str | None:
+    """Id of the live checkpoint; says what to do when there is none."""
+    from metarec.training.registry import Registry
+
+    registry = Registry(plan.registry)
+    live = registry.live()
+    if live is None:
+        newest = next(iter(registry.list()), None)
+        command = f"metarec checkpoints promote {newest.id}" if newest else f"metarec train --data DIR --out {plan.registry}"
+        note(f"no checkpoint is live: the services start, but do not recommend before one is; make one live with: {command}")
+    return live
