@@ -2,9 +2,18 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
 import pytest
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
 
 # Set before anything imports ray: token auth is the rule everywhere (DESIGN 7), and tests send no usage reports.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -23,3 +32,100 @@ def ray_cluster() -> Iterator[str]:
         yield str(context.address_info["address"])
     finally:
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> "Dataset":
+    """80 users and 60 items in four genres; each user loves one genre (ratings near 5) and dislikes the others, with times.
+
+    User `u<k>` loves genre k % 4, item `i<k>` has genre k % 4; gender tells two pairs of tastes apart.
+    """
+    from metarec.data.dataset import Dataset, Interactions
+    from metarec.data.schema import Field, Label, Schema
+
+    rng = np.random.default_rng(11)
+    num_users, num_items, genres = 80, 60, ("space", "drama", "comedy", "horror")
+    events = []
+    for user in range(num_users):
+        loved = [item for item in range(num_items) if item % 4 == user % 4]
+        others = [item for item in range(num_items) if item % 4 != user % 4]
+        chosen = [*rng.choice(loved, 9, replace=False), *rng.choice(others, 5, replace=False)]
+        for place, item in enumerate(rng.permutation(chosen)):
+            label = float(np.clip((4.6 if item % 4 == user % 4 else 1.8) + rng.normal() * 0.4, 1, 5).round())
+            events.append((user, int(item), label, 1_000_000.0 + 1_000 * user + 3_600 * place))
+    user_N, item_N, label_N, time_N = zip(*events, strict=True)
+    schema = Schema(
+        user_id="user_id",
+        item_id="item_id",
+        label=Label(column="rating", kind="rating", minimum=1.0, maximum=5.0),
+        timestamp="timestamp",
+        users=(Field(name="gender", kind="categorical"), Field(name="age", kind="numeric")),
+        items=(
+            Field(name="title", kind="text"),
+            Field(name="genres", kind="multi_categorical", separator="|"),
+            Field(name="year", kind="numeric"),
+        ),
+        item_title="title",
+    )
+    dataset = Dataset(
+        path=Path("unused"),
+        schema=schema,
+        user_ids=np.array([f"u{k}" for k in range(num_users)], dtype=object),
+        item_ids=np.array([f"i{k}" for k in range(num_items)], dtype=object),
+        users=pd.DataFrame({"gender": ["FM"[k % 4 // 2] for k in range(num_users)], "age": [20.0 + k for k in range(num_users)]}),
+        items=pd.DataFrame(
+            {
+                "title": [f"{genres[k % 4]} story {k}" for k in range(num_items)],
+                "genres": pd.Series([(genres[k % 4],) for k in range(num_items)], dtype=object),
+                "year": [1960.0 + k for k in range(num_items)],
+            }
+        ),
+        interactions=Interactions(
+            user_N=np.array(user_N, np.int32),
+            item_N=np.array(item_N, np.int32),
+            label_N=np.array(label_N, np.float32),
+            timestamp_N=np.array(time_N, np.float64),
+            scenario_N=np.zeros(len(events), np.int16),
+        ),
+        graph=None,
+        fingerprint="",
+    )
+    return dataset.save(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture(scope="session")
+def tiny_registry(tiny_dataset: "Dataset", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry as `metarec train --out` leaves it, trained on `tiny_dataset` in seconds: two checkpoints of both heads, the
+    first of them live, and the feature store with its online side loaded. Read only: tests that write take `registry`."""
+    from metarec.features.store import FeatureStore
+    from metarec.training.loop import fit
+    from metarec.training.manifest import Manifest
+    from metarec.training.recipes import get_recipe
+    from metarec.training.registry import Registry
+
+    path = tmp_path_factory.mktemp("tiny") / "registry"
+    path.mkdir(parents=True)
+    recipe = get_recipe("alpaca").override(
+        {
+            "epochs": "6",
+            "batch_size": "16",
+            "model.embedding_dim": "6",
+            "validation_fraction": "0.1",
+            "implicit.episodes.min_query": "1",
+        }
+    )
+    for seed in (0, 1):
+        prior = replace(fit(tiny_dataset, recipe, seed=seed), blend=0.1)
+        manifest = Manifest(recipe=recipe, seed=seed, data_fingerprint=tiny_dataset.fingerprint, created=1_700_000_000.0 + seed)
+        Registry(path).publish(prior, manifest)
+    Registry(path).promote(Registry(path).list()[-1].id, force=True)
+    store = FeatureStore.build(tiny_dataset, path / "features")
+    store.materialize(2_000_000.0)
+    store.close()
+    return path
+
+
+@pytest.fixture
+def registry(tiny_registry: Path, tmp_path: Path) -> Path:
+    """A copy of `tiny_registry` that the test may write to."""
+    return Path(shutil.copytree(tiny_registry, tmp_path / "registry"))

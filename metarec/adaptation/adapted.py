@@ -1,0 +1,119 @@
+"""A user adapted to, and the batches and scores that follow from one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metarec.adaptation.state import UserState
+from metarec.adaptation.view import EngineView, Floats, is_vector_learner, row_vectors
+from metarec.meta.blend import SupportRows, support_batch
+from metarec.models.contract import FastWeights
+from metarec.tasks.batch import Batch, EntityTable, Tables
+from metarec.types import Features, Interaction, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """A user adapted to: what scoring, explaining and storing need.
+
+    `used` are the interactions of the support set whose items are known, `unknown_ids` the others' items. `vector` is the user's
+    side of `EngineView.vectors`, None when a head is not linear.
+    """
+
+    state: UserState
+    view: EngineView
+    profile: EntityTable
+    used: tuple[Interaction, ...]
+    unknown_ids: tuple[str, ...]
+    vector: Floats | None
+
+    @property
+    def shots(self) -> int:
+        """Number of interactions adapted to; 0 is a cold start."""
+        return len(self.used)
+
+    @property
+    def seen_items(self) -> frozenset[str]:
+        """Items the user has interacted with."""
+        return self.state.seen_items
+
+    def support(self, view: EngineView | None = None) -> Batch:
+        """The support set as a batch of one task, over the rows of `view` (default: the view adapted with)."""
+        return support_batches(view or self.view, self.profile, [self.used])
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserInput:
+    """What adaptation starts from: a support set (any order of times is allowed; ids unique), profile, revision, older items."""
+
+    support: Sequence[Interaction] = ()
+    features: Features | None = None
+    revision: int = 0
+    seen: Sequence[str] = ()
+
+
+def fast_weights(
+    view: EngineView,
+    profiles: EntityTable,
+    supports: Sequence[Sequence[Interaction]],
+    targets: Sequence[Target] | None = None,
+) -> dict[Target, FastWeights]:
+    """Fast weights of each head for users with these profiles (rows, in order) and support sets of known items."""
+    batch = support_batches(view, profiles, supports)
+    with torch.no_grad():
+        return {
+            target: head.learner.adapt(head.model, head.theta, batch)
+            for target, head in view.heads.items()
+            if targets is None or target in targets
+        }
+
+
+def query_batch(view: EngineView, profile: EntityTable, row_N: NDArray[np.int64]) -> Batch:
+    """Rows of the view to score for one user."""
+    row_1N = torch.from_numpy(np.ascontiguousarray(row_N, np.int64))[None]
+    return Batch(
+        tables=Tables(tasks=profile, rows=view.rows),
+        task_T=torch.zeros(1, dtype=torch.int64),
+        row_TN=row_1N,
+        label_TN=torch.zeros(row_1N.shape),
+        mask_TN=torch.ones(row_1N.shape, dtype=torch.bool),
+    )
+
+
+def support_batches(view: EngineView, profiles: EntityTable, supports: Sequence[Sequence[Interaction]]) -> Batch:
+    """Support sets of known items as a batch; row k of `profiles` is the task of set k."""
+    timed = view.prior.schema.timestamp is not None
+    rows: list[SupportRows] = [
+        (
+            view.catalogue.rows(entry.item_id for entry in support),
+            np.array([entry.label for entry in support], np.float32),
+            np.array([entry.timestamp for entry in support], np.float64) if timed else None,
+        )
+        for support in supports
+    ]
+    return support_batch(Tables(tasks=profiles, rows=view.rows), range(len(rows)), rows)
+
+
+def score(view: EngineView, adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:
+    """Scores of rows of `view` under the adapted weights."""
+    if view.vectors is not None and adapted.vector is not None:
+        return cast(Floats, view.vectors.bias_I[row_N] + view.vectors.phi_IE[row_N] @ adapted.vector)
+    score_N = np.zeros(len(row_N), np.float32)
+    for target, weight in view.weights.items():
+        score_N += np.float32(weight) * _head_score(view, target, adapted, row_N)
+    return score_N
+
+
+def _head_score(view: EngineView, target: Target, adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:
+    head, weights = view.heads[target], adapted.state.weights[target]
+    if is_vector_learner(head):
+        phi_ID, bias_I = row_vectors(head, view.rows)
+        return cast(Floats, bias_I[row_N] + phi_ID[row_N] @ weights["vector"])
+    fast = {name: torch.from_numpy(value)[None] for name, value in weights.items()}
+    with torch.no_grad():
+        found = head.learner.predict(head.model, head.theta, fast, query_batch(view, adapted.profile, row_N))
+    return cast(Floats, found.mean_TQ[0].float().numpy())

@@ -1,0 +1,233 @@
+"""The engine of serving: a prior, the items it can score, and adaptation to a user in the request path.
+
+`adapt` is the learner's own, the same function as in training (DESIGN 4). Everything is thread-safe: readers work on one
+immutable view, `upsert` replaces it.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metarec.adaptation.adapted import Adapted, UserInput, fast_weights, query_batch, score
+from metarec.adaptation.state import UserState, Weights, profile_digest
+from metarec.adaptation.terms import score_terms
+from metarec.adaptation.view import EngineView, Floats, ItemVectors, is_vector_learner, task_vector
+from metarec.features.graph import GRAPH_FIELD
+from metarec.meta.catalogue import Catalogue
+from metarec.meta.prior import Head, Prior
+from metarec.models.contract import FastWeights
+from metarec.tasks.batch import EntityTable
+from metarec.tasks.tables import encode_unknown_users
+from metarec.types import Contribution, Features, FeatureValue, Interaction, Item, Target
+
+
+class Engine:
+    """Adapts and scores with one prior. `catalogue` holds the items it knows."""
+
+    def __init__(self, prior: Prior) -> None:
+        self.prior = prior
+        self.catalogue = Catalogue(prior)
+        self._write = threading.Lock()
+        self._view = EngineView.first(prior, self.catalogue.snapshot)
+        self._user_fields = frozenset(prior.encoder.user_fields)
+        self._item_fields = frozenset((*prior.encoder.item_fields, GRAPH_FIELD))
+
+    @property
+    def checkpoint(self) -> str:
+        """Id of the prior's checkpoint."""
+        return self.prior.checkpoint
+
+    @property
+    def view(self) -> EngineView:
+        """The current view; take it once where several values must agree."""
+        return self._view
+
+    @property
+    def vectors(self) -> ItemVectors | None:
+        """Item vectors whose products with `Adapted.vector` are ranking scores; None when a head is not linear."""
+        return self._view.vectors
+
+    def outdated(self, revisions: Mapping[str, int]) -> list[str]:
+        """Ids of which the engine has no or an older content than these revisions."""
+        known = self.catalogue.revision
+        return [item_id for item_id, revision in revisions.items() if (have := known(item_id)) is None or have < revision]
+
+    def upsert(self, items: Iterable[Item]) -> list[str]:
+        """Add items or replace their content, unless the engine has that revision or a later one; returns the ids that changed.
+
+        Fields that the checkpoint's schema does not have are left out. InvalidInputError when a feature has the wrong type; then
+        nothing changes.
+        """
+        with self._write:
+            known = self.catalogue.revision
+            latest: dict[str, Item] = {}
+            for item in items:
+                have = latest[item.item_id].revision if item.item_id in latest else known(item.item_id)
+                if have is None or have < item.revision:
+                    latest[item.item_id] = self._readable(item)
+            if latest:
+                changed_N = self.catalogue.upsert(list(latest.values()))
+                self._view = self._view.next(self.catalogue.snapshot, changed_N)
+            return list(latest)
+
+    def _readable(self, item: Item) -> Item:
+        features = {name: value for name, value in item.features.items() if name in self._item_fields}
+        encoder = self.prior.encoder
+        if item.item_id in encoder.facts and features.get(GRAPH_FIELD) is None:
+            # The encoder finds what the knowledge graph says of a known item by its id.
+            features[encoder.item_id] = item.item_id
+        return replace(item, features=features)
+
+    def adapt(
+        self,
+        support: Sequence[Interaction],
+        features: Features | None = None,
+        *,
+        revision: int = 0,
+        seen: Sequence[str] = (),
+    ) -> Adapted:
+        """Adapt to one user from a support set with one entry per item; without support or profile, the prior.
+
+        Profile fields that the checkpoint's schema does not have are left out. `revision` and `seen` go into the state.
+        """
+        return self.adapt_many([UserInput(support=support, features=features, revision=revision, seen=seen)])[0]
+
+    def adapt_many(self, users: Sequence[UserInput]) -> list[Adapted]:
+        """Adapt to several users in one batch."""
+        if not users:
+            return []
+        view = self._view
+        profiles = self._profiles([user.features for user in users])
+        used, unknown = zip(*(_known(view, user.support) for user in users), strict=True)
+        fast = fast_weights(view, profiles, used)
+        adapted = []
+        for place, user in enumerate(users):
+            weights = {target: _stored(view.heads[target], part, place) for target, part in fast.items()}
+            state = UserState(
+                checkpoint=self.checkpoint,
+                revision=user.revision,
+                support=tuple(user.support),
+                seen=tuple(user.seen),
+                profile=profile_digest(self._profile(user.features)),
+                revisions=_revisions(view, user.support),
+                weights=weights,
+            )
+            adapted.append(
+                Adapted(
+                    state=state,
+                    view=view,
+                    profile=_row(profiles, place),
+                    used=used[place],
+                    unknown_ids=unknown[place],
+                    vector=_vector(view, weights),
+                )
+            )
+        return adapted
+
+    def restore(self, state: UserState, features: Features | None = None) -> Adapted:
+        """The user as stored; adapts again when the weights are of another checkpoint, profile or content of a support item."""
+        view = self._view
+        fresh = (
+            state.checkpoint == self.checkpoint
+            and set(state.weights) == set(view.heads)
+            and state.profile == profile_digest(self._profile(features))
+            and state.revisions == _revisions(view, state.support)
+        )
+        if not fresh:
+            return self.adapt(state.support, features, revision=state.revision, seen=state.seen)
+        used, unknown = _known(view, state.support)
+        return Adapted(
+            state=state,
+            view=view,
+            profile=self._profiles([features]),
+            used=used,
+            unknown_ids=unknown,
+            vector=_vector(view, state.weights),
+        )
+
+    def scores(self, adapted: Adapted, item_ids: Sequence[str]) -> Floats:
+        """Ranking scores: implicit + blend * explicit. Ids nobody knows get the score of an item without id and content."""
+        view = adapted.view
+        row_N = view.catalogue.rows(item_ids)
+        score_N = np.zeros(len(row_N), np.float32)
+        known_N = row_N >= 0
+        if known_N.any():
+            score_N[known_N] = score(view, adapted, row_N[known_N])
+        if not known_N.all():
+            score_N[~known_N] = score(view.with_unknown, adapted, np.array([len(view.rows)]))
+        return score_N
+
+    def knows(self, adapted: Adapted, item_ids: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of the ids are in the catalogue that `adapted` sees."""
+        return adapted.view.catalogue.rows(item_ids) >= 0
+
+    def contributions(self, adapted: Adapted, item_id: str) -> list[Contribution]:
+        """Terms that add up to the item's score: global, item, profile, and one for each interaction used, oldest first."""
+        return score_terms(adapted, item_id)
+
+    def predict(self, adapted: Adapted, item_ids: Sequence[str]) -> tuple[Floats, Floats | None]:
+        """Predictive mean and variance of the label of each item; the variance is None when the learner has none.
+
+        A checkpoint without an explicit head predicts its ranking score. Means are those of the predictive distribution, so they
+        may lie a little outside the label's range.
+        """
+        view = adapted.view
+        if "explicit" not in view.heads:
+            return self.scores(adapted, item_ids), None
+        row_N = view.catalogue.rows(item_ids)
+        if (row_N < 0).any():
+            view = view.with_unknown
+            row_N = np.where(row_N < 0, len(view.rows) - 1, row_N)
+        # Variances need more than the state keeps, so the weights are computed again.
+        fast = fast_weights(view, adapted.profile, [adapted.used], targets=("explicit",))["explicit"]
+        head = view.heads["explicit"]
+        with torch.no_grad():
+            found = head.learner.predict(head.model, head.theta, fast, query_batch(view, adapted.profile, row_N))
+        variance = None if found.variance_TQ is None else cast(Floats, found.variance_TQ[0].float().numpy())
+        return cast(Floats, found.mean_TQ[0].float().numpy()), variance
+
+    def _profile(self, features: Features | None) -> dict[str, FeatureValue]:
+        return {name: value for name, value in (features or {}).items() if name in self._user_fields}
+
+    def _profiles(self, features: Sequence[Features | None]) -> EntityTable:
+        return encode_unknown_users(self.prior.encoder, [self._profile(entry) for entry in features])
+
+
+def _known(view: EngineView, support: Sequence[Interaction]) -> tuple[tuple[Interaction, ...], tuple[str, ...]]:
+    row_of = view.catalogue.row_of
+    used = tuple(entry for entry in support if entry.item_id in row_of)
+    return used, tuple(entry.item_id for entry in support if entry.item_id not in row_of)
+
+
+def _revisions(view: EngineView, support: Sequence[Interaction]) -> dict[str, int]:
+    """Revisions of the support items' content as `UserState` keeps them."""
+    upserted, row_of = view.catalogue.upserted, view.catalogue.row_of
+    found = {}
+    for entry in support:
+        item = upserted.get(entry.item_id)
+        if item is not None:
+            found[entry.item_id] = item.revision
+        elif entry.item_id not in row_of:
+            found[entry.item_id] = -1
+    return found
+
+
+def _stored(head: Head, fast: FastWeights, place: int) -> Weights:
+    if is_vector_learner(head):
+        return {"vector": task_vector(head, fast)[place].float().numpy()}
+    return {name: value[place].float().numpy() for name, value in fast.items()}
+
+
+def _vector(view: EngineView, weights: Mapping[Target, Weights]) -> Floats | None:
+    if not all(is_vector_learner(view.heads[target]) for target in view.weights):
+        return None
+    return np.concatenate([weights[target]["vector"] for target in view.weights])
+
+
+def _row(table: EntityTable, place: int) -> EntityTable:
+    return replace(table, code_N=table.code_N[place : place + 1], dense_NP=table.dense_NP[place : place + 1])

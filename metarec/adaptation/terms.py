@@ -1,0 +1,79 @@
+"""The score of one item as terms that add up to it.
+
+Vector learners give their exact terms (DESIGN 4.1). Any other learner is explained by adding one thing after another (the
+profile, then each interaction in time order) and taking the differences: a telescoping sum, exact whatever the learner.
+"""
+
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+
+from metarec.adaptation.adapted import Adapted, fast_weights, query_batch
+from metarec.adaptation.view import EngineView, is_vector_learner
+from metarec.meta.contract import VectorLearner
+from metarec.tasks.tables import encode_unknown_users
+from metarec.types import Contribution, Target
+
+
+def score_terms(adapted: Adapted, item_id: str) -> list[Contribution]:
+    """Global, item and profile terms of the ranking score, and one for each support interaction used, oldest first."""
+    view = adapted.view
+    row = view.catalogue.row_of.get(item_id)
+    if row is None:
+        view = view.with_unknown
+        row = len(view.rows) - 1
+    shared = dict.fromkeys(("global", "item", "profile"), 0.0)
+    support = np.zeros(adapted.shots)
+    for target, weight in view.weights.items():
+        head_terms = _linear_terms if is_vector_learner(view.heads[target]) else _telescoped_terms
+        plain, each = head_terms(view, target, adapted, row)
+        for name, value in plain.items():
+            shared[name] += weight * value
+        support += weight * np.array(each)
+    return [
+        Contribution(kind="global", value=shared["global"]),
+        Contribution(kind="item", value=shared["item"]),
+        Contribution(kind="profile", value=shared["profile"]),
+        *(
+            Contribution(kind="support", item_id=entry.item_id, label=entry.label, value=float(value))
+            for entry, value in zip(adapted.used, support, strict=True)
+        ),
+    ]
+
+
+def _linear_terms(view: EngineView, target: Target, adapted: Adapted, row: int) -> tuple[dict[str, float], list[float]]:
+    head = view.heads[target]
+    query = query_batch(view, adapted.profile, np.array([row]))
+    with torch.no_grad():
+        terms = cast(VectorLearner, head.learner).contributions(head.model, head.theta, adapted.support(view), query)
+    plain = {name: float(terms[name][0, 0]) for name in ("global", "item", "profile")}
+    return plain, terms["support"][0, 0, : adapted.shots].tolist()
+
+
+def _telescoped_terms(view: EngineView, target: Target, adapted: Adapted, row: int) -> tuple[dict[str, float], list[float]]:
+    """`global` is what an item without id and content scores for nobody in particular, `item` what this one does beyond it."""
+    head, encoder = view.heads[target], view.prior.encoder
+    bare = encode_unknown_users(encoder, [{}])
+    steps = len(adapted.used) + 1
+    profiles = replace(bare, code_N=bare.code_N.new_zeros(steps + 1), dense_NP=adapted.profile.dense_NP.repeat(steps + 1, 1))
+    profiles.dense_NP[0] = bare.dense_NP[0]
+    supports = [(), *(adapted.used[:count] for count in range(steps))]
+    everything = view if row >= len(view.catalogue.ids) else view.with_unknown
+    fast = fast_weights(everything, profiles, supports, targets=(target,))[target]
+    rows = np.array([row, len(everything.rows) - 1])
+    query = query_batch(everything, profiles, rows)
+    query = replace(
+        query,
+        task_T=torch.arange(steps + 1),
+        row_TN=query.row_TN.expand(steps + 1, -1),
+        label_TN=query.label_TN.expand(steps + 1, -1),
+        mask_TN=query.mask_TN.expand(steps + 1, -1),
+    )
+    with torch.no_grad():
+        mean_TQ = head.learner.predict(head.model, everything.heads[target].theta, fast, query).mean_TQ.double().numpy()
+    score_T = mean_TQ[:, 0]
+    shared = float(mean_TQ[0, 1])
+    plain = {"global": shared, "item": float(score_T[0]) - shared, "profile": float(score_T[1] - score_T[0])}
+    return plain, np.diff(score_T[1:]).tolist()
