@@ -24,7 +24,7 @@ from metarec.errors import ConfigError, InvalidInputError, NotFoundError
 from metarec.features.manifest import StoreManifest
 from metarec.features.online import EntityKey as WireKey
 from metarec.features.online import OnlineRows
-from metarec.features.sources import BEGINNING, REVISION, TIME, Stats, plain, remove_rows, write_sources
+from metarec.features.sources import BEGINNING, REVISION, TIME, Stats, remove_rows, write_sources
 from metarec.features.wire import KEYS, SERVICES, Kind, Row, ViewName, raw, view_features
 from metarec.features.wire import Value as WireValue
 from metarec.types import Features, FeatureValue, Item, User
@@ -243,7 +243,7 @@ class FeatureStore:
         for name in features:
             if name not in kinds:
                 raise InvalidInputError(f"unknown feature '{name}'; the schema has {', '.join(sorted(kinds))}", field=name)
-        return {REVISION: revision, **{name: plain(kind, features.get(name), name) for name, kind in kinds.items()}}
+        return {REVISION: revision, **{name: raw(kind, features.get(name), name) for name, kind in kinds.items()}}
 
     def close(self) -> None:
         """Let go of the online store's connection."""

@@ -87,7 +87,7 @@ def parse(message: Value) -> Stored:
 
 def raw(kind: Kind, value: object, name: str) -> Stored:
     """`value` of a historical table as a plain one, so that both retrievals give equal values."""
-    if kind in ("integer", "bytes"):
+    if kind == "integer" or kind == "bytes":
         number = as_number(value, name) if kind == "integer" else None
         return None if number is None else int(number)
     return plain(kind, value, name)

@@ -100,7 +100,7 @@ def checkerboard(
     task_N = np.repeat(np.arange(num_tasks), rows_per_task)
     row_N = np.argsort(rng.random((num_tasks, num_rows)), 1)[:, :rows_per_task].reshape(-1)
     label_N = np.where(kind_T[task_N] == kind_R[row_N], high, low).astype(np.float32)
-    side_R1 = (2.0 * kind_R - 1)[:, None]
+    side_R1: Float = (2.0 * kind_R - 1).astype(np.float64)[:, None]
     return PlantedFamily(
         tables=_tables(np.ones((num_tasks, 1)), side_R1, True),
         layout=TaskLayout.from_arrays(task_N, row_N, label_N, num_tasks=num_tasks, num_rows=num_rows),

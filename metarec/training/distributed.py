@@ -47,7 +47,7 @@ def _in_process(assignment: Assignment, watch: Watch, stop: StopFile) -> dict[st
         scaling_config=ScalingConfig(num_workers=0),
         run_config=RunConfig(name="train", storage_path=str(Path(assignment.run) / "ray")),
     )
-    with stop.on_signals():
+    with stop.on_signals(lambda: watch(Progress(stage="stopping"))):
         return dict(trainer.fit().return_value)
 
 
@@ -58,8 +58,9 @@ def _on_cluster(assignment: Assignment, workers: int, watch: Watch, stop: StopFi
 
     outcome: dict[str, str] = {}
     failure: list[BaseException] = []
-    with _cluster(workers), stop.on_signals():
+    with _cluster(workers), stop.on_signals(lambda: watch(Progress(stage="stopping"))):
         _quiet()
+        _say_what_is_missing(assignment.device, workers, watch)
         trainer = TorchTrainer(
             ray_worker,
             train_loop_config=assignment.to_dict(),
@@ -108,9 +109,10 @@ def _cluster(workers: int) -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
+    # "local", or Ray would join whatever cluster someone has started on this machine.
     local = {} if address else {"num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False}
     try:
-        ray.init(address=address, **local, **quiet)
+        ray.init(address=address or "local", **local, **quiet)
     except (ConnectionError, RuntimeError, OSError) as error:
         where = f"ray cluster '{address}'" if address else "a local ray cluster"
         raise UnavailableError(f"{where} cannot be used: {error}; try --workers 0, or 'metarec doctor'") from error
@@ -118,6 +120,17 @@ def _cluster(workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _say_what_is_missing(device: str, workers: int, watch: Watch) -> None:
+    """Ray waits, silently and for ever, for what a cluster lacks, since it may grow."""
+    import ray
+
+    have = ray.cluster_resources()
+    for resource in ("CPU", "GPU") if device == "gpu" else ("CPU",):
+        if have.get(resource, 0) < workers:
+            lack = f"for the cluster to grow: {workers} workers need {workers} {resource}, it has {have.get(resource, 0):g}"
+            watch(Progress(stage="waiting", note=lack))
 
 
 def _forward(events: Path, offset: int, watch: Watch) -> int:

@@ -18,18 +18,14 @@ from metarec.tasks.batch import Tables, TaskBatch
 from metarec.tasks.sampler import EpisodeSampler
 from metarec.tasks.stats import LabelStats, label_stats
 from metarec.training.batches import pick_device, tables_on, tasks_on
-from metarec.training.heads import episode_config, make_head
+from metarec.training.heads import episode_config, head_seed, make_head
 from metarec.training.inputs import Inputs
 from metarec.training.optimizer import Adam, OneCycle
-from metarec.training.progress import Progress
+from metarec.training.progress import Progress, early_stop_note
 from metarec.training.recipes import HeadRecipe
 from metarec.training.state import EpochMetrics, HeadState
 from metarec.training.surroundings import Surroundings
 from metarec.training.validation import validate, validation_sampler
-from metarec.types import Target
-
-HEAD_STREAM: dict[Target, int] = {"explicit": 1, "implicit": 2}
-"""Keeps the random streams of the heads of one seed apart."""
 
 
 def train_head(inputs: Inputs, recipe: HeadRecipe, seed: int, around: Surroundings) -> HeadState:
@@ -45,7 +41,7 @@ class _HeadRun:
 
     def __init__(self, inputs: Inputs, recipe: HeadRecipe, seed: int, around: Surroundings) -> None:
         self.recipe, self.around = recipe, around
-        self.seed = int(np.random.SeedSequence([seed, HEAD_STREAM[recipe.target]]).generate_state(1)[0])
+        self.seed = head_seed(seed, recipe.target)
         config = episode_config(recipe)
         host = inputs.tables(recipe.kind)
         layout = inputs.layout(recipe.kind, validation=False)
@@ -96,6 +92,9 @@ class _HeadRun:
             waited = state.epoch - 1 - state.best_epoch
             state.finished = state.epoch >= self.recipe.epochs or (0 < patience <= waited)
             self._save()
+            if state.finished and state.epoch < self.recipe.epochs:
+                note = early_stop_note(state.epoch, self.recipe.epochs, state.best_epoch + 1)
+                self.around.watch(Progress(stage="early_stop", target=self.recipe.target, note=note))
         state.best = {name: value.detach().cpu() for name, value in state.best.items()}
         return state
 

@@ -1,5 +1,7 @@
 """From a head's recipe to its learner, model and episodes."""
 
+import numpy as np
+
 from metarec.errors import ConfigError
 from metarec.meta.prior import Head
 from metarec.meta.registry import make_learner
@@ -7,6 +9,10 @@ from metarec.models.contract import MetaParams
 from metarec.models.registry import make_model
 from metarec.tasks.sampler import EpisodeConfig
 from metarec.training.recipes import HeadRecipe
+from metarec.types import Target
+
+STREAMS: dict[Target, int] = {"explicit": 1, "implicit": 2}
+"""Keeps the random streams of the heads of one seed apart."""
 
 
 def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
@@ -15,6 +21,11 @@ def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
     if learner.target != recipe.target:
         raise ConfigError(f"learner '{recipe.learner}' predicts '{learner.target}', not '{recipe.target}'", field="learner")
     return Head(target=recipe.target, learner=learner, model=make_model(recipe.model, recipe.model_settings), theta=theta)
+
+
+def head_seed(seed: int, target: Target) -> int:
+    """The seed of everything random about one head of a run."""
+    return int(np.random.SeedSequence([seed, STREAMS[target]]).generate_state(1)[0])
 
 
 def episode_config(recipe: HeadRecipe) -> EpisodeConfig:

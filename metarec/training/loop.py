@@ -3,6 +3,7 @@
 from metarec.data.dataset import Dataset
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.prior import Prior
+from metarec.training.blending import best_blend
 from metarec.training.head_run import train_head
 from metarec.training.heads import make_head
 from metarec.training.inputs import Inputs, prepare
@@ -31,10 +32,12 @@ def fit(
     inputs = prepare(dataset, encoder, recipe, seed)
     around = Surroundings(watch=progress or silent, device=device)
     states = {head.target: train_head(inputs, head, seed, around) for head in recipe.heads}
-    return assemble(dataset, encoder, inputs, recipe, states)
+    return assemble(dataset, encoder, inputs, recipe, states, seed)
 
 
-def assemble(dataset: Dataset, encoder: FeatureEncoder, inputs: Inputs, recipe: Recipe, states: dict[Target, HeadState]) -> Prior:
+def assemble(
+    dataset: Dataset, encoder: FeatureEncoder, inputs: Inputs, recipe: Recipe, states: dict[Target, HeadState], seed: int
+) -> Prior:
     """The prior of trained heads, with the blend chosen on validation users."""
     heads = {head.target: make_head(head, states[head.target].best) for head in recipe.heads}
     return Prior(
@@ -44,4 +47,5 @@ def assemble(dataset: Dataset, encoder: FeatureEncoder, inputs: Inputs, recipe: 
         items=inputs.items,
         popularity_I=inputs.popularity_I,
         heads=heads,
+        blend=best_blend(inputs, {head.target: head for head in recipe.heads}, heads, seed),
     )

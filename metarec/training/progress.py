@@ -9,7 +9,8 @@ from typing import Protocol
 class Progress:
     """`step` of `steps` in `epoch` of `epochs` (both count from 1) of head `target`; `metrics` only when the epoch has ended.
 
-    `stage` names what happens where it is no outer step: features, encoder, workers, blend, gate, publish.
+    `stage` names what happens where it is no outer step: features, encoder, workers, waiting, early_stop, stopping, blend, gate,
+    publish; `note` says more where there is more to say.
     """
 
     stage: str = "train"
@@ -36,3 +37,8 @@ class Watch(Protocol):
 
 def silent(progress: Progress) -> None:
     """Watches nothing."""
+
+
+def early_stop_note(epochs: int, planned: int, best: int) -> str:
+    """What to say of a head that ended before its last epoch."""
+    return f"stopped early after epoch {epochs} of {planned}: validation was best in epoch {best}"

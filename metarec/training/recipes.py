@@ -174,7 +174,15 @@ RECIPES: dict[str, Recipe] = {
     "fomaml": Recipe(name="fomaml", heads=(replace(GRADIENT, learner_settings={"first_order": True}),)),
     "joint": Recipe(name="joint", heads=(replace(GRADIENT, learner="joint"),)),
 }
-"""The recipes `metarec train --recipe` knows; the first is the default."""
+"""The recipes `metarec train --recipe` knows."""
+
+ABOUT: dict[str, str] = {
+    "alpaca": "Bayesian adaptation in closed form, one head for ratings and one for interacted-or-not",
+    "maml": "gradient adaptation of a small network, second order",
+    "fomaml": "the same, first order",
+    "joint": "the same network trained on all tasks pooled, then fine-tuned; the reference for Delta_joint",
+}
+"""One line about each recipe, for people."""
 
 DEFAULT_RECIPE = "alpaca"
 

@@ -34,7 +34,10 @@ MAX_HISTORY = 100
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """An entry of the registry; mirrors `metarec.v1.Checkpoint`. `created` is seconds since the epoch (UTC)."""
+    """An entry of the registry; mirrors `metarec.v1.Checkpoint`. `created` is seconds since the epoch (UTC).
+
+    `judged` says whether the gate has looked at it at all; `delta` is 0 when not.
+    """
 
     id: str
     path: Path
@@ -50,6 +53,7 @@ class CheckpointInfo:
     job_id: str = ""
     run: str = ""
     popular: tuple[str, ...] = ()
+    judged: bool = True
 
 
 Infos = list[CheckpointInfo]
@@ -120,10 +124,12 @@ class Registry:
         with self._lock():
             info = self.get(checkpoint_id)
             if not info.gate_passed and not force:
+                figures = "".join(f", {name} {value:.4f}" for name, value in info.gate_metrics.items())
                 raise GateNotPassedError(
-                    f"checkpoint '{info.id}' is not better than the best plain baseline (delta {info.delta:+.4f}"
-                    + "".join(f", {name} {value:.4f}" for name, value in info.gate_metrics.items())
-                    + "); train a better one, or force the promotion",
+                    f"checkpoint '{info.id}' is not better than the best plain baseline (delta {info.delta:+.4f}{figures}); "
+                    "train a better one, or force the promotion"
+                    if info.judged
+                    else f"checkpoint '{info.id}' was never judged by the gate; train with the gate, or force the promotion",
                     metadata={"checkpoint": info.id, "delta": f"{info.delta:.6f}"},
                 )
             state = self._state()
@@ -162,6 +168,7 @@ class Registry:
             recipe=str(cast(Json, manifest["recipe"])["name"]),
             created=float(cast(float, manifest["created"])),
             live=checkpoint_id == live,
+            judged=manifest["gate"] is not None,
             gate_passed=bool(gate.get("passed", False)),
             delta=float(cast(float, gate.get("delta", 0.0))),
             schema_hash=str(manifest["schema_hash"]),

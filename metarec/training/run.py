@@ -32,7 +32,7 @@ from metarec.training.manifest import Manifest
 from metarec.training.progress import Progress, Watch, silent
 from metarec.training.recipes import Recipe, get_recipe
 from metarec.training.registry import Registry
-from metarec.training.state import HeadState, StateStore
+from metarec.training.state import EpochMetrics, HeadState, StateStore
 from metarec.training.stop import StopFile
 from metarec.training.worker import Assignment
 from metarec.types import Target
@@ -81,10 +81,11 @@ def train(
 ) -> str:
     """Train on the dataset in `data` and publish to the registry `out`; returns the checkpoint's id.
 
-    Features come point in time from the feature store below `out`; heads are trained by Ray Train with `workers` processes; `gate`
-    judges the result on the held-out users. Raises InterruptedRunError when stopped: calling again goes on where it was.
+    Features come point in time from the feature store below `out`; heads are trained by Ray Train with `workers` processes;
+    `gate` judges the result on held-out users. Raises InterruptedRunError when stopped: calling again goes on where it was.
     """
     options = replace(options or RunOptions(), workers=workers) if workers else options or RunOptions()
+    check_device(options)
     dataset = Dataset.open(Path(data))
     chosen = recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
     chosen = enough_shards(chosen.for_labels(dataset.schema.label.kind), options.workers)
@@ -96,6 +97,20 @@ def train(
             raise InterruptedRunError(
                 "training was stopped; run the same command again to go on from the last saved state"
             ) from None
+
+
+def check_device(options: RunOptions) -> None:
+    """ConfigError when this machine lacks the GPUs asked for; a cluster at RAY_ADDRESS has machines of its own."""
+    if options.device != "gpu" or (options.workers and os.environ.get("RAY_ADDRESS")):
+        return
+    import torch
+
+    needed, found = max(1, options.workers), torch.cuda.device_count()
+    if found < needed:
+        raise ConfigError(
+            f"device 'gpu' needs {needed} CUDA {'device' if needed == 1 else 'devices'} and this machine has {found}; use 'cpu'",
+            field="device",
+        )
 
 
 def enough_shards(recipe: Recipe, workers: int) -> Recipe:
@@ -162,13 +177,13 @@ class _Run:
             self._run_heads()
             states = self._states()
         self.watch(Progress(stage="blend"))
-        prior = assemble(self.dataset, encoder, inputs, self.recipe, states)
+        prior = assemble(self.dataset, encoder, inputs, self.recipe, states, self.seed)
         report: GateReport | None = None
         if gate is not None:
             self.watch(Progress(stage="gate"))
             report = gate(prior, *split(self.dataset, inputs.validation_user_U))
         self.watch(Progress(stage="publish"))
-        history = {target: tuple(state.history) for target, state in states.items()}
+        history: dict[str, tuple[EpochMetrics, ...]] = {target: tuple(state.history) for target, state in states.items()}
         manifest = Manifest(
             recipe=self.recipe,
             seed=self.seed,
@@ -190,8 +205,10 @@ class _Run:
         self.watch(Progress(stage="features"))
         store = FeatureStore.build(self.dataset, self.out / "features", online=self.options.online)
         as_of = float(self.dataset.interactions.timestamp_N.max()) if len(self.dataset.interactions) else 0.0
-        users, items = store.training_frames(self.dataset.user_ids, self.dataset.item_ids, as_of)
+        user_ids, item_ids = list(map(str, self.dataset.user_ids)), list(map(str, self.dataset.item_ids))
+        users, items = store.training_frames(user_ids, item_ids, as_of)
         self.watch(Progress(stage="encoder"))
+        store.close()
         encoder = FeatureEncoder.fit(self.dataset.schema, users, items, self.dataset.graph)
         inputs = prepare(replace(self.dataset, users=users, items=items), encoder, self.recipe, self.seed)
         for name, content in encoder_files(encoder).items():

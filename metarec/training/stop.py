@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -27,8 +27,9 @@ class StopFile:
         return self.path.exists()
 
     @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Within the block the first SIGINT or SIGTERM requests a stop, the second one raises KeyboardInterrupt."""
+    def on_signals(self, requested: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Within the block the first SIGINT or SIGTERM requests a stop (and calls `requested`), the second raises
+        KeyboardInterrupt."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -37,6 +38,7 @@ class StopFile:
             if self.requested():
                 raise KeyboardInterrupt
             self.request()
+            requested()
 
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

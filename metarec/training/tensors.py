@@ -29,5 +29,5 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def arrays_to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Numeric arrays as tensors of the same type."""
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    """Numeric arrays as tensors of the same type; arrays that may not be written to (as Parquet gives them) are copied."""
+    return {name: torch.from_numpy(np.require(array, requirements=("C", "W"))) for name, array in arrays.items()}

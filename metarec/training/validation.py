@@ -56,14 +56,20 @@ def _ranking(head: Head, tasks: TaskBatch) -> dict[str, Tensor]:
     fast = learner.adapt(head.model, head.theta, tasks.support)
     phi_ID, bias_I = learner.row_vectors(head.model, head.theta, rows)  # type: ignore[attr-defined]  # implicit heads are linear
     score_TI = (bias_I + learner.task_vector(fast) @ phi_ID.T).detach()  # type: ignore[attr-defined]  # as above
-    score_TI = score_TI.masked_fill(_members(tasks.support.row_TN, tasks.support.mask_TN, len(rows)), -math.inf)
-    relevant_TI = _members(tasks.query.row_TN, tasks.query.mask_TN, len(rows))
-    top = min(TOP, len(rows))
+    ndcg_T = ranking_ndcg(score_TI, tasks)
+    return {"loss": 1 - ndcg_T, "ndcg@10": ndcg_T}
+
+
+def ranking_ndcg(score_TI: Tensor, tasks: TaskBatch) -> Tensor:
+    """nDCG@10 (T, float64) of the query items when all items but those of the support are ranked by `score_TI`."""
+    num_rows = score_TI.shape[1]
+    score_TI = score_TI.masked_fill(_members(tasks.support.row_TN, tasks.support.mask_TN, num_rows), -math.inf)
+    relevant_TI = _members(tasks.query.row_TN, tasks.query.mask_TN, num_rows)
+    top = min(TOP, num_rows)
     gain_K = 1 / torch.log2(torch.arange(2, top + 2, device=score_TI.device, dtype=torch.float64))
     hit_TK = relevant_TI.gather(1, score_TI.topk(top, dim=1).indices).double()
     best_T = torch.cumsum(gain_K, 0)[relevant_TI.sum(1).clamp(1, top) - 1]
-    ndcg_T = (hit_TK * gain_K).sum(1) / best_T
-    return {"loss": 1 - ndcg_T, "ndcg@10": ndcg_T}
+    return (hit_TK * gain_K).sum(1) / best_T
 
 
 def _members(row_TN: Tensor, mask_TN: Tensor, num_rows: int) -> Tensor:

@@ -55,7 +55,7 @@ class ProcessGroup:
 
 
 class EventFile:
-    """Progress as lines of a file, for a driver in another process; steps are thinned out, epochs never are."""
+    """Progress as lines of a file, for a driver in another process; steps are thinned out, nothing else is."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._last = path, 0.0
@@ -63,7 +63,7 @@ class EventFile:
     def __call__(self, progress: Progress) -> None:
         """Append one line."""
         now = time.monotonic()
-        if progress.metrics or now - self._last >= SECONDS_BETWEEN_STEPS:
+        if progress.metrics or progress.stage != "train" or now - self._last >= SECONDS_BETWEEN_STEPS:
             self._last = now
             with self._path.open("a") as file:
                 file.write(json.dumps(progress.to_dict()) + "\n")

@@ -1,0 +1,214 @@
+"""`metarec train`: meta-train on a dataset directory, judge the result beside the plain baselines, publish it to a registry."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from metarec.cli.output import cell, emit, json_option, note, print_error, print_table
+from metarec.errors import InterruptedRunError
+from metarec.training.progress import early_stop_note
+from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, RECIPES, get_recipe
+
+if TYPE_CHECKING:
+    from metarec.training.gate import Gate
+    from metarec.training.registry import CheckpointInfo
+
+EXIT_INTERRUPTED = 130
+
+
+def list_recipes(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Print the recipes and exit."""
+    if not value or ctx.resilient_parsing:
+        return
+    rows = [
+        {
+            "recipe": recipe.name + (" (default)" if recipe.name == DEFAULT_RECIPE else ""),
+            "head": head.target,
+            "learner": head.learner,
+            "model": head.model,
+            "epochs": head.epochs,
+            "about": ABOUT[recipe.name],
+        }
+        for recipe in RECIPES.values()
+        for head in recipe.heads
+    ]
+    print_table(rows)
+    ctx.exit()
+
+
+def parse_settings(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """`PATH=VALUE` pairs as a mapping."""
+    settings: dict[str, str] = {}
+    for text in values:
+        path, sign, value = text.partition("=")
+        if not sign or not path:
+            raise click.BadParameter(f"'{text}' must have the form PATH=VALUE, for example epochs=6 or explicit.learner.l2_id=1")
+        settings[path.strip()] = value.strip()
+    return settings
+
+
+@click.command(
+    epilog="Example: metarec train --data data/ml-100k --out registry --promote\n\n\n"
+    "\b\nRecipes:\n" + "\n".join(f"  {name:<8}{about}" for name, about in ABOUT.items())
+)
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Dataset directory.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Registry directory; made when it does not exist.")
+@click.option("--recipe", default=DEFAULT_RECIPE, show_default=True, help="Name of a recipe (see --list-recipes).")
+@click.option("--set", "settings", multiple=True, callback=parse_settings, metavar="PATH=VALUE", help="Override a setting.")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Ray Train workers; 0: in this process.")
+@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="What workers compute on.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads over all workers; 0: the cores, up to 8.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with an unfinished run of these settings.")
+@click.option("--gate/--no-gate", "judge", default=True, show_default=True, help="Judge the result beside plain baselines.")
+@click.option("--promote", is_flag=True, help="Make the checkpoint live if it passes the gate.")
+@click.option("--force", is_flag=True, help="With --promote: make it live whatever the gate says.")
+@click.option("--job-id", default="", help="Recorded in the checkpoint, so that a job finds its result.")
+@click.option(
+    "--online",
+    default="sqlite",
+    envvar="METAREC_ONLINE_STORE",
+    show_default=True,
+    help="Online feature store: 'sqlite' or redis://HOST:PORT/DB.  [env: METAREC_ONLINE_STORE]",
+)
+@click.option("--list-recipes", is_flag=True, is_eager=True, expose_value=False, callback=list_recipes, help="Show the recipes.")
+@json_option
+def train(
+    data: Path,
+    out: Path,
+    recipe: str,
+    settings: dict[str, str],
+    workers: int,
+    device: str,
+    threads: int,
+    seed: int,
+    resume: bool,
+    judge: bool,
+    promote: bool,
+    force: bool,
+    job_id: str,
+    online: str,
+    as_json: bool,
+) -> int:
+    """Meta-train on a dataset and publish a checkpoint.
+
+    The same command after a kill, a crash or Ctrl-C goes on where training was and gives the same result.
+    """
+    if force and not promote:
+        raise click.UsageError("--force only means something with --promote")
+    chosen = get_recipe(recipe).override(settings)
+    from metarec.cli.train_display import TrainDisplay
+    from metarec.training.registry import Registry
+    from metarec.training.run import RunOptions
+    from metarec.training.run import train as run_training
+
+    options = RunOptions(workers=workers, device=device, threads=threads, resume=resume, job_id=job_id, online=online)
+    try:
+        with TrainDisplay() as display:
+            checkpoint = run_training(
+                data, chosen, out=out, seed=seed, gate=_gate() if judge else None, progress=display, options=options
+            )
+    except InterruptedRunError as error:
+        print_error(error.message)
+        note(f"resume with: {_command()}")
+        return EXIT_INTERRUPTED
+    registry = Registry(out)
+    info = registry.get(checkpoint)
+    refusal = ""
+    if promote:
+        from metarec.errors import GateNotPassedError
+
+        try:
+            info = registry.promote(checkpoint, force=force)
+        except GateNotPassedError as error:
+            refusal = error.message
+    _report(info, as_json=as_json)
+    if refusal:
+        print_error(refusal)
+        return 1
+    if not as_json and not info.live:
+        note(f"make it live with: metarec checkpoints promote {info.id}")
+    return 0
+
+
+def _gate() -> "Gate":
+    """The gate of the evaluation package; loading it costs seconds, so only when it is wanted."""
+    from metarec.evaluation.gate import DefaultGate
+
+    return DefaultGate()
+
+
+def _command() -> str:
+    """This command line, without what would make it start anew."""
+    return shlex.join(["metarec", *(word for word in sys.argv[1:] if word != "--no-resume")])
+
+
+def _report(info: "CheckpointInfo", *, as_json: bool) -> None:
+    from metarec.training.manifest import read_manifest
+
+    manifest = read_manifest(info.path)
+    history = manifest["history"]
+    assert isinstance(history, dict)
+    value: dict[str, object] = {
+        "checkpoint": info.id,
+        "path": str(info.path),
+        "recipe": info.recipe,
+        "seed": manifest["seed"],
+        "live": info.live,
+        "train_seconds": manifest["train_seconds"],
+        "stopped_early": stopped_early(manifest),
+        "blend": manifest["blend"],
+        "metrics": dict(info.metrics),
+        "gate": manifest["gate"],
+        "history": history,
+    }
+    if not as_json:
+        for target, epochs in history.items():
+            print_table(epoch_rows(epochs), title=f"head '{target}'")
+        for target, said in stopped_early(manifest).items():
+            note(f"head '{target}' {said}")
+    gate = manifest["gate"]
+    verdict = "not judged"
+    if isinstance(gate, dict):
+        verdict = f"{'passed' if gate['passed'] else 'not passed'}, delta {gate['delta']:+.4f}"
+    rows = [
+        {"": "checkpoint", "value": info.id},
+        {"": "path", "value": str(info.path)},
+        {"": "recipe", "value": info.recipe},
+        {"": "train seconds", "value": f"{manifest['train_seconds']:.1f}"},
+        {"": "blend", "value": cell(manifest["blend"])},
+        *({"": name, "value": cell(figure)} for name, figure in info.metrics.items()),
+        {"": "gate", "value": verdict},
+        *({"": name, "value": cell(figure)} for name, figure in info.gate_metrics.items()),
+        {"": "live", "value": "yes" if info.live else "no"},
+    ]
+    emit(value, as_json=as_json, rows=rows, title="checkpoint")
+
+
+def stopped_early(manifest: Mapping[str, object]) -> dict[str, str]:
+    """What to say of each head that ended before its last epoch."""
+    recipe, history = manifest["recipe"], manifest["history"]
+    assert isinstance(recipe, dict)
+    assert isinstance(history, dict)
+    planned = {head["target"]: head["epochs"] for head in recipe["heads"]}
+    return {
+        target: early_stop_note(len(epochs), planned[target], best_epoch(epochs))
+        for target, epochs in history.items()
+        if len(epochs) < planned[target]
+    }
+
+
+def best_epoch(epochs: Sequence[Mapping[str, float]]) -> int:
+    """The epoch (from 1) whose parameters were published: the first of the smallest validation loss, else the last."""
+    losses = [epoch.get("validation_loss", -float(k)) for k, epoch in enumerate(epochs)]
+    return losses.index(min(losses)) + 1
+
+
+def epoch_rows(epochs: Sequence[Mapping[str, float]]) -> list[dict[str, object]]:
+    """A head's epochs as table rows, the best one marked."""
+    best = best_epoch(epochs)
+    return [{**epoch, "epoch": int(epoch["epoch"]), "": "best" if epoch["epoch"] == best else ""} for epoch in epochs]

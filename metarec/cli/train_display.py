@@ -1,0 +1,78 @@
+"""What `metarec train` shows while it runs: a bar per head on a terminal, else a line per epoch; always on standard error."""
+
+import sys
+from types import TracebackType
+
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from metarec.cli.output import stderr
+from metarec.training.progress import Progress
+
+STAGES = {
+    "features": "building the feature store",
+    "encoder": "encoding features",
+    "early_stop": "",
+    "workers": "starting Ray Train",
+    "waiting": "waiting",
+    "blend": "choosing the blend on validation users",
+    "gate": "judging beside the plain baselines",
+    "publish": "publishing",
+    "stopping": "stopping: saving the state (once more to stop at once)",
+}
+
+
+class TrainDisplay:
+    """Receives the progress of a run (metarec.training.progress.Watch)."""
+
+    def __init__(self) -> None:
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
+        if sys.stderr.isatty():
+            self._bars = Bars(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=stderr(),
+            )
+
+    def __enter__(self) -> "TrainDisplay":
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show it."""
+        if progress.stage != "train":
+            said = (progress.target, STAGES.get(progress.stage, progress.stage), progress.note)
+            self._say(" ".join(filter(None, said)))
+            return
+        if self._bars is None:
+            if progress.metrics:
+                self._say(f"{progress.target} epoch {progress.epoch}/{progress.epochs} {self._figures(progress)}")
+            return
+        if progress.target not in self._tasks:
+            self._tasks[progress.target] = self._bars.add_task(progress.target, total=None, note="")
+        task = self._tasks[progress.target]
+        if progress.steps:
+            done = (progress.epoch - 1) * progress.steps + progress.step
+            self._bars.update(task, completed=done, total=progress.epochs * progress.steps)
+        if progress.metrics:
+            self._bars.update(task, note=f"epoch {progress.epoch}/{progress.epochs} {self._figures(progress)}")
+
+    def _figures(self, progress: Progress) -> str:
+        figures = [f"{name} {value:.4f}" for name, value in progress.metrics.items() if name not in ("epoch", "seconds")]
+        return " ".join([*figures, f"{progress.metrics.get('seconds', 0.0):.1f} s", *filter(None, [progress.note])])
+
+    def _say(self, line: str) -> None:
+        if self._bars is not None:
+            self._bars.console.print(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
