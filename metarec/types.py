@@ -1,7 +1,7 @@
 """The values that cross module borders: plain, immutable, without transport and without numerics."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 FeatureValue = str | float | tuple[str, ...] | tuple[float, ...] | None
@@ -73,3 +73,16 @@ class Contribution:
     value: float
     item_id: str = ""
     label: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateReport:
+    """The verdict on a checkpoint.
+
+    `delta` is (loss of the best plain baseline - loss of the learner) / loss of the best plain baseline on validation tasks
+    (DESIGN 4.3); `passed` says whether it may be promoted without force. `metrics` holds the figures behind it.
+    """
+
+    delta: float
+    passed: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)

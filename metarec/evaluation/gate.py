@@ -19,7 +19,7 @@ from metarec.evaluation.held_out import EVERYTHING, draw_held_out, fit_topn_base
 from metarec.evaluation.predict import predict_episodes
 from metarec.evaluation.topn_models import learner_scorer, measure
 from metarec.meta.prior import Prior
-from metarec.training.gate import GateReport
+from metarec.types import GateReport
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
