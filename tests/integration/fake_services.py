@@ -1,4 +1,5 @@
-"""A supervisor over services of a few lines, run by test_supervisor.py as `python fake_services.py CONFIG.json`.
+"""Services of a few lines, and what runs them as a process of its own: a bare supervisor (`fake_services.py CONFIG.json`, for
+test_supervisor.py) or `metarec up` (`fake_services.py up ARGUMENTS`, for test_up.py).
 
 CONFIG: {"stages": [[{"name", "port", "behaviour", "log"}]], "patience": {...}}. Behaviours of a service: see `serve`.
 """
@@ -12,12 +13,19 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+
+from metarec.cli.supervisor import Patience, Program, Supervisor, run_until_signalled
+from metarec.errors import UnavailableError
 
 
 def serve(name: str, port: int, behaviour: str) -> None:
     """Answer `ok` to every connection, and do what `behaviour` names besides."""
     print(f"{name} runs", flush=True)
+    if behaviour == "environment":
+        print(json.dumps({name: value for name, value in os.environ.items() if name.startswith("METAREC_")}), flush=True)
     if behaviour == "crash":
         print("no such table: users", flush=True)
         sys.exit(3)
@@ -58,9 +66,6 @@ async def healthy(address: str) -> bool:
 
 def supervise(config: Path) -> None:
     """Run the supervisor that `config` describes; what it says goes to standard error, `ready` to standard output."""
-    from metarec.cli.supervisor import Patience, Program, Supervisor, run_until_signalled
-    from metarec.errors import UnavailableError
-
     settings = json.loads(config.read_text())
     stages = [
         [
@@ -90,8 +95,27 @@ def supervise(config: Path) -> None:
     sys.exit(0 if clean else 130)
 
 
+def up(arguments: list[str]) -> None:
+    """`metarec up` as it is, but for the services, which are those of this file, and how their health is asked."""
+    import metarec.client.health
+    from metarec.cli.main import main
+    from metarec.cli.plan import Plan
+
+    real = Plan.program
+
+    def program(plan: Plan, service: str, inherited: Mapping[str, str]) -> Program:
+        command = [sys.executable, __file__, "serve", service, str(plan.ports[service]), "environment"]
+        return replace(real(plan, service, inherited), command=command)
+
+    Plan.program = program
+    metarec.client.health.is_serving = healthy
+    main(["up", *arguments])
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    elif sys.argv[1] == "up":
+        up(sys.argv[2:])
     else:
         supervise(Path(sys.argv[1]))

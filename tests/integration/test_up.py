@@ -1,0 +1,164 @@
+"""`metarec up` as a process: what it says, refuses and prepares. The services are fakes; tests/e2e runs the real ones."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metarec.data.dataset import Dataset, Interactions
+from metarec.data.schema import Field, Label, Schema
+from metarec.features.manifest import StoreManifest
+from services.runtime.settings import DEFAULT_PORTS
+
+SCRIPT = Path(__file__).with_name("fake_services.py")
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    """A registry without a checkpoint, whose feature store is loaded."""
+    (tmp_path / "registry" / "features").mkdir(parents=True)
+    manifest = StoreManifest(schema={}, fingerprint="f", applied="f", materialized={"sqlite": 1.0})
+    manifest.write(tmp_path / "registry" / "features")
+    return tmp_path / "registry"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return Dataset(
+        path=Path("unsaved"),
+        schema=Schema(
+            user_id="user",
+            item_id="item",
+            label=Label(column="rating", kind="rating", minimum=1.0, maximum=5.0),
+            timestamp="time",
+            items=(Field(name="genres", kind="multi_categorical"),),
+        ),
+        user_ids=np.array(["ann", "bob"], dtype=object),
+        item_ids=np.array(["x"], dtype=object),
+        users=pd.DataFrame(index=range(2)),
+        items=pd.DataFrame({"genres": pd.Series([["a", "b"]], dtype=object)}),
+        interactions=Interactions(
+            user_N=np.array([0, 1], np.int32),
+            item_N=np.array([0, 0], np.int32),
+            label_N=np.array([2.0, 4.0], np.float32),
+            timestamp_N=np.array([100.0, 200.0]),
+            scenario_N=np.zeros(2, np.int16),
+        ),
+        graph=None,
+        fingerprint="",
+    ).save(tmp_path / "data")
+
+
+def start(*arguments: object, folder: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), "up", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **environment},
+    )
+
+
+def failure(*arguments: object, folder: Path | None = None) -> tuple[int, str]:
+    with start(*arguments, folder=folder) as process:
+        _, said = process.communicate(timeout=60)
+        return process.returncode, said
+
+
+def test_ready_line_json_and_a_clean_end(registry: Path):
+    with start("--registry", registry, "--port-base", 0, "--json", METAREC_TYPO="1") as process:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert rest == ""
+    assert list(ready["addresses"]) == list(DEFAULT_PORTS)
+    assert ready["checkpoint"] is None
+    assert f"make one live with: metarec train --data DIR --out {registry}" in said
+    assert "METAREC_TYPO" in said
+    assert said.rstrip().endswith("stopped")
+    seen = json.loads((registry / "state" / "logs" / "recall.log").read_text().splitlines()[1])
+    assert seen["METAREC_RANKING_ADDRESS"] == ready["addresses"]["ranking"]
+    assert "METAREC_TYPO" not in seen
+
+
+def test_ready_line_for_people(registry: Path):
+    with start("--registry", registry, "--port-base", 0) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("metarec is ready: gateway 127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_a_second_run_on_the_same_state_is_refused(registry: Path):
+    with start("--registry", registry, "--port-base", 0) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        status, said = failure("--registry", registry, "--port-base", 0)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert status == 1
+    assert f"another 'metarec up' (process {process.pid}) runs on" in said
+
+
+def test_a_port_in_use_is_said_before_anything_starts(registry: Path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        status, said = failure("--registry", registry, "--port-base", 0, "--recall-port", port)
+    assert status == 1
+    assert f"error: port {port} (recall) is in use by process {os.getpid()}" in said
+    assert not (registry / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--registry", "nowhere"], "no registry at 'nowhere'; make one with: metarec train"),
+        (["--registry", ".", "--port-base", "0"], "name the dataset to build it from with --data DIR"),
+        (["--registry", ".", "--data", "nowhere"], "no dataset at 'nowhere'; make one with: metarec data import"),
+    ],
+)
+def test_what_is_missing_is_said_with_what_to_do(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    status, said = failure(*arguments)
+    assert status == 1
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_the_feature_store_is_built_and_loaded_once(tmp_path: Path, dataset: Dataset):
+    (tmp_path / "registry").mkdir()
+    said = []
+    for _ in range(2):
+        with start("--registry", tmp_path / "registry", "--data", dataset.path, "--port-base", 0) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            said.append(process.communicate(timeout=60)[1])
+        assert process.returncode == 0
+    assert "building the feature store" in said[0]
+    assert "loading views" in said[0]
+    assert "feature store" not in said[1]
+    manifest = StoreManifest.read(tmp_path / "registry" / "features")
+    assert manifest.fingerprint == dataset.fingerprint
+    assert "sqlite" in manifest.materialized
+
+
+def test_the_supervisor_imports_nothing_heavy():
+    code = (
+        "import sys; import metarec.cli.up, metarec.client.health; print({'torch', 'ray', 'feast', 'pandas'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "set()"
