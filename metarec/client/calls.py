@@ -1,0 +1,255 @@
+"""Every call of the client as a plain value: the message to send and how to read the answer.
+
+`Client` and `AsyncClient` differ only in how they send one, so each call is written once, here. Every function takes `timeout` in
+seconds; None takes the policy's. Each call carries a new request id.
+"""
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from metarec.client import convert
+from metarec.client.channel import ServiceName
+from metarec.client.policy import deadlines
+from metarec.client.results import (
+    AdaptedTask,
+    Checkpoint,
+    Explanation,
+    LauncherName,
+    Page,
+    Recommendations,
+    Recorded,
+    TrainingJob,
+)
+from metarec.errors import InvalidInputError
+from metarec.types import Interaction, Item, TaskKind, User
+from metarec.v1 import adaptation_pb2, gateway_pb2, recall_pb2, training_pb2
+
+T = TypeVar("T")
+
+PROTO_SERVICES: dict[ServiceName, str] = {
+    "gateway": "metarec.v1.GatewayService",
+    "recall": "metarec.v1.RecallService",
+    "adaptation": "metarec.v1.AdaptationService",
+    "training": "metarec.v1.TrainingService",
+}
+KINDS = {"user": adaptation_pb2.TASK_KIND_USER, "item": adaptation_pb2.TASK_KIND_ITEM}
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One call: where it goes, what it sends, how its answer is read, and how long it may take in seconds."""
+
+    service: ServiceName
+    method: str
+    message: Message
+    parse: Callable[[Any], T]
+    timeout: float
+    request_id: str
+
+
+def recommend(
+    user_id: str,
+    *,
+    num_items: int = 10,
+    scenario: str = "",
+    exclude: Iterable[str] = (),
+    include_seen: bool = False,
+    features: Mapping[str, object] | None = None,
+    timeout: float | None = None,
+) -> Call[Recommendations]:
+    """Recommend items to a user. `features` is a profile for this call alone; unknown users get the meta-learned prior."""
+    request = gateway_pb2.RecommendRequest(
+        user_id=user_id, num_items=num_items, scenario=scenario, exclude_item_ids=exclude, include_seen=include_seen
+    )
+    if features is not None:
+        request.user.user_id = user_id
+        convert.put_features(request.user.features, features, "features")
+    return _call("gateway", "Recommend", request, convert.get_recommendations, timeout)
+
+
+def record_interactions(interactions: Iterable[Interaction], *, timeout: float | None = None) -> Call[Recorded]:
+    """Record interactions; when it returns, the next recommendations reflect them. An event id has its effect once; an empty one
+    is replaced by a new one, and the result says by which."""
+    request = gateway_pb2.RecordInteractionsRequest(request_id=uuid.uuid4().hex)
+    for interaction in interactions:
+        convert.put_interaction(request.interactions.add(), interaction)
+
+    def parse(response: gateway_pb2.RecordInteractionsResponse) -> Recorded:
+        return Recorded(
+            num_recorded=response.num_recorded,
+            num_duplicates=response.num_duplicates,
+            shots={user.user_id: user.shots for user in response.users},
+            checkpoint=response.checkpoint,
+            event_ids=tuple(interaction.event_id for interaction in request.interactions),
+        )
+
+    return _call("gateway", "RecordInteractions", request, parse, timeout)
+
+
+def explain(user_id: str, item_id: str, *, scenario: str = "", timeout: float | None = None) -> Call[Explanation]:
+    """Explain the score of an item for a user as terms that add up to it."""
+    request = gateway_pb2.ExplainRequest(user_id=user_id, item_id=item_id, scenario=scenario)
+    return _call("gateway", "Explain", request, convert.get_explanation, timeout)
+
+
+def upsert_items(items: Iterable[Item], *, timeout: float | None = None) -> Call[tuple[Item, ...]]:
+    """Add items or replace their content; returns them with their new revisions. They can be recommended when it returns."""
+    request = gateway_pb2.UpsertItemsRequest(request_id=uuid.uuid4().hex)
+    for number, item in enumerate(items):
+        message = request.items.add(item_id=item.item_id)
+        convert.put_features(message.features, item.features, f"items[{number}].features")
+
+    def parse(response: gateway_pb2.UpsertItemsResponse) -> tuple[Item, ...]:
+        return tuple(map(convert.get_item, response.items))
+
+    return _call("gateway", "UpsertItems", request, parse, timeout)
+
+
+def upsert_users(users: Iterable[User], *, timeout: float | None = None) -> Call[int]:
+    """Add users or replace their profiles; returns how many were stored."""
+    request = gateway_pb2.UpsertUsersRequest(request_id=uuid.uuid4().hex)
+    for number, user in enumerate(users):
+        message = request.users.add(user_id=user.user_id)
+        convert.put_features(message.features, user.features, f"users[{number}].features")
+
+    def parse(response: gateway_pb2.UpsertUsersResponse) -> int:
+        return response.num_upserted
+
+    return _call("gateway", "UpsertUsers", request, parse, timeout)
+
+
+def delete_user(user_id: str, *, allow_missing: bool = False, timeout: float | None = None) -> Call[int]:
+    """Forget a user; returns how many interactions went. NotFoundError for an unknown user unless `allow_missing`."""
+    request = gateway_pb2.DeleteUserRequest(user_id=user_id, allow_missing=allow_missing)
+
+    def parse(response: gateway_pb2.DeleteUserResponse) -> int:
+        return response.num_interactions_deleted
+
+    return _call("gateway", "DeleteUser", request, parse, timeout)
+
+
+def get_item(item_id: str, *, timeout: float | None = None) -> Call[Item]:
+    """One item of the catalogue. NotFoundError when there is none."""
+    return _call("recall", "GetItem", recall_pb2.GetItemRequest(item_id=item_id), convert.get_item, timeout)
+
+
+def list_items(*, page_size: int = 50, page_token: str = "", timeout: float | None = None) -> Call[Page[Item]]:
+    """A page of the catalogue, ordered by item id."""
+
+    def parse(response: recall_pb2.ListItemsResponse) -> Page[Item]:
+        return Page(
+            items=tuple(map(convert.get_item, response.items)),
+            next_page_token=response.next_page_token,
+            total_size=response.total_size,
+        )
+
+    request = recall_pb2.ListItemsRequest(page_size=page_size, page_token=page_token)
+    return _call("recall", "ListItems", request, parse, timeout)
+
+
+def list_interactions(
+    user_id: str, *, page_size: int = 50, page_token: str = "", timeout: float | None = None
+) -> Call[Page[Interaction]]:
+    """A page of a user's recorded interactions, newest first."""
+
+    def parse(response: adaptation_pb2.ListInteractionsResponse) -> Page[Interaction]:
+        return Page(items=tuple(map(convert.get_interaction, response.interactions)), next_page_token=response.next_page_token)
+
+    request = adaptation_pb2.ListInteractionsRequest(user_id=user_id, page_size=page_size, page_token=page_token)
+    return _call("adaptation", "ListInteractions", request, parse, timeout)
+
+
+def adapt_task(
+    task_id: str = "",
+    *,
+    kind: TaskKind = "user",
+    support: Sequence[tuple[str, float]] = (),
+    query: Iterable[str] = (),
+    features: Mapping[str, object] | None = None,
+    timeout: float | None = None,
+) -> Call[AdaptedTask]:
+    """Adapt to one task and predict. `support` is (row id, label) pairs; without any, the stored support of `task_id` is used."""
+    request = adaptation_pb2.AdaptTaskRequest(kind=KINDS[kind], task_id=task_id, query_ids=query)
+    for row_id, label in support:
+        request.support.add(id=row_id, label=label)
+    convert.put_features(request.features, features or {}, "features")
+    return _call("adaptation", "AdaptTask", request, convert.get_adapted, timeout)
+
+
+def create_training_job(
+    *,
+    data: str = "",
+    recipe: str = "",
+    num_workers: int = 0,
+    seed: int = 0,
+    launcher: LauncherName = "",
+    request_id: str = "",
+    timeout: float | None = None,
+) -> Call[TrainingJob]:
+    """Start a meta-training job; empty values take the server's defaults. The same `request_id` starts a job once."""
+    request = training_pb2.CreateTrainingJobRequest(request_id=request_id or uuid.uuid4().hex)
+    job = request.training_job
+    job.data, job.recipe, job.num_workers, job.seed = data, recipe, num_workers, seed
+    job.launcher = convert.LAUNCHERS[launcher]
+    return _call("training", "CreateTrainingJob", request, convert.get_job, timeout)
+
+
+def get_training_job(job_id: str, *, timeout: float | None = None) -> Call[TrainingJob]:
+    """One job, as its launcher sees it now."""
+    request = training_pb2.GetTrainingJobRequest(name=convert.resource_name("trainingJobs", job_id))
+    return _call("training", "GetTrainingJob", request, convert.get_job, timeout)
+
+
+def list_training_jobs(*, page_size: int = 50, page_token: str = "", timeout: float | None = None) -> Call[Page[TrainingJob]]:
+    """A page of jobs, newest first."""
+
+    def parse(response: training_pb2.ListTrainingJobsResponse) -> Page[TrainingJob]:
+        return Page(items=tuple(map(convert.get_job, response.training_jobs)), next_page_token=response.next_page_token)
+
+    request = training_pb2.ListTrainingJobsRequest(page_size=page_size, page_token=page_token)
+    return _call("training", "ListTrainingJobs", request, parse, timeout)
+
+
+def cancel_training_job(job_id: str, *, timeout: float | None = None) -> Call[TrainingJob]:
+    """Ask a job to stop. FailedPreconditionError when it has ended."""
+    request = training_pb2.CancelTrainingJobRequest(name=convert.resource_name("trainingJobs", job_id))
+    return _call("training", "CancelTrainingJob", request, convert.get_job, timeout)
+
+
+def get_checkpoint(checkpoint_id: str, *, timeout: float | None = None) -> Call[Checkpoint]:
+    """One checkpoint; `live` is the live one."""
+    request = training_pb2.GetCheckpointRequest(name=convert.resource_name("checkpoints", checkpoint_id))
+    return _call("training", "GetCheckpoint", request, convert.get_checkpoint, timeout)
+
+
+def list_checkpoints(*, page_size: int = 50, page_token: str = "", timeout: float | None = None) -> Call[Page[Checkpoint]]:
+    """A page of checkpoints, newest first."""
+
+    def parse(response: training_pb2.ListCheckpointsResponse) -> Page[Checkpoint]:
+        return Page(items=tuple(map(convert.get_checkpoint, response.checkpoints)), next_page_token=response.next_page_token)
+
+    request = training_pb2.ListCheckpointsRequest(page_size=page_size, page_token=page_token)
+    return _call("training", "ListCheckpoints", request, parse, timeout)
+
+
+def promote_checkpoint(checkpoint_id: str, *, force: bool = False, timeout: float | None = None) -> Call[Checkpoint]:
+    """Make a checkpoint live. GateNotPassedError when it is not better than the plain baselines, unless `force`."""
+    request = training_pb2.PromoteCheckpointRequest(name=convert.resource_name("checkpoints", checkpoint_id), force=force)
+    return _call("training", "PromoteCheckpoint", request, convert.get_checkpoint, timeout)
+
+
+def rollback_checkpoint(*, timeout: float | None = None) -> Call[Checkpoint]:
+    """Make the checkpoint live again that was live before the current one."""
+    return _call("training", "RollbackCheckpoint", training_pb2.RollbackCheckpointRequest(), convert.get_checkpoint, timeout)
+
+
+def _call(service: ServiceName, method: str, message: Message, parse: Callable[[Any], T], timeout: float | None) -> Call[T]:
+    if timeout is not None and not timeout > 0:
+        raise InvalidInputError(f"must be above 0 seconds, not {timeout:g}", field="timeout")
+    seconds = deadlines()[f"{PROTO_SERVICES[service]}/{method}"] if timeout is None else timeout
+    request_id = getattr(message, "request_id", "") or uuid.uuid4().hex
+    return Call(service, method, message, parse, seconds, request_id)

@@ -1,0 +1,24 @@
+"""Errors of calls, as metarec errors: what the service said, or what to do when it could not be reached."""
+
+import grpc
+
+from metarec.errors import DeadlineExceededError, MetarecError, UnavailableError
+from services.runtime.errors import from_rpc_error, is_ours
+
+
+def client_error(error: grpc.RpcError, *, service: str, address: str, timeout: float) -> MetarecError:
+    """The MetarecError of a failed call to `service`. Errors that the transport made say which address failed, and what to do."""
+    code = error.code()
+    if not is_ours(error):
+        metadata = {"service": service, "address": address}
+        if code == grpc.StatusCode.UNAVAILABLE:
+            return UnavailableError(
+                f"the {service} service at {address} cannot be reached ({error.details()}); "
+                f"start the services with 'metarec up', or set METAREC_{service.upper()}_ADDRESS",
+                metadata=metadata,
+            )
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceededError(
+                f"the {service} service at {address} gave no answer within {timeout:g} seconds", metadata=metadata
+            )
+    return from_rpc_error(error)

@@ -1,0 +1,128 @@
+"""What the client's calls return, where metarec.types has no word for it. Times are seconds since the epoch (UTC)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from metarec.types import CandidateSourceName, Contribution
+
+T = TypeVar("T")
+LauncherName = Literal["", "local", "ray_jobs", "kuberay"]
+JobStateName = Literal["", "pending", "running", "succeeded", "failed", "cancelled"]
+FINAL_STATES: frozenset[JobStateName] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendedItem:
+    """One recommended item; scores compare within one response. `source` is empty when the server did not say."""
+
+    item_id: str
+    score: float
+    source: CandidateSourceName | Literal[""]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degradation:
+    """A stage that could not do its part, why, and what was done instead."""
+
+    stage: str
+    reason: str
+    fallback: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendations:
+    """Items, best first, scored by `checkpoint` (empty: by none) from `shots` interactions (0: a cold start)."""
+
+    items: tuple[RecommendedItem, ...]
+    degraded: bool
+    degradations: tuple[Degradation, ...]
+    checkpoint: str
+    shots: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What RecordInteractions did; `shots` is the size of each user's support set now."""
+
+    num_recorded: int
+    num_duplicates: int
+    shots: Mapping[str, int]
+    checkpoint: str
+    event_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Terms that add up to the score, largest magnitude first."""
+
+    item_id: str
+    score: float
+    contributions: tuple[Contribution, ...]
+    checkpoint: str
+    shots: int
+
+    @property
+    def residual(self) -> float:
+        """How far the terms are from adding up to the score; at most 1e-4."""
+        return abs(self.score - sum(part.value for part in self.contributions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Predicted label of a row, in units of the label; `stddev` is 0 when the learner has none."""
+
+    id: str
+    mean: float
+    stddev: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptedTask:
+    """What an adapted task predicts; `unknown_ids` are support rows that were left out."""
+
+    shots: int
+    checkpoint: str
+    predictions: tuple[Prediction, ...]
+    unknown_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page(Generic[T]):
+    """One page of a list; `next_page_token` is empty on the last. `total_size` is None where the service does not count."""
+
+    items: tuple[T, ...]
+    next_page_token: str
+    total_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """A meta-training job; `ended` is None before its end."""
+
+    id: str
+    data: str
+    recipe: str
+    num_workers: int
+    seed: int
+    launcher: LauncherName
+    state: JobStateName
+    checkpoint: str
+    error: str
+    created: float
+    ended: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint of the registry; `delta` is the gain over the best plain baseline (metarec.evaluation)."""
+
+    id: str
+    recipe: str
+    created: float
+    live: bool
+    gate_passed: bool
+    delta: float
+    schema_hash: str
+    data_fingerprint: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
