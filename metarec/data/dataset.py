@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -160,7 +161,13 @@ class Dataset:
 
 
 def write_manifest(path: Path, *, scenarios: tuple[str, ...]) -> Dataset:
-    """Complete a directory whose tables are written: compute the fingerprint, write dataset.json, open the dataset."""
+    """Complete a directory whose tables are written, and open the dataset."""
+    complete(path, scenarios=scenarios)
+    return Dataset.open(path)
+
+
+def complete(path: Path, *, scenarios: tuple[str, ...]) -> str:
+    """Write dataset.json of a directory whose tables are written; reads them in pieces. Returns the fingerprint."""
     schema = Schema.read(path / "schema.yaml")
     manifest = {
         "format": FORMAT,
@@ -173,7 +180,7 @@ def write_manifest(path: Path, *, scenarios: tuple[str, ...]) -> Dataset:
     partial = path / f".{MANIFEST}.{os.getpid()}"
     partial.write_text(json.dumps(manifest, indent=1))
     os.replace(partial, path / MANIFEST)
-    return Dataset.open(path)
+    return str(manifest["fingerprint"])
 
 
 def fingerprint(path: Path, schema: Schema, scenarios: tuple[str, ...]) -> str:
@@ -188,20 +195,30 @@ def fingerprint(path: Path, schema: Schema, scenarios: tuple[str, ...]) -> str:
             # Column by column and value by value: how a writer cut the file into row groups must not matter.
             for column in parquet.schema_arrow.names:
                 digest.update(f"{name}.{column}".encode())
-                for batch in parquet.iter_batches(columns=[column]):
-                    digest.update(_bytes(batch.column(0)))
+                for part in _column_digests(parquet, column):
+                    digest.update(part)
     return digest.hexdigest()[:16]
 
 
-def _bytes(values: pa.Array) -> bytes:
-    if pa.types.is_primitive(values.type) and values.null_count == 0:
-        return np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes()
-    return "".join(f"{json.dumps(value)}\n" for value in values.to_pylist()).encode()
+def _column_digests(parquet: pq.ParquetFile, column: str) -> tuple[bytes, bytes]:
+    """Hashes of a column's values and of where they are missing; both are fed value by value, whatever the batches."""
+    content, validity = hashlib.sha256(), hashlib.sha256()
+    for batch in parquet.iter_batches(columns=[column]):
+        values = batch.column(0)
+        if pa.types.is_primitive(values.type):
+            validity.update(values.is_valid().to_numpy(zero_copy_only=False).tobytes())
+            filled = values if values.null_count == 0 else pc.fill_null(values, 0)
+            content.update(np.ascontiguousarray(filled.to_numpy(zero_copy_only=False)).tobytes())
+        else:
+            content.update("".join(f"{json.dumps(value)}\n" for value in values.to_pylist()).encode())
+    return content.digest(), validity.digest()
 
 
 def _entities(frame: pd.DataFrame, key: str, ids: NDArray[np.object_]) -> pa.Table:
-    table = pa.Table.from_pandas(frame.drop(columns=[key], errors="ignore"), preserve_index=False)
-    return table.add_column(0, key, pa.array([str(value) for value in ids], pa.string())).replace_schema_metadata(None)
+    fields = pa.Table.from_pandas(frame.drop(columns=[key], errors="ignore"), preserve_index=False)
+    # Not add_column: a table without fields has no rows either.
+    columns = {key: pa.array([str(value) for value in ids], pa.string())}
+    return pa.table(columns | dict(zip(fields.column_names, fields.columns, strict=True)))
 
 
 def _read_interactions(path: Path, scenarios: tuple[str, ...]) -> Interactions:

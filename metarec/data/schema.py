@@ -106,6 +106,10 @@ class Schema:
             for name in names:
                 if names.count(name) > 1:
                     raise SchemaError(f"{side} has field '{name}' twice", field=f"{side}.{name}")
+                if name.startswith("metarec_") or name == "graph":
+                    raise SchemaError(
+                        f"field '{name}' has a reserved name ('graph', 'metarec_*'); rename it", field=f"{side}.{name}"
+                    )
                 if name == key:
                     raise SchemaError(f"{side} has its id column '{name}' among the fields", field=f"{side}.{name}")
         if self.item_title is not None and self.item_title not in {field.name for field in self.items}:
