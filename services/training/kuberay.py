@@ -1,13 +1,16 @@
 """Training jobs as KubeRay RayJobs: each job is a copy of the suspended RayJob of k8s/base/meta-training.yaml.
 
-Copying a manifest that lives in the cluster keeps images, volumes and limits in one place, where kustomize and skaffold set them.
+Copying an object that lives in the cluster keeps images, volumes and limits in one place, where kustomize and skaffold set them.
 """
 
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from metarec.errors import NotFoundError, UnavailableError
+from metarec.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from services.training.launchers import JobSpec, JobState, JobStatus
 
 if TYPE_CHECKING:
@@ -15,6 +18,11 @@ if TYPE_CHECKING:
 
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+JOB_LABEL = "metarec/job-id"
+COPIED_LABELS = "app.kubernetes.io/"
+TIMEOUT_SECONDS = 10.0
+REFUSED = frozenset({400, 401, 403, 404, 405, 422})
+"""Statuses that trying again does not change."""
 
 DEPLOYMENT_STATES: dict[str, JobState] = {
     "": "pending",
@@ -30,81 +38,81 @@ DEPLOYMENT_STATES: dict[str, JobState] = {
 }
 """RayJob's status.jobDeploymentStatus -> our state."""
 
+Object = dict[str, Any]
+
 
 @dataclass(frozen=True, kw_only=True)
 class KubeRayLauncher:
-    """Creates RayJobs in `namespace`, copied from the RayJob named `template`.
+    """Creates RayJobs in `namespace` (default: this pod's), copied from the RayJob named `template`.
 
-    `api` is an ApiClient for another cluster than the one this pod runs in (tests use an emulated one).
+    `api` is an ApiClient for another cluster than the configured one (tests use an emulated one).
     """
 
     name: ClassVar[str] = "kuberay"
+    template: str
     namespace: str = ""
-    template: str = "meta-training"
     api: "ApiClient | None" = None
-
-    def _objects(self) -> "CustomObjectsApi":
-        from kubernetes import client, config
-
-        if self.api is None:
-            try:
-                config.load_config()
-            except config.ConfigException as error:
-                raise UnavailableError(f"no kubernetes cluster is configured here: {error}") from error
-        return client.CustomObjectsApi(self.api)
-
-    def _namespace(self) -> str:
-        return self.namespace or (NAMESPACE_FILE.read_text() if NAMESPACE_FILE.exists() else "default")
 
     def launch(self, spec: JobSpec) -> str:
         """Create the RayJob; returns its name."""
-        from kubernetes.client import ApiException
-
-        objects, namespace, name = self._objects(), self._namespace(), f"train-{spec.job_id}"
-        body = rayjob(self._get(objects, namespace, self.template), spec, name)
-        try:
-            objects.create_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, body)
-        except ApiException as error:
-            if error.status != 409:  # created by an earlier call for the same job
-                raise UnavailableError(f"kubernetes refused rayjob '{name}': {error.status} {error.reason}") from error
+        name = f"train-{spec.job_id}"
+        with self._objects() as objects:
+            template = objects.get_namespaced_custom_object(
+                GROUP, VERSION, self._namespace(), PLURAL, self.template, _request_timeout=TIMEOUT_SECONDS
+            )
+        with self._objects(done_when=409) as objects:
+            objects.create_namespaced_custom_object(
+                GROUP, VERSION, self._namespace(), PLURAL, rayjob(template, spec, name), _request_timeout=TIMEOUT_SECONDS
+            )
         return name
 
     def status(self, handle: str) -> JobStatus:
         """From the RayJob's status."""
-        status = self._get(self._objects(), self._namespace(), handle).get("status", {})
-        state = DEPLOYMENT_STATES.get(status.get("jobDeploymentStatus", ""), "running")
-        if status.get("jobStatus") == "STOPPED":
-            state = "cancelled"
-        return JobStatus(state=state, error=str(status.get("message", "")) if state == "failed" else "")
+        with self._objects() as objects:
+            found = objects.get_namespaced_custom_object(
+                GROUP, VERSION, self._namespace(), PLURAL, handle, _request_timeout=TIMEOUT_SECONDS
+            )
+        return job_status(found.get("status") or {})
 
     def cancel(self, handle: str) -> None:
         """Delete the RayJob, and its Ray cluster with it."""
-        from kubernetes.client import ApiException
+        with self._objects(done_when=404) as objects:
+            objects.delete_namespaced_custom_object(
+                GROUP, VERSION, self._namespace(), PLURAL, handle, _request_timeout=TIMEOUT_SECONDS
+            )
 
-        try:
-            self._objects().delete_namespaced_custom_object(GROUP, VERSION, self._namespace(), PLURAL, handle)
-        except ApiException as error:
-            if error.status != 404:
-                raise UnavailableError(f"kubernetes refused to delete rayjob '{handle}': {error.reason}") from error
+    def _namespace(self) -> str:
+        return self.namespace or (NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.exists() else "default")
 
-    @staticmethod
-    def _get(objects: "CustomObjectsApi", namespace: str, name: str) -> dict[str, Any]:
-        from kubernetes.client import ApiException
+    @contextmanager
+    def _objects(self, done_when: int = 0) -> "Iterator[CustomObjectsApi]":
+        """The API, and what it answers as metarec's errors; status `done_when` means that it was done before."""
+        from kubernetes import client, config
         from urllib3.exceptions import HTTPError
 
         try:
-            found = objects.get_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name)
-        except ApiException as error:
+            if self.api is None:
+                config.load_config()
+            yield client.CustomObjectsApi(self.api)
+        except config.ConfigException as error:
+            raise FailedPreconditionError(f"no kubernetes cluster is configured here: {error}") from error
+        except client.ApiException as error:
+            if error.status == done_when:
+                return
+            what = f"kubernetes answered {error.status} {error.reason} for rayjobs of namespace '{self._namespace()}'"
+            metadata = {"namespace": self._namespace(), "template": self.template, "status": str(error.status)}
             if error.status == 404:
-                raise NotFoundError(f"kubernetes has no rayjob '{name}' in namespace '{namespace}'") from error
-            raise UnavailableError(f"kubernetes refused to read rayjob '{name}': {error.status} {error.reason}") from error
+                raise NotFoundError(
+                    f"{what}; are KubeRay and the template rayjob '{self.template}' there?", metadata=metadata
+                ) from error
+            if error.status in REFUSED:
+                raise FailedPreconditionError(f"{what}: {_said(error.body)}", metadata=metadata) from error
+            raise UnavailableError(f"{what}: {_said(error.body)}", metadata=metadata) from error
         except HTTPError as error:
-            raise UnavailableError("the kubernetes api cannot be reached") from error
-        assert isinstance(found, dict)
-        return found
+            raise UnavailableError(f"the kubernetes api cannot be reached: {error}") from error
 
 
-def rayjob(template: dict[str, Any], spec: JobSpec, name: str) -> dict[str, Any]:
+def rayjob(template: Object, spec: JobSpec, name: str) -> Object:
     """The RayJob of one training job: the template's spec, started at once, with the job's entry point and workers."""
     body = {key: value for key, value in template["spec"].items() if key != "suspend"}
     cluster = dict(body["rayClusterSpec"])
@@ -112,10 +120,33 @@ def rayjob(template: dict[str, Any], spec: JobSpec, name: str) -> dict[str, Any]
         {**group, "replicas": spec.num_workers, "minReplicas": spec.num_workers, "maxReplicas": max(spec.num_workers, 1)}
         for group in cluster.get("workerGroupSpecs", [])
     ]
-    labels = {**template["metadata"].get("labels", {}), "metarec/job-id": spec.job_id}
+    labels = template["metadata"].get("labels", {})
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "RayJob",
-        "metadata": {"name": name, "labels": labels},
+        "metadata": {
+            "name": name,
+            "labels": {**{key: labels[key] for key in labels if key.startswith(COPIED_LABELS)}, JOB_LABEL: spec.job_id},
+        },
         "spec": {**body, "entrypoint": spec.entrypoint(), "rayClusterSpec": cluster},
     }
+
+
+def job_status(status: Mapping[str, Any]) -> JobStatus:
+    """What a RayJob's status says. The cluster's state leads; where the job has ended its own tells how."""
+    state = DEPLOYMENT_STATES.get(status.get("jobDeploymentStatus", ""), "running")
+    if state in ("succeeded", "failed"):
+        ended: dict[str, JobState] = {"STOPPED": "cancelled", "FAILED": "failed"}
+        state = ended.get(status.get("jobStatus", ""), state)
+    if state != "failed":
+        return JobStatus(state=state)
+    said = ": ".join(text for text in (status.get("reason", ""), status.get("message", "")) if text)
+    return JobStatus(state=state, error=said or "the rayjob failed; see the log of its pods")
+
+
+def _said(body: object) -> str:
+    """The message in an error answer of the API."""
+    try:
+        return str(json.loads(str(body))["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(body)[:200]
