@@ -82,6 +82,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
             deadline = self._default_deadline if left is None else left
             requests.enter(requests.Request(identity, started + deadline))
             code = grpc.StatusCode.OK
+            refusal: MetarecError | None = None
             counted = not health
             self.in_flight += counted
             try:
@@ -92,27 +93,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
                 async with asyncio.timeout(deadline):
                     return await handler(message, context)
             except MetarecError as error:
-                code = grpc.StatusCode[error.code]
-                await _abort(context, error)
+                refusal = error
             except TimeoutError:
-                code = grpc.StatusCode.DEADLINE_EXCEEDED
-                await _abort(context, DeadlineExceededError(f"no answer within {deadline:g} seconds; send a longer deadline"))
+                refusal = DeadlineExceededError(f"no answer within {deadline:g} seconds; send a longer deadline")
             except grpc.aio.AbortError:
-                code = grpc.StatusCode(context.code()) if context.code() else grpc.StatusCode.UNKNOWN
+                code = grpc.StatusCode.UNKNOWN if context.code() is None else context.code()
                 raise
             except asyncio.CancelledError:
                 code = grpc.StatusCode.CANCELLED
                 raise
             except Exception:
-                code = grpc.StatusCode.INTERNAL
                 logger.exception("%s failed, request_id=%s", method, identity)
-                await _abort(
-                    context, MetarecError(f"the {self.service_name} service failed; its log has request id '{identity}'")
-                )
+                refusal = MetarecError(f"the {self.service_name} service failed; its log has request id '{identity}'")
             finally:
                 self.in_flight -= counted
+                code = code if refusal is None else grpc.StatusCode[refusal.code]
                 milliseconds = 1000 * (time.monotonic() - started)
                 logger.log(level, "method=%s code=%s ms=%.2f request_id=%s", method, code.name, milliseconds, identity)
+            return await _abort(context, refusal)
 
         return call
 
@@ -127,7 +125,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
             refusal = error
 
             async def refuse(messages: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> None:
-                await _abort(context, refusal)
+                return await _abort(context, refusal)
 
             return grpc.stream_stream_rpc_method_handler(refuse)
         return handler
