@@ -1,16 +1,19 @@
 """Fixtures that every test folder shares."""
 
+import functools
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
@@ -129,3 +132,41 @@ def tiny_registry(tiny_dataset: "Dataset", tmp_path_factory: pytest.TempPathFact
 def registry(tiny_registry: Path, tmp_path: Path) -> Path:
     """A copy of `tiny_registry` that the test may write to."""
     return Path(shutil.copytree(tiny_registry, tmp_path / "registry"))
+
+
+RAY_SCHEMAS = Path(__file__).resolve().parents[2] / "shared" / "k8s" / "crds"
+
+
+@pytest.fixture(scope="session")
+def check_ray_object() -> Callable[[dict[str, Any]], None]:
+    """Checks an object of group ray.io against KubeRay's CRDs, unknown fields refused; skips where the CRDs are not."""
+    if not RAY_SCHEMAS.is_dir():
+        pytest.skip(f"KubeRay's CRDs are not at {RAY_SCHEMAS}, so that RayJobs and RayServices go unchecked")
+
+    @functools.cache
+    def validator(kind: str) -> jsonschema.Draft7Validator:
+        # The C loader: the files have 40,000 lines.
+        crd = yaml.load((RAY_SCHEMAS / f"ray.io_{kind.lower()}s.yaml").read_text(), Loader=yaml.CSafeLoader)
+        version = next(version for version in crd["spec"]["versions"] if version["name"] == "v1")
+        schema = _strict(version["schema"]["openAPIV3Schema"])
+        # The API server checks `metadata` of the top level, not the CRD's schema.
+        schema["properties"]["metadata"] = {"type": "object"}
+        return jsonschema.Draft7Validator(schema)
+
+    def check(manifest: dict[str, Any]) -> None:
+        validator(manifest["kind"]).validate(manifest)
+
+    return check
+
+
+def _strict(schema: dict[str, Any]) -> dict[str, Any]:
+    """A CRD's schema with unknown fields refused; fields that have a default may be absent though required."""
+    result = {key: _strict(value) if isinstance(value, dict) else value for key, value in schema.items()}
+    properties = schema.get("properties")
+    if isinstance(properties, dict) and all(isinstance(value, dict) for value in properties.values()):
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            result.setdefault("additionalProperties", False)
+        defaulted = {"minReplicas", "maxReplicas"} | {name for name, value in properties.items() if "default" in value}
+        if "required" in schema:
+            result["required"] = [name for name in schema["required"] if name not in defaulted]
+    return result
