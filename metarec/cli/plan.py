@@ -1,10 +1,7 @@
 """What `metarec up` runs where: ports, directories, and the environment of each service."""
 
-import fcntl
-import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +71,13 @@ class Plan:
             **({"METAREC_DATA": str(self.data)} if self.data else {}),
             **{f"METAREC_{name.upper()}_ADDRESS": address for name, address in self.addresses.items() if name != "gateway"},
         }
-        return {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", **others, **settings, "PYTHONUNBUFFERED": "1"}
+        defaults = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # A proxy of the user's shell is not for calls between services of this machine.
+            "no_grpc_proxy": "127.0.0.1,::1,localhost",
+        }
+        return {**defaults, **others, **settings, "PYTHONUNBUFFERED": "1"}
 
     def program(self, service: str, inherited: Mapping[str, str]) -> Program:
         """The process of one service. -P: a folder named `services` in the user's working directory must not come first."""
@@ -111,21 +114,3 @@ def choose_ports(host: str, base: int | None, chosen: Mapping[str, int | None]) 
         users = "; ".join(f"port {ports[name]} ({name}) is in use by {owner(ports[name])}" for name in taken)
         raise FailedPreconditionError(f"{users}; stop it, or choose other ports with --port-base N (0: any free ones)")
     return ports
-
-
-@contextmanager
-def only_one(state: Path) -> Iterator[None]:
-    """Two runs on one state directory would write the same files; the second is refused."""
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / "up.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise FailedPreconditionError(
-                f"another 'metarec up' (process {lock.read().strip()}) runs on '{state}'; stop it, or use another --state"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from metarec.cli.output import note
-from metarec.cli.plan import LOOPBACK, STAGES, Plan, choose_ports, only_one
+from metarec.cli.plan import LOOPBACK, STAGES, Plan, choose_ports
+from metarec.cli.run_lock import only_one
 from metarec.cli.supervisor import Patience, Supervisor, run_until_signalled
 from metarec.errors import FailedPreconditionError, NotFoundError
 from services.runtime.settings import DEFAULT_PORTS, ENVIRONMENT, PREFIX
@@ -79,9 +80,9 @@ def up(
         raise NotFoundError(
             f"no dataset at '{data}'; make one with: metarec data import --out {data} ... or metarec data fetch ml-100k"
         )
-    from metarec.client.health import is_serving
+    from metarec.client.health import gateway_credentials, is_serving
 
-    began = time.monotonic()
+    began, tls = time.monotonic(), gateway_credentials()
     plan = Plan(
         registry=registry.resolve(),
         state=(state or registry / "state").resolve(),
@@ -90,13 +91,16 @@ def up(
         host=host,
         ports=choose_ports(host, port_base, {name: ports[f"{name}_port"] for name in DEFAULT_PORTS}),
     )
-    with only_one(plan.state):
+    with only_one(plan.state, plan.addresses):
         _prepare(plan)
         live = _live(plan)
         ignored = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in ENVIRONMENT)
         if ignored:
             note(f"ignored in the environment, because no service knows them: {', '.join(ignored)}")
         note(f"starting {', '.join(name for stage in STAGES for name in stage)}; logs in {plan.logs}")
+
+        async def healthy(address: str) -> bool:
+            return await is_serving(address, credentials=tls if address == plan.addresses["gateway"] else None)
 
         def ready() -> None:
             line = f"metarec is ready: {', '.join(f'{name} {address}' for name, address in plan.addresses.items())}"
@@ -112,7 +116,7 @@ def up(
 
         supervisor = Supervisor(
             [[plan.program(name, os.environ) for name in stage] for stage in STAGES],
-            healthy=is_serving,
+            healthy=healthy,
             say=note,
             follow=verbose,
             patience=Patience(drain_seconds=float(os.environ.get("METAREC_DRAIN_SECONDS") or 20) + 5),

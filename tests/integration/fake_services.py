@@ -108,7 +108,7 @@ def up(arguments: list[str]) -> None:
         return replace(real(plan, service, inherited), command=command)
 
     Plan.program = program
-    metarec.client.health.is_serving = healthy
+    metarec.client.health.is_serving = lambda address, credentials: healthy(address)
     main(["up", *arguments])
 
 

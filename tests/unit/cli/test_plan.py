@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from metarec.cli.plan import Plan, choose_ports, only_one
+from metarec.cli.plan import Plan, choose_ports
 from metarec.cli.ports import free_ports
 from metarec.errors import FailedPreconditionError, InvalidInputError
 from services.runtime.settings import DEFAULT_PORTS, Settings
@@ -79,10 +79,3 @@ def test_one_port_for_two_services_is_refused():
 def test_a_host_that_is_not_this_machine_is_refused():
     with pytest.raises(InvalidInputError, match=r"cannot listen on '192\.0\.2\.1'"):
         choose_ports("192.0.2.1", 0, NONE)
-
-
-def test_one_run_for_each_state_directory(tmp_path: Path):
-    with only_one(tmp_path), pytest.raises(FailedPreconditionError, match="another 'metarec up'"), only_one(tmp_path):
-        pass
-    with only_one(tmp_path):
-        pass
