@@ -125,7 +125,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
             refusal = error
 
             async def refuse(messages: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> None:
-                return await _abort(context, refusal)
+                await _abort(context, refusal)
 
             return grpc.stream_stream_rpc_method_handler(refuse)
         return handler
