@@ -2,8 +2,8 @@
 
     python bench/import_memory.py [--rows N] [--format csv|parquet] [--json FILE]
 
-The file (users and items by a power law, one row in a thousand repeated) is written to a temporary directory in pieces; the import
-runs in a process of its own, whose peak resident memory the operating system reports.
+The file (users and items by a power law, one row in a thousand repeated) is written to a temporary directory in pieces; the
+import runs in a process of its own, whose peak resident memory the operating system reports.
 """
 
 import argparse

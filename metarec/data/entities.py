@@ -45,7 +45,7 @@ def read_entities(
     report.check()
     table = pa.concat_tables(parts) if parts else empty_table(key, fields)
     if len(table) == 0:
-        raise DataError("has no usable rows", file=report.file)
+        raise DataError("has no usable rows" if report.read else "has a header but no rows", file=report.file)
     table = _one_row_per_id(table, key, report)
     report.check()
     report.kept = len(table)
@@ -103,8 +103,8 @@ def _one_row_per_id(table: pa.Table, key: str, report: TableReport) -> pa.Table:
             if contents[before] == contents[k]:
                 report.add(key, "row repeats another", "row dropped", rows=1, row=rows[k], value=names[k])
             else:
-                problem = "id has rows that differ (the last stands)"
-                report.add(key, problem, "row dropped", rows=1, row=rows[k], value=names[k], badness="value")
+                problem = "id occurs again with other values"
+                report.add(key, problem, "last row kept", rows=1, row=rows[k], value=names[k], badness="value")
                 report.bad["value"] += 1
         last[names[k]] = k
     return table.filter(pa.array(keep))

@@ -18,6 +18,7 @@ from metarec.data.entities import Progress, empty_table, read_entities, with_add
 from metarec.data.events import EventReader, Ids, write_events
 from metarec.data.knowledge import read_links, read_triples
 from metarec.data.reading import Source, open_source
+from metarec.data.repeats import Buckets
 from metarec.data.replacing import check_target, replaced_directory
 from metarec.data.report import ImportReport, TableReport
 from metarec.data.schema import Field, Schema
@@ -139,13 +140,15 @@ def import_dataset(
             all_positive=settings.all_positive,
         )
         staged = folder / "staged.parquet"
-        count = reader.stage(staged, step("interactions"))
-        count = write_events(staged, folder / "interactions.parquet", count, reports["interactions"], schema, step("repeated"))
+        with Buckets(folder) as buckets:
+            reader.stage(staged, buckets, step("interactions"))
+            repeated = buckets.repeated(reader.report, schema, step("repeated"))
+        reader.report.kept = write_events(staged, folder / "interactions.parquet", repeated)
         staged.unlink()
         for name, table, ids in (("users", users, reader.users), ("items", items, reader.items)):
             if name in opened:
                 key, added = table.column_names[0], ids.added
-                problem = f"not in the {name} table"
+                problem = f"id is not in the {name} table (an empty row is added)"
                 value = added[0] if added else None
                 reports["interactions"].add(key, problem, "row added", rows=len(added), value=value)
             pq.write_table(with_added(table, ids.added), folder / f"{name}.parquet")
@@ -163,7 +166,7 @@ def import_dataset(
         fingerprint=fingerprint,
         users=len(reader.users.index),
         items=len(reader.items.index),
-        interactions=count,
+        interactions=reader.report.kept,
         report=report,
     )
 
@@ -171,7 +174,9 @@ def import_dataset(
 def _check_files(files: Files, schema: Schema, settings: ImportSettings) -> None:
     for name, fields in (("users", schema.users), ("items", schema.items)):
         if getattr(files, name) is None and fields:
-            raise SchemaError(f"the schema has {name} fields ('{fields[0].name}'); give their file with --{name}", field=name)
+            raise SchemaError(
+                f"the schema has fields of {name} ('{fields[0].name}', ...); give their file with --{name}", field=name
+            )
     given = files.graph is not None, files.links is not None
     if schema.graph and not all(given):
         raise SchemaError("the schema has 'graph: true'; give the files with --graph and --links", field="graph")

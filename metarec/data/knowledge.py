@@ -71,7 +71,7 @@ def _read(source: Source, columns: Mapping[str, str], report: TableReport, progr
         progress(chunk.done, f"{report.read:,} rows")
     report.check()
     if sum(map(len, parts)) == 0:
-        raise DataError("has no usable rows", file=report.file)
+        raise DataError("has no usable rows" if report.read else "has a header but no rows", file=report.file)
     table = pa.concat_tables(parts)
     once = _once(table)
     report.add("", "row repeats another", "row dropped", rows=len(table) - len(once))

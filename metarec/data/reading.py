@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from metarec.errors import DataError
 
-CHUNK_BYTES = 8 << 20
-"""Bytes of CSV text parsed at a time; no row may be longer."""
+BLOCK_BYTES = 2 << 20
+"""Bytes of CSV text parsed at a time; no row may be longer. Arrow reads some 32 blocks ahead, so this decides about memory."""
 
 CHUNK_ROWS = 250_000
+"""Rows handed on at a time (CSV: at least)."""
+
 DELIMITERS = (",", "\t", ";", "|")
 RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 
@@ -117,14 +119,14 @@ class Source:
                 ),
             )
             start = 0
-            for batch in reader:
-                kept = np.arange(start, start + len(batch), dtype=np.int64)
-                start += len(batch)
+            for rows in _gathered(reader):
+                kept = np.arange(start, start + len(rows), dtype=np.int64)
+                start += len(rows)
                 # Row k of those that came through stands behind every skipped row j with (position of j) - j <= k.
                 before = np.searchsorted(np.asarray(skipped, np.int64) - np.arange(len(skipped)), kept, side="right")
                 met = tuple(malformed)
                 malformed.clear()
-                columns = {name: batch.column(header[name]) for name in names}
+                columns = {name: rows.column(header[name]).combine_chunks() for name in names}
                 yield Chunk(columns=columns, row_N=kept + before + 1, done=min(file.tell() / size, 1.0), malformed=met)
             if malformed:
                 empty = {name: pa.array([], pa.binary()) for name in names}
@@ -187,7 +189,7 @@ def _open_csv(file: pa.NativeFile, source: Source, skip: object, convert: csv.Co
     stream = pa.CompressedInputStream(file, kind) if (kind := _compression(source.path)) else file
     return csv.open_csv(
         stream,
-        read_options=csv.ReadOptions(use_threads=False, block_size=CHUNK_BYTES, encoding=_codec(source.encoding)),
+        read_options=csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, encoding=_codec(source.encoding)),
         parse_options=csv.ParseOptions(
             delimiter=source.delimiter,
             quote_char=False if source.is_recbole else '"',
@@ -196,6 +198,19 @@ def _open_csv(file: pa.NativeFile, source: Source, skip: object, convert: csv.Co
         ),
         convert_options=convert,
     )
+
+
+def _gathered(reader: csv.CSVStreamingReader) -> Iterator[pa.Table]:
+    """Small batches joined to chunks: what is done per chunk (looking up ids) is done less often."""
+    batches, count = [], 0
+    for batch in reader:
+        batches.append(batch)
+        count += len(batch)
+        if count >= CHUNK_ROWS:
+            yield pa.Table.from_batches(batches)
+            batches, count = [], 0
+    if batches:
+        yield pa.Table.from_batches(batches)
 
 
 def _compression(path: Path) -> str | None:
@@ -219,7 +234,7 @@ def _unreadable(path: Path, error: Exception, encoding: str) -> DataError:
         return DataError(f"is not in encoding '{encoding}' ({error}); name the right one with --encoding", file=str(path))
     text = str(error)
     if "straddling" in text or "out of sync" in text:
-        text = f"a row is longer than {CHUNK_BYTES >> 20} MiB; is a quote left open?"
+        text = f"a row is longer than {BLOCK_BYTES >> 20} MiB; is a quote left open?"
     return DataError(f"cannot be read: {text.splitlines()[0]}", file=str(path))
 
 

@@ -12,7 +12,7 @@ from metarec.data.reading import Malformed
 from metarec.data.values import UNDECODABLE, Column, Mask, union
 from metarec.errors import DataError
 
-Action = Literal["row dropped", "set to missing", "imputed", "converted", "row added", "left out"]
+Action = Literal["row dropped", "last row kept", "set to missing", "imputed", "converted", "row added", "left out"]
 """`imputed`: the value stays missing in the table and the feature encoder replaces it, with an indicator beside it."""
 
 Badness = Literal["fine", "value", "structure"]
@@ -168,7 +168,7 @@ class TableReport:
     def _refusal(self, badness: Badness, share: float) -> DataError:
         found = sorted((f for f in self.findings.values() if f.badness == badness), key=lambda f: (f.row is None, f.row))
         first = found[0]
-        value = "" if first.value is None else f" ('{first.value}')"
+        value = "" if first.value is None else f", got '{first.value}'"
         message = f"{first.problem}{value}"
         bad, allowed = self.bad[badness], self._tolerance(badness)
         if self.read > 1 and (bad > 1 or allowed > 0):
@@ -176,7 +176,7 @@ class TableReport:
         if len(found) > 1:
             message += ", among them " + ", ".join(f"{f.rows:,} × {f.column or 'row'}: {f.problem}" for f in found[1:4])
         remedy = "decode it with --encoding (often latin-1)" if "UTF-8" in first.problem else "correct the file"
-        message += f"; {remedy}, or drop up to a share of bad rows with --max-bad (now {allowed:g})"
+        message += f"; {remedy}, or raise --max-bad (now {allowed:g}), the share of bad rows that is dropped instead"
         return DataError(message, file=self.file, column=first.column, row=first.row)
 
     def to_dict(self) -> dict[str, object]:
