@@ -22,7 +22,7 @@ from torch.nn.functional import huber_loss
 from metarec.errors import ConfigError
 from metarec.meta.contract import Metrics
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
-from metarec.models.linear_gaussian import LinearGaussian, unique_rows
+from metarec.models.linear_gaussian import LinearGaussian, unique_rows, with_one
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
 from metarec.tasks.stats import LabelStats
 from metarec.types import Target
@@ -166,13 +166,19 @@ class Alpaca:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features of the batch's distinct rows with dropped ids; tasks of `cold_T` address a second copy without any id."""
         code_N = rows.code_N[unique_N]
-        cold = bool(cold_T.any())
-        if cold:
-            unique_N, keep_N = torch.cat([unique_N, unique_N]), torch.cat([keep_N, torch.zeros_like(keep_N)])
-            at_TN = at_TN + cold_T.to(at_TN.dtype)[:, None] * len(code_N)
-            code_N = torch.cat([code_N, code_N])
-        phi_ND, bias_N = linear.row_features(live, rows, unique_N, keep_N)
-        return phi_ND, bias_N, ((code_N == 0) | ~keep_N).to(torch.int64), at_TN
+        here_N = (code_N > 0) & keep_N
+        cold_ND, cold_bias_N = linear.content_features(live, rows, unique_N)
+        phi_ND = cold_ND + with_one(live["row.id"][code_N], 0.0) * here_N[:, None]
+        bias_N = cold_bias_N + live["row.id_bias"][code_N] * here_N
+        unknown_N = (~here_N).to(torch.int64)
+        if not bool(cold_T.any()):
+            return phi_ND, bias_N, unknown_N, at_TN
+        return (
+            torch.cat([phi_ND, cold_ND]),
+            torch.cat([bias_N, cold_bias_N]),
+            torch.cat([unknown_N, torch.ones_like(unknown_N)]),
+            at_TN + cold_T.to(at_TN.dtype)[:, None] * len(code_N),
+        )
 
     def prepare(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> MetaParams:
         """Theta with the vectors of all `rows` cached."""

@@ -64,17 +64,17 @@ class LinearGaussian:
 
         `known_N` (float or bool) multiplies the id part: 0 makes a row look unseen.
         """
-        if row_N is None:
-            code_N, dense_NP = rows.code_N, rows.dense_NP
-        else:
-            code_N, dense_NP = rows.code_N[row_N], rows.dense_NP[row_N]
-        id_ND, id_bias_N = theta["row.id"][code_N], theta["row.id_bias"][code_N]
+        code_N = rows.code_N if row_N is None else rows.code_N[row_N]
         here_N = code_N > 0 if known_N is None else (code_N > 0) & (known_N > 0)
-        weight_N = here_N.to(id_ND.dtype)
-        dense_NP = dense_NP.to(id_ND.dtype)
-        phi_ND = dense_NP @ theta["row.content"] + id_ND * weight_N[:, None]
-        bias_N = dense_NP @ theta["row.content_bias"] + id_bias_N * weight_N
-        return torch.cat([phi_ND, torch.ones_like(phi_ND[:, :1])], 1), bias_N
+        content_ND, content_bias_N = self.content_features(theta, rows, row_N)
+        weight_N = here_N.to(content_ND.dtype)
+        phi_ND = content_ND + with_one(theta["row.id"][code_N], 0.0) * weight_N[:, None]
+        return phi_ND, content_bias_N + theta["row.id_bias"][code_N] * weight_N
+
+    def content_features(self, theta: MetaParams, rows: EntityTable, row_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What content alone tells: `phi` (N, D + 1) with its constant, and `bias` (N,), as of rows without ids."""
+        dense_NP = (rows.dense_NP if row_N is None else rows.dense_NP[row_N]).to(theta["row.content"].dtype)
+        return with_one(dense_NP @ theta["row.content"]), dense_NP @ theta["row.content_bias"]
 
     def task_prior(self, theta: MetaParams, tasks: EntityTable, task_T: Tensor | None = None) -> Tensor:
         """Prior mean of the task vectors (T, D + 1): W0 x_t, and b0(x_t) last."""
@@ -124,6 +124,11 @@ class LinearGaussian:
         """Theta with `cache.phi` and `cache.bias` of all `rows`."""
         phi_ID, bias_I = self.row_features(theta, rows)
         return {**theta, "cache.phi": phi_ID, "cache.bias": bias_I}
+
+
+def with_one(phi_ND: Tensor, one: float = 1.0) -> Tensor:
+    """`phi` with a last column of `one`."""
+    return torch.cat([phi_ND, torch.full_like(phi_ND[:, :1], one)], 1)
 
 
 def unique_rows(row_TN: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The promotion gate, as training sees it. How it judges comes from outside: training and evaluation do not import each other."""
+"""The promotion gate, as training sees it. How it is computed comes from outside, since training may not import evaluation."""
 
 from typing import TYPE_CHECKING, Protocol
 

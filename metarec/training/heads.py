@@ -8,7 +8,7 @@ from metarec.meta.registry import make_learner
 from metarec.models.contract import MetaParams
 from metarec.models.registry import make_model
 from metarec.tasks.sampler import EpisodeConfig
-from metarec.training.recipes import HeadRecipe
+from metarec.training.recipes import HeadRecipe, check_types
 from metarec.types import Target
 
 STREAMS: dict[Target, int] = {"explicit": 1, "implicit": 2}
@@ -17,10 +17,15 @@ STREAMS: dict[Target, int] = {"explicit": 1, "implicit": 2}
 
 def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
     """The head of a recipe with these parameters. ConfigError for unknown names and settings, or a learner of another target."""
-    learner = make_learner(recipe.learner, recipe.learner_settings)
+    try:
+        learner, model = make_learner(recipe.learner, recipe.learner_settings), make_model(recipe.model, recipe.model_settings)
+    except TypeError as error:  # a comparison with a value of the wrong type, before check_types can name it
+        raise ConfigError(f"wrong learner or model settings of head '{recipe.target}': {error}", field="learner") from error
+    check_types(learner)
+    check_types(model)
     if learner.target != recipe.target:
         raise ConfigError(f"learner '{recipe.learner}' predicts '{learner.target}', not '{recipe.target}'", field="learner")
-    return Head(target=recipe.target, learner=learner, model=make_model(recipe.model, recipe.model_settings), theta=theta)
+    return Head(target=recipe.target, learner=learner, model=model, theta=theta)
 
 
 def head_seed(seed: int, target: Target) -> int:
@@ -31,6 +36,8 @@ def head_seed(seed: int, target: Target) -> int:
 def episode_config(recipe: HeadRecipe) -> EpisodeConfig:
     """The sampler's settings. ConfigError names an unknown one."""
     try:
-        return EpisodeConfig(batch_size=recipe.batch_size, **recipe.episodes)  # type: ignore[arg-type]  # checked by the sampler
+        config = EpisodeConfig(batch_size=recipe.batch_size, **recipe.episodes)  # type: ignore[arg-type]  # checked below
     except TypeError as error:
         raise ConfigError(f"wrong episode settings {dict(recipe.episodes)}: {error}", field="episodes") from error
+    check_types(config)
+    return config

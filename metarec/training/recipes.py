@@ -3,9 +3,11 @@
 Recipes are plain data: they name learners and models, so that reading one imports neither torch nor any learner.
 """
 
+import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import get_args
+from typing import cast, get_args
 
 import yaml
 
@@ -54,6 +56,9 @@ class HeadRecipe:
     def __post_init__(self) -> None:
         if self.target not in get_args(Target):
             raise ConfigError(f"target must be one of {', '.join(get_args(Target))}, not '{self.target}'", field="target")
+        if self.kind not in get_args(TaskKind):
+            raise ConfigError(f"kind must be one of {', '.join(get_args(TaskKind))}, not '{self.kind}'", field="kind")
+        check_types(self)
         for name in ("epochs", "batch_size", "gradient_shards"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}", field=name)
@@ -80,6 +85,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.heads:
             raise ConfigError(f"recipe '{self.name}' has no heads", field="heads")
+        check_types(self)
         targets = [head.target for head in self.heads]
         if len(set(targets)) != len(targets):
             raise ConfigError(f"recipe '{self.name}' has two heads of one target", field="heads")
@@ -121,7 +127,7 @@ class Recipe:
         """
         recipe = self
         for path, text in settings.items():
-            recipe = recipe._override(path, yaml.safe_load(text))
+            recipe = recipe._override(path, _value(path, text))
         return recipe
 
     def _override(self, path: str, value: Setting) -> "Recipe":
@@ -146,10 +152,34 @@ def _set(head: HeadRecipe, path: str, value: Setting, full: str) -> HeadRecipe:
     if path not in plain:
         known = ", ".join(sorted(plain | {f"{group}.NAME" for group in GROUPS}))
         raise ConfigError(f"unknown setting '{full}'; known: {known}", field=full)
+    return replace(head, **{path: value})  # type: ignore[arg-type]  # checked by HeadRecipe
+
+
+def _value(path: str, text: str) -> Setting:
     try:
-        return replace(head, **{path: value})  # type: ignore[arg-type]  # checked by HeadRecipe
-    except TypeError as error:
-        raise ConfigError(f"'{value}' is no value for '{full}'", field=full) from error
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"'{text}' cannot be read as a value for '{path}'", field=path) from None
+    if isinstance(value, str):
+        # YAML takes 4e-3 for a word.
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return cast(Setting, value)
+
+
+def check_types(settings: object) -> None:
+    """ConfigError when a whole number, a number or a switch of the dataclass `settings` holds something else."""
+    for member in fields(settings):  # type: ignore[arg-type]  # settings are dataclasses
+        value = getattr(settings, member.name)
+        is_bool, is_number = isinstance(value, bool), isinstance(value, int | float) and math.isfinite(value)
+        wanted = {
+            int: None if isinstance(value, int) and not is_bool else "a whole number",
+            float: None if is_number and not is_bool else "a number",
+            bool: None if is_bool else "true or false",
+        }.get(cast(type, member.type))
+        if wanted:
+            shown = f"'{value}'" if isinstance(value, str) else value
+            raise ConfigError(f"{member.name} must be {wanted}, not {shown}", field=member.name)
 
 
 EXPLICIT = HeadRecipe(target="explicit", learner="alpaca", model="linear_gaussian", epochs=12, batch_size=128)

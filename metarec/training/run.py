@@ -26,6 +26,7 @@ from metarec.features.store import FeatureStore
 from metarec.training.checkpoint import encoder_files, read_encoder
 from metarec.training.files import canonical, sha256, write_atomically
 from metarec.training.gate import Gate, GateReport
+from metarec.training.heads import episode_config, make_head
 from metarec.training.inputs import Inputs, prepare, split
 from metarec.training.loop import assemble
 from metarec.training.manifest import Manifest
@@ -89,6 +90,9 @@ def train(
     dataset = Dataset.open(Path(data))
     chosen = recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
     chosen = enough_shards(chosen.for_labels(dataset.schema.label.kind), options.workers)
+    for head in chosen.heads:  # wrong settings are told before the work starts
+        make_head(head, {})
+        episode_config(head)
     run = _Run(dataset, chosen, seed, Path(out).resolve(), options, progress or silent)
     with run.locked():
         try:
