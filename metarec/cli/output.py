@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -59,13 +60,18 @@ def cell(value: object) -> str:
 def print_table(rows: Sequence[Mapping[str, object]], *, title: str | None = None, columns: Sequence[str] | None = None) -> None:
     """Rows as a table; `columns` chooses and orders the keys. Numbers align right."""
     names = list(columns or (rows[0].keys() if rows else ()))
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(header_style="bold")
     for name in names:
         numeric = bool(rows) and all(isinstance(row.get(name), int | float) or row.get(name) is None for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*[cell(row.get(name)) for name in names])
-    stdout().print(table)
+        # Text, for what people typed may look like markup.
+        table.add_row(*[Text(cell(row.get(name))) for name in names])
+    console = stdout()
+    if title:
+        # A title of the table itself would be wrapped to the table's width.
+        console.print(Text(title, style="italic"), soft_wrap=True)
+    console.print(table)
 
 
 def emit(

@@ -249,7 +249,7 @@ def rollback_checkpoint(*, timeout: float | None = None) -> Call[Checkpoint]:
 
 def _call(service: ServiceName, method: str, message: Message, parse: Callable[[Any], T], timeout: float | None) -> Call[T]:
     if timeout is not None and not timeout > 0:
-        raise InvalidInputError(f"must be above 0 seconds, not {timeout:g}", field="timeout")
+        raise InvalidInputError(f"timeout must be above 0 seconds, not {timeout:g}", field="timeout")
     seconds = deadlines()[f"{PROTO_SERVICES[service]}/{method}"] if timeout is None else timeout
     request_id = getattr(message, "request_id", "") or uuid.uuid4().hex
     return Call(service, method, message, parse, seconds, request_id)

@@ -98,7 +98,7 @@ def put_interaction(target: types_pb2.Interaction, interaction: Interaction) -> 
     target.label, target.scenario = interaction.label, interaction.scenario
     if interaction.timestamp:
         if not math.isfinite(interaction.timestamp):
-            raise InvalidInputError(f"must be seconds since the epoch, not {interaction.timestamp}", field="timestamp")
+            raise InvalidInputError(f"timestamp must be seconds since the epoch, not {interaction.timestamp}", field="timestamp")
         target.event_time.CopyFrom(to_timestamp(interaction.timestamp))
 
 

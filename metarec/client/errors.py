@@ -12,8 +12,10 @@ def client_error(error: grpc.RpcError, *, service: str, address: str, timeout: f
     if not is_ours(error):
         metadata = {"service": service, "address": address}
         if code == grpc.StatusCode.UNAVAILABLE:
+            # The transport tells the whole story of its attempts; the last part says why.
+            why = (error.details() or "no reason given").rpartition(": ")[2]
             return UnavailableError(
-                f"the {service} service at {address} cannot be reached ({error.details()}); "
+                f"the {service} service at {address} cannot be reached ({why}); "
                 f"start the services with 'metarec up', or set METAREC_{service.upper()}_ADDRESS",
                 metadata=metadata,
             )

@@ -14,6 +14,7 @@ from metarec.client import AsyncClient, ClientSettings
 from metarec.errors import MetarecError
 from metarec.training.files import canonical, sha256
 from metarec.v1 import (
+    adaptation_pb2,
     adaptation_pb2_grpc,
     gateway_pb2,
     ranking_pb2,
@@ -120,6 +121,7 @@ class FakeRecall(FakeStage, recall_pb2_grpc.RecallServiceServicer):
     ) -> types_pb2.Item:
         await self.act(request, context)
         item = types_pb2.Item(item_id=request.item_id, revision=3)
+        item.features["title"].text = f"Title of {request.item_id}"
         item.features["genre"].list.values.extend(["drama", "war"])
         return item
 
@@ -186,6 +188,22 @@ class FakeAdaptation(FakeStage, adaptation_pb2_grpc.AdaptationServiceServicer):
             shots = sum(event.user_id == user_id for event in self.recorded.values())
             response.users.add(user_id=user_id, shots=shots)
         return response
+
+    async def AdaptTask(  # noqa: N802
+        self, request: adaptation_pb2.AdaptTaskRequest, context: grpc.aio.ServicerContext
+    ) -> adaptation_pb2.AdaptTaskResponse:
+        await self.act(request, context)
+        response = adaptation_pb2.AdaptTaskResponse(shots=len(request.support), checkpoint="c-adaptation", unknown_ids=["zz"])
+        for number, row_id in enumerate(request.query_ids):
+            response.predictions.add(id=row_id, mean=4.5 - number, stddev=0.25)
+        return response
+
+    async def ListInteractions(  # noqa: N802
+        self, request: adaptation_pb2.ListInteractionsRequest, context: grpc.aio.ServicerContext
+    ) -> adaptation_pb2.ListInteractionsResponse:
+        await self.act(request, context)
+        events = [event for event in self.recorded.values() if event.user_id == request.user_id]
+        return adaptation_pb2.ListInteractionsResponse(interactions=events[::-1])
 
     async def UpsertUsers(  # noqa: N802
         self, request: gateway_pb2.UpsertUsersRequest, context: grpc.aio.ServicerContext
@@ -278,6 +296,10 @@ async def gateway(start_gateway: StartGateway) -> Server:
 
 @pytest.fixture
 async def client(gateway: Server, stages: Stages) -> AsyncIterator[AsyncClient]:
-    settings = ClientSettings(gateway_address=f"127.0.0.1:{gateway.port}", recall_address=f"127.0.0.1:{stages.recall.port}")
+    settings = ClientSettings(
+        gateway_address=f"127.0.0.1:{gateway.port}",
+        recall_address=f"127.0.0.1:{stages.recall.port}",
+        adaptation_address=f"127.0.0.1:{stages.adaptation.port}",
+    )
     async with AsyncClient(settings) as client:
         yield client

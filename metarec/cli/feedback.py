@@ -1,0 +1,100 @@
+"""`metarec feedback`: records interactions; the next recommendations reflect them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from metarec.cli.connection import address_option, connect, timeout_option
+from metarec.cli.output import emit, json_option, progress
+from metarec.cli.values import read_labels, read_records, read_time
+from metarec.errors import InvalidInputError
+from metarec.types import Interaction
+
+BATCH = 1000
+KEYS = ("event_id", "timestamp", "scenario")
+
+
+@click.command(epilog="Examples: metarec feedback 42 50=5 181=4    metarec feedback --file events.json")
+@click.argument("user", required=False)
+@click.argument("labels", nargs=-1, metavar="[ITEM=LABEL]...")
+@click.option("--scenario", default="", help="The scenario.  [default: the default scenario]")
+@click.option("--time", "moment", help="When it happened (ISO 8601, UTC where it has no zone).  [default: now]")
+@click.option(
+    "--event-id", help="Identifier of the event, for a single one: recording it again has no effect.  [default: a new one]"
+)
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(path_type=Path),
+    help="JSON or YAML list of {user_id, item_id, label, event_id, timestamp, scenario} in place of USER; - is standard input.",
+)
+@address_option("gateway")
+@timeout_option
+@json_option
+def feedback(
+    user: str | None,
+    labels: tuple[str, ...],
+    scenario: str,
+    moment: str | None,
+    event_id: str | None,
+    path: Path | None,
+    gateway: str | None,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Record that USER gave each ITEM a LABEL (a rating, or 1 for a click). When it returns, recommendations reflect it."""
+    if path is not None:
+        if user is not None or scenario or moment or event_id:
+            raise click.UsageError("--file says everything itself; leave USER and the other options out")
+        interactions: Sequence[Interaction] = _from_file(path)
+    else:
+        if user is None or not labels:
+            raise click.UsageError("give USER and at least one ITEM=LABEL, or --file")
+        if event_id and len(labels) > 1:
+            raise click.UsageError("--event-id goes with a single ITEM=LABEL")
+        at = read_time(moment, "time") if moment else 0.0
+        interactions = [
+            Interaction(user_id=user, item_id=item, label=label, timestamp=at, scenario=scenario, event_id=event_id or "")
+            for item, label in read_labels(labels, "labels")
+        ]
+    recorded = duplicates = 0
+    shots: dict[str, int] = {}
+    event_ids: list[str] = []
+    checkpoint = ""
+    with connect(gateway=gateway) as client, progress("recording", quiet=len(interactions) <= BATCH) as advance:
+        for first in range(0, len(interactions), BATCH):
+            result = client.record_interactions(interactions[first : first + BATCH], timeout=timeout)
+            recorded, duplicates = recorded + result.num_recorded, duplicates + result.num_duplicates
+            shots, checkpoint = {**shots, **result.shots}, result.checkpoint
+            event_ids.extend(result.event_ids)
+            advance(min(first + BATCH, len(interactions)), len(interactions))
+    value = {
+        "num_recorded": recorded,
+        "num_duplicates": duplicates,
+        "shots": shots,
+        "checkpoint": checkpoint,
+        "event_ids": event_ids,
+    }
+    rows = [{"user": user_id, "shots": count} for user_id, count in shots.items()]
+    title = f"recorded {recorded}, known already {duplicates} (checkpoint {checkpoint or 'none'})"
+    emit(value, as_json=as_json, rows=rows, title=title)
+
+
+def _from_file(path: Path) -> list[Interaction]:
+    interactions = []
+    for number, record in enumerate(read_records(path, needed=("user_id", "item_id", "label"), optional=KEYS), 1):
+        try:
+            interactions.append(
+                Interaction(
+                    user_id=str(record["user_id"]),
+                    item_id=str(record["item_id"]),
+                    label=float(str(record["label"])),
+                    timestamp=float(str(record.get("timestamp") or 0)),
+                    scenario=str(record.get("scenario") or ""),
+                    event_id=str(record.get("event_id") or ""),
+                )
+            )
+        except ValueError as error:
+            raise InvalidInputError(f"file '{path}', record {number}: {error}", field="file") from error
+    return interactions

@@ -1,0 +1,110 @@
+"""`metarec users`: stores profiles, shows what was recorded of a user, and forgets users."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import click
+
+from metarec.cli.connection import address_option, connect, timeout_option
+from metarec.cli.output import emit, json_option, note, progress
+from metarec.cli.titles import Titles, data_option
+from metarec.cli.values import feature_option, features_of, iso, read_features, read_records
+from metarec.types import Features, User
+
+BATCH = 1000
+
+
+@click.group()
+def users() -> None:
+    """Upsert and delete users; list their interactions."""
+
+
+@users.command(epilog="Examples: metarec users upsert 42 --feature age=30    metarec users upsert --file users.json")
+@click.argument("user", required=False)
+@feature_option
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(path_type=Path),
+    help="JSON or YAML list of {user_id, features: {name: value}} in place of USER; - reads standard input.",
+)
+@address_option("gateway")
+@timeout_option
+@json_option
+def upsert(
+    user: str | None, features: tuple[str, ...], path: Path | None, gateway: str | None, timeout: float | None, as_json: bool
+) -> None:
+    """Add USER or replace their profile. Fields not given are unknown."""
+    if (user is None) == (path is None):
+        raise click.UsageError("give either USER with --feature, or --file")
+    if path is not None:
+        if features:
+            raise click.UsageError("--feature goes with USER, not with --file")
+        records = read_records(path, needed=("user_id",), optional=("features",))
+        given = [
+            User(user_id=str(record["user_id"]), features=cast(Features, features_of(record, path, number)))
+            for number, record in enumerate(records, 1)
+        ]
+    else:
+        given = [User(user_id=str(user), features=cast(Features, read_features(features)))]
+    stored = 0
+    with connect(gateway=gateway) as client, progress("upserting", quiet=len(given) <= BATCH) as advance:
+        for first in range(0, len(given), BATCH):
+            stored += client.upsert_users(given[first : first + BATCH], timeout=timeout)
+            advance(stored, len(given))
+    emit({"num_upserted": stored}, as_json=as_json)
+
+
+@users.command(epilog="Example: metarec users delete 42 --yes")
+@click.argument("user")
+@click.option("--allow-missing", is_flag=True, help="Succeed even when nobody knows the user.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@address_option("gateway")
+@timeout_option
+@json_option
+def delete(user: str, allow_missing: bool, yes: bool, gateway: str | None, timeout: float | None, as_json: bool) -> None:
+    """Forget USER: profile, interactions and fast weights. It cannot be undone."""
+    if not yes:
+        click.confirm(f"forget user '{user}' and all their interactions?", abort=True, err=True)
+    with connect(gateway=gateway) as client:
+        deleted = client.delete_user(user, allow_missing=allow_missing, timeout=timeout)
+    emit({"user": user, "num_interactions_deleted": deleted}, as_json=as_json)
+
+
+@users.command(epilog="Example: metarec users history 42 --limit 20 --data data/ml-100k")
+@click.argument("user")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Most interactions to list.")
+@click.option("--page-token", default="", help="Continue where an earlier list ended.")
+@data_option
+@address_option("adaptation")
+@timeout_option
+@json_option
+def history(
+    user: str,
+    limit: int,
+    page_token: str,
+    data: Path | None,
+    adaptation: str | None,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """List what was recorded of USER, newest first."""
+    titles = Titles(data)
+    with connect(adaptation=adaptation) as client:
+        page = client.list_interactions(user, page_size=limit, page_token=page_token, timeout=timeout)
+    rows = [
+        {
+            "time": iso(event.timestamp),
+            "item": event.item_id,
+            **titles.column(event.item_id),
+            "label": event.label,
+            "scenario": event.scenario or None,
+            "event": event.event_id,
+        }
+        for event in page.items
+    ]
+    value = {"interactions": [asdict(event) for event in page.items], "next_page_token": page.next_page_token}
+    emit(value, as_json=as_json, rows=rows, title=f"user {user}")
+    if page.next_page_token:
+        note(f"there are more: --page-token {page.next_page_token}")

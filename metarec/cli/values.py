@@ -1,0 +1,102 @@
+"""Reads what people type or keep in files: ID=LABEL pairs, NAME=VALUE features, JSON or YAML lists of items, users and events."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from metarec.errors import InvalidInputError
+
+feature_option = click.option(
+    "--feature",
+    "features",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help='A field of the dataset schema; repeat for more. Numbers and JSON lists are read as such, "\\"7\\"" as a string.',
+)
+
+
+def read_features(pairs: Iterable[str]) -> dict[str, object]:
+    """NAME=VALUE pairs. A value that is a JSON number, string or list is read as one, anything else is a string as it stands."""
+    features: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not name or not equals:
+            raise InvalidInputError(f"'{pair}' is no feature; write NAME=VALUE", field="feature")
+        if name in features:
+            raise InvalidInputError(f"feature '{name}' is given twice; write several values as a JSON list", field="feature")
+        features[name] = _json_or_text(text)
+    return features
+
+
+def _json_or_text(text: str) -> object:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, float | int | str | list) and not isinstance(value, bool) else text
+
+
+def read_labels(pairs: Iterable[str], field: str) -> list[tuple[str, float]]:
+    """ID=LABEL pairs; the last `=` separates, for ids may hold one."""
+    found = []
+    for pair in pairs:
+        identity, equals, text = pair.rpartition("=")
+        try:
+            label = float(text)
+        except ValueError:
+            equals = ""
+        if not identity or not equals:
+            raise InvalidInputError(f"'{pair}' is no rated item; write ID=LABEL, for example 50=5", field=field)
+        found.append((identity, label))
+    return found
+
+
+def read_time(text: str, field: str) -> float:
+    """An ISO 8601 time as seconds since the epoch; UTC where it has no zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidInputError(f"'{text}' is no time; write it as 1998-04-01 or 1998-04-01T12:00:00Z", field=field) from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def read_records(path: Path, *, needed: Sequence[str], optional: Sequence[str]) -> list[dict[str, object]]:
+    """The mapping, or list of mappings, in a JSON or YAML file (`-`: standard input). InvalidInputError names file and record."""
+    import yaml
+
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidInputError(f"file '{path}' cannot be read: {error}", field="file") from error
+    records = data if isinstance(data, list) else [data]
+    for number, record in enumerate(records, 1):
+        where = f"file '{path}', record {number}"
+        if not isinstance(record, Mapping):
+            raise InvalidInputError(f"{where} is no mapping; it needs {', '.join(needed)}", field="file")
+        missing = [name for name in needed if record.get(name) in (None, "")]
+        if missing:
+            raise InvalidInputError(f"{where} needs '{missing[0]}'", field="file")
+        unknown = sorted(set(map(str, record)) - {*needed, *optional})
+        if unknown:
+            raise InvalidInputError(
+                f"{where} has unknown key '{unknown[0]}'; known: {', '.join([*needed, *optional])}", field="file"
+            )
+    return [dict(record) for record in records]
+
+
+def features_of(record: Mapping[str, object], path: Path, number: int) -> Mapping[str, object]:
+    """The `features` mapping of a record; empty when it has none."""
+    features = record.get("features") or {}
+    if not isinstance(features, Mapping):
+        raise InvalidInputError(f"file '{path}', record {number}: features must be a mapping of names to values", field="file")
+    return features
+
+
+def iso(seconds: float | None) -> str | None:
+    """Seconds since the epoch as an ISO 8601 time in UTC; None stays None."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
