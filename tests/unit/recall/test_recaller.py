@@ -107,12 +107,12 @@ def test_an_emerging_item_can_reach_the_top_at_once(engine: Engine) -> None:
 
 def test_new_content_of_a_known_item_is_found_by_it(engine: Engine) -> None:
     (content,) = (source for source, _ in SOURCES if source.name == "content")
-    recaller = Recaller(engine.view, sources=[(content, 1.0)])
-    recaller.refresh(
-        engine.view,
-        engine.upsert([Item(item_id="i3", features={"genres": ("space",), "title": "space story", "year": 1963.0}, revision=1)]),
-    )
-    assert "i3" in ids(recaller.retrieve(user(fan(engine, "i0")), 15))
+    recaller, who = Recaller(engine.view, sources=[(content, 1.0)]), user(fan(engine, "i0"))
+    before = ids(recaller.retrieve(who, 59)).index("i3")
+    item = Item(item_id="i3", features={"genres": ("space",), "title": "space story 3", "year": 1963.0}, revision=1)
+    changed = engine.upsert([item])
+    recaller.refresh(engine.view, changed)
+    assert ids(recaller.retrieve(who, 59)).index("i3") < 20 < before
 
 
 def test_fresh_items_are_the_newest_that_hardly_anybody_took(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
