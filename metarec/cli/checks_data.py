@@ -43,7 +43,7 @@ def check_registry(path: Path) -> Iterator[Finding]:
         return
     detail = f"{len(folders) - len(damaged)} of {len(folders)} checkpoints verified, live: {live or 'none'}"
     newest = next((info.id for info in registry.list() if info.id not in damaged), None)
-    promote = f"metarec checkpoints promote {newest} (while `metarec up` runs)" if newest else "train again"
+    promote = f"metarec checkpoints promote {newest} --registry {path}" if newest else "train again"
     if live is None:
         yield warn("registry", detail, f"nothing is recommended before one is live: {promote}")
     elif live in damaged or live not in [folder.name for folder in folders]:

@@ -160,6 +160,7 @@ def _live(plan: Plan) -> str | None:
     live = registry.live()
     if live is None:
         newest = next(iter(registry.list()), None)
-        command = f"metarec checkpoints promote {newest.id}" if newest else f"metarec train --data DIR --out {plan.registry}"
+        promote = f"metarec checkpoints promote {newest.id} --registry {plan.registry}" if newest else ""
+        command = promote or f"metarec train --data DIR --out {plan.registry}"
         note(f"no checkpoint is live: the services start, but do not recommend before one is; make one live with: {command}")
     return live
