@@ -39,11 +39,11 @@ class Entities:
         """Users as tasks."""
         return Tables(tasks=self.users, rows=self.items)
 
-    def user_rows(self, ids: Sequence[str]) -> Ints:
+    def user_rows(self, ids: Sequence[str] | NDArray[np.object_]) -> Ints:
         """Row of each user; every id must be there."""
         return _rows(self.user_ids, ids)
 
-    def item_rows(self, ids: Sequence[str]) -> Ints:
+    def item_rows(self, ids: Sequence[str] | NDArray[np.object_]) -> Ints:
         """Row of each item; every id must be there."""
         return _rows(self.item_ids, ids)
 
@@ -88,7 +88,7 @@ def _append(table: EntityTable, other: EntityTable) -> EntityTable:
     return table.append(replace(other, num_codes=table.num_codes))
 
 
-def _rows(names: Sequence[str] | NDArray[np.object_], ids: Sequence[str]) -> Ints:
+def _rows(names: Sequence[str] | NDArray[np.object_], ids: Sequence[str] | NDArray[np.object_]) -> Ints:
     row_N = pd.Index(np.asarray(names, object)).get_indexer(np.asarray(ids, object))
     assert (row_N >= 0).all(), "an id is missing from the tables of the evaluation"
     return np.asarray(row_N, np.int64)

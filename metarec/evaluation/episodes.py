@@ -44,6 +44,10 @@ class Episodes:
         times = None if self.support_time_S is None else self.support_time_S[keep_S]
         return replace(self, tasks=tasks.first_shots(shots), support_time_S=times)
 
+    def with_users(self, user_T: Ints) -> "Episodes":
+        """The same episodes with users at other rows of another table."""
+        return replace(self, tasks=replace(self.tasks, user_T=user_T))
+
 
 def shuffle_key(ids: NDArray[np.object_]) -> NDArray[np.uint64]:
     """A number per id that orders rows without regard to their labels or to how a file was sorted."""

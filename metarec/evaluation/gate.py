@@ -6,7 +6,7 @@ over heads of (loss of the best baseline - loss of the learner) / loss of the be
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,7 +80,9 @@ class DefaultGate:
             return float(np.mean([task_means(error_Q, asked.tasks).mean() for error_Q in errors]))
 
         drawn = [asked.first_shots(k) for k in self.shots]
-        mine = loss([predict_episodes(prior.head("explicit"), tables, _local(part))[0] for part in drawn])
+        mine = loss(
+            [predict_episodes(prior.head("explicit"), tables, part.with_users(np.arange(len(part))))[0] for part in drawn]
+        )
         plain = {name: loss([model.predict(part.tasks)[0] for part in drawn]) for name, model in fitted.items()}
         metrics["mae"] = mine
         metrics |= {f"{name}_mae": value for name, value in plain.items()}
@@ -94,21 +96,16 @@ class DefaultGate:
         scorers |= fit_topn_baselines(
             train, shots=self.shots, seed=self.seed, only=TOPN_BASELINES, max_tuning_interactions=self.max_tuning
         )
-        reached = {
-            name: np.mean([[part.mean() for part in measure(scorer, test, size)[:2]] for test in tests], 0)
-            for name, scorer in scorers.items()
-        }
+        reached = {}
+        for name, scorer in scorers.items():
+            found = [measure(scorer, test, size) for test in tests]
+            reached[name] = [float(np.mean([getattr(part, key).mean() for part in found])) for key in ("recall_U", "ndcg_U")]
         for name, (recall, ndcg) in reached.items():
             prefix = f"{name}_" if name else ""
-            metrics |= {f"{prefix}recall@20": float(recall), f"{prefix}ndcg@20": float(ndcg)}
+            metrics |= {f"{prefix}recall@20": recall, f"{prefix}ndcg@20": ndcg}
         best = max(ndcg for name, (_, ndcg) in reached.items() if name)
-        metrics["delta_ndcg@20"] = float((reached[""][1] - best) / max(1 - best, 1e-9))
+        metrics["delta_ndcg@20"] = (reached[""][1] - best) / max(1 - best, 1e-9)
         return metrics["delta_ndcg@20"]
-
-
-def _local(asked: "Episodes") -> "Episodes":
-    """The episodes with users numbered as in a table that holds one row per episode."""
-    return replace(asked, tasks=replace(asked.tasks, user_T=np.arange(len(asked))))
 
 
 def _whole_users(train: "Dataset", max_interactions: int, seed: int) -> "Dataset":

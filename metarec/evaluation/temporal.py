@@ -10,136 +10,80 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from metarec.baselines.registry import topn_candidates
+from metarec.evaluation.lists import ListResults
+from metarec.evaluation.results import ProtocolResult
+from metarec.evaluation.scores import ScoreFile
 from metarec.evaluation.temporal_splits import CUTS, VALIDATION_CUT, temporal_splits
-from metarec.evaluation.topn_models import METRICS, Scorer, baseline_scorer, choose_candidates, learner_scorer, measure
+from metarec.evaluation.topn_models import Scorer, baseline_scorer, choose_candidates, learner_scorer, measure
 from metarec.meta.prior import Prior
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
 
-
-Floats = NDArray[np.float64]
 Trainer = Callable[["Dataset", int], Prior]
 Watch = Callable[[str], None]
-LEARNER = "metarec"
-NUM_RESAMPLES = 1000
 
-
-@dataclass(frozen=True, kw_only=True)
-class TopNResult:
-    """One model on one protocol: a value per user and metric, pooled over cuts; coverage is the mean over cuts."""
-
-    value_U: Mapping[str, Floats]
-    coverage: float
-    interval: Mapping[str, tuple[float, float]]
-
-    def mean(self, metric: str) -> float:
-        """Mean over users; nan without users."""
-        values = self.value_U[metric]
-        return float(values.mean()) if len(values) else float("nan")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TopNDelta:
-    """Learner against the plain baseline that is best by this metric: (learner - baseline) / baseline, with its 95 % interval."""
-
-    baseline: str
-    value: float
-    interval: tuple[float, float]
+COLD, WARM = "P5/cold", "P5/warm"
+SHOTS = (0, 1, 3, 5, 10)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalReport:
-    """Results by protocol (`P5/cold@k`, `P5/warm`) and model, deltas by protocol and metric, and the settings that were tuned."""
+    """Results of the protocols `P5/cold@k` and `P5/warm`, and by cut, group of users and baseline the position of the candidate
+    that tuning chose."""
 
-    results: Mapping[str, Mapping[str, TopNResult]]
-    deltas: Mapping[str, Mapping[str, TopNDelta]]
+    protocols: Sequence[ProtocolResult]
     tuned: Mapping[float, Mapping[str, Mapping[str, int]]]
-    cuts: tuple[float, ...]
-    seed: int
-
-    def to_dict(self) -> dict[str, object]:
-        """JSON-able, in the shape of P6; intervals and deltas stand beside."""
-        return {
-            "protocols": {
-                protocol: {
-                    model: {
-                        **{
-                            metric: {
-                                "mean": result.mean(metric),
-                                "sd": float(result.value_U[metric].std()) if len(result.value_U[metric]) else float("nan"),
-                                "episodes": len(result.value_U[metric]),
-                                "interval": list(result.interval[metric]),
-                            }
-                            for metric in METRICS
-                        },
-                        "coverage@20": {
-                            "mean": result.coverage,
-                            "sd": 0.0,
-                            "episodes": len(result.value_U[METRICS[0]]),
-                        },
-                    }
-                    for model, result in models.items()
-                }
-                for protocol, models in self.results.items()
-            },
-            "deltas": {
-                protocol: {
-                    metric: {"baseline": delta.baseline, "value": delta.value, "interval": list(delta.interval)}
-                    for metric, delta in by_metric.items()
-                }
-                for protocol, by_metric in self.deltas.items()
-            },
-        }
 
 
 def evaluate_temporal(
     dataset: "Dataset",
-    trainer: Trainer,
-    ks: Sequence[int] = (0, 1, 3, 5, 10),
+    trainers: Mapping[str, Trainer],
+    ks: Sequence[int] = SHOTS,
     cuts: Sequence[float] = CUTS,
     seed: int = 0,
     progress: Watch | None = None,
+    scores: ScoreFile | None = None,
 ) -> TemporalReport:
-    """Train and test at every cut. `trainer(train, seed)` sees the interactions before the cut and nothing else.
+    """Train and test at every cut. `trainers` are the learner and, if wanted, a jointly trained model second, by name.
 
-    FailedPreconditionError when the dataset has no timestamps.
+    A trainer `(train, seed)` sees the interactions before the cut and nothing else. FailedPreconditionError when the dataset has
+    no timestamps.
     """
     say = progress or (lambda _: None)
-    splits = temporal_splits(dataset, cuts)
-    collected: dict[str, dict[str, list[tuple[Floats, Floats, float]]]] = {}
+    names = [*trainers, ""]
+    protocols: dict[str, tuple[str, int | None]] = {f"{COLD}@{k}": (COLD, k) for k in ks}
+    protocols[WARM] = (WARM, None)
+    lists = ListResults(
+        learner=names[0],
+        joint=names[1],
+        user_ids=np.asarray(dataset.user_ids, object),
+        item_ids=np.asarray(dataset.item_ids, object),
+        seed=seed,
+        scores=scores,
+    )
     tuned: dict[float, dict[str, dict[str, int]]] = {}
-    for split in splits:
-        tests = {**{f"P5/cold@{k}": split.cold(k) for k in ks}, "P5/warm": split.warm()}
-        say(f"cut {split.cut:.0%}: training")
-        learner = learner_scorer(trainer(split.train, seed), split.train)
+    for split in temporal_splits(dataset, cuts):
+        trained: dict[str, Scorer] = {}
+        for name, trainer in trainers.items():
+            say(f"cut {split.cut:.0%}: training {name}")
+            trained[name] = learner_scorer(trainer(split.train, seed), split.train)
         say(f"cut {split.cut:.0%}: baselines")
         tuned[split.cut] = tune_baselines(split.train, ks)
         candidates = topn_candidates(split.train)
         fitted: dict[tuple[str, int], Scorer] = {}
-        for protocol, episodes in tests.items():
-            models = collected.setdefault(protocol, {})
-            models.setdefault(LEARNER, []).append(measure(learner, episodes, len(dataset.item_ids)))
-            for name, place in tuned[split.cut][group_of(protocol)].items():
+        for protocol, (_, shots) in protocols.items():
+            episodes = split.warm() if shots is None else split.cold(shots)
+            scorers = dict(trained)
+            for name, place in tuned[split.cut]["warm" if shots is None else "cold"].items():
                 if (name, place) not in fitted:
                     fitted[name, place] = baseline_scorer(candidates[name][place]().fit(split.train))
-                models.setdefault(name, []).append(measure(fitted[name, place], episodes, len(dataset.item_ids)))
-    results = {protocol: {name: _pool(parts, seed) for name, parts in models.items()} for protocol, models in collected.items()}
-    return TemporalReport(
-        results=results,
-        deltas={protocol: {metric: _delta(models, metric, seed) for metric in METRICS} for protocol, models in results.items()},
-        tuned=tuned,
-        cuts=tuple(cuts),
-        seed=seed,
-    )
-
-
-def group_of(protocol: str) -> str:
-    """The users a protocol is about: `cold` or `warm`."""
-    return "warm" if protocol.endswith("warm") else "cold"
+                scorers[name] = fitted[name, place]
+            measured = {name: measure(scorer, episodes, len(dataset.item_ids)) for name, scorer in scorers.items()}
+            lists.add(protocol, f"{split.cut:g}", episodes, measured)
+    return TemporalReport(protocols=lists.results(protocols), tuned=tuned)
 
 
 def tune_baselines(train: "Dataset", ks: Sequence[int]) -> dict[str, dict[str, int]]:
@@ -149,40 +93,3 @@ def tune_baselines(train: "Dataset", ks: Sequence[int]) -> dict[str, dict[str, i
     """
     inner = temporal_splits(train, (VALIDATION_CUT,))[0]
     return choose_candidates(inner.train, {"cold": [inner.cold(k) for k in ks], "warm": [inner.warm()]})
-
-
-def _pool(parts: Sequence[tuple[Floats, Floats, float]], seed: int) -> TopNResult:
-    values = dict(zip(METRICS, (np.concatenate([part[n] for part in parts]) for n in (0, 1)), strict=True))
-    coverages = [part[2] for part in parts if not np.isnan(part[2])]
-    return TopNResult(
-        value_U=values,
-        coverage=float(np.mean(coverages)) if coverages else float("nan"),
-        interval={name: _interval(_resampled(value_U, seed)) for name, value_U in values.items()},
-    )
-
-
-def _delta(models: Mapping[str, TopNResult], metric: str, seed: int) -> TopNDelta:
-    plain = {name: result.mean(metric) for name, result in models.items() if name != LEARNER}
-    best = max(plain, key=lambda name: (plain[name], name))
-    mine_U, best_U = models[LEARNER].value_U[metric], models[best].value_U[metric]
-    # The same users are drawn for both models, so that what they share cancels.
-    mine_R, best_R = _resampled(mine_U, seed), _resampled(best_U, seed)
-    return TopNDelta(
-        baseline=best,
-        value=float(mine_U.mean() / best_U.mean() - 1) if len(best_U) and best_U.mean() > 0 else float("nan"),
-        interval=_interval(mine_R / np.maximum(best_R, 1e-12) - 1),
-    )
-
-
-def _resampled(value_U: Floats, seed: int) -> Floats:
-    """Means of bootstrap resamples of users (Efron 1979)."""
-    if not len(value_U):
-        return np.full(NUM_RESAMPLES, np.nan)
-    draws_RU = np.random.default_rng([seed, len(value_U)]).integers(0, len(value_U), (NUM_RESAMPLES, len(value_U)))
-    means: Floats = value_U[draws_RU].mean(1)
-    return means
-
-
-def _interval(mean_R: Floats) -> tuple[float, float]:
-    low, high = np.quantile(mean_R, (0.025, 0.975))
-    return float(low), float(high)

@@ -1,6 +1,7 @@
 """Top-N models as functions from episodes to scores of the catalogue, how lists are measured, and how baselines are tuned."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,13 +47,38 @@ def baseline_scorer(baseline: TopNBaseline) -> Scorer:
     return score
 
 
-def measure(scorer: Scorer, episodes: Sequence[TopNEpisode], num_items: int) -> tuple[Floats, Floats, float]:
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One model on some episodes: its lists with their scores, and what they are worth; `coverage` is nan without episodes."""
+
+    list_UN: NDArray[np.int64]
+    score_UN: NDArray[np.float64]
+    recall_U: Floats
+    ndcg_U: Floats
+    coverage: float
+
+    @property
+    def quality(self) -> float:
+        """Mean recall and mean nDCG, added."""
+        return float(self.recall_U.mean() + self.ndcg_U.mean())
+
+
+def measure(scorer: Scorer, episodes: Sequence[TopNEpisode], num_items: int) -> Measured:
     """Recall and nDCG of every episode, and the coverage of their lists; support items are left out."""
     if not episodes:
-        return np.zeros(0), np.zeros(0), float("nan")
-    lists = top_lists(scorer(episodes), [e.support_S for e in episodes], LIST_LENGTH)
+        empty = np.zeros((0, min(LIST_LENGTH, num_items)))
+        zero = np.zeros(0)
+        return Measured(list_UN=empty.astype(np.int64), score_UN=empty, recall_U=zero, ndcg_U=zero, coverage=float("nan"))
+    score_UI = scorer(episodes)
+    lists = top_lists(score_UI, [e.support_S for e in episodes], LIST_LENGTH)
     found = evaluate_lists(lists, [e.target_Q for e in episodes], num_items)
-    return found.recall_U, found.ndcg_U, found.coverage
+    return Measured(
+        list_UN=lists,
+        score_UN=np.take_along_axis(score_UI, lists, 1).astype(np.float64),
+        recall_U=found.recall_U,
+        ndcg_U=found.ndcg_U,
+        coverage=found.coverage,
+    )
 
 
 def choose_candidates(
@@ -75,4 +101,4 @@ def choose_candidates(
 
 def _quality(scorer: Scorer, protocols: Sequence[Sequence[TopNEpisode]], num_items: int) -> float:
     measured = [measure(scorer, episodes, num_items) for episodes in protocols if episodes]
-    return float(np.mean([recall.mean() + ndcg.mean() for recall, ndcg, _ in measured])) if measured else 0.0
+    return float(np.mean([found.quality for found in measured])) if measured else 0.0

@@ -1,0 +1,240 @@
+"""`metarec evaluate`: a checkpoint beside the plain baselines, in time order, on held-out users, or on any file of episodes."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from metarec.cli.output import note, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from metarec.cli.evaluate_inputs import Loaded
+    from metarec.data.dataset import Dataset
+    from metarec.evaluation.evaluate import Evaluation
+    from metarec.evaluation.results import ProtocolResult, Report
+    from metarec.meta.prior import Prior
+    from metarec.training.progress import Progress
+    from metarec.training.recipes import Recipe
+
+Watch = Callable[[str], None]
+
+DEFAULT_SHOTS = (0, 1, 3, 5, 10)
+TEMPORAL, HELD_OUT = "temporal", "held-out"
+
+
+def parse_shots(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """`0,1,5` as numbers in rising order."""
+    if value is None:
+        return None
+    try:
+        shots = sorted({int(part) for part in value.split(",")})
+    except ValueError:
+        shots = [-1]
+    if shots[0] < 0:
+        raise click.BadParameter(f"'{value}' must be numbers of support rows such as 5 or 0,1,3,5,10")
+    return tuple(shots)
+
+
+def parse_cuts(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """`0.8,0.9` as numbers."""
+    if value is None:
+        return None
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{value}' must be shares of all interactions such as 0.9 or 0.5,0.7,0.9") from None
+
+
+@click.command(
+    epilog="Example: metarec evaluate --checkpoint registry --data data/ml-100k --report report.html\n\n"
+    "Example: metarec evaluate --checkpoint registry --data data/ml-1m --episodes test.parquet --shots 0,1,5 --json -"
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Checkpoint directory, or a registry: its live, else its newest checkpoint.",
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="Dataset directory: training data, profiles, contents."
+)
+@click.option("--episodes", type=click.Path(path_type=Path), help="Score this file of episodes (CSV or Parquet).")
+@click.option(
+    "--shots", callback=parse_shots, metavar="K[,K...]", help="Show models only the first K support rows of an episode."
+)
+@click.option(
+    "--protocol",
+    "protocols",
+    type=click.Choice([TEMPORAL, HELD_OUT]),
+    multiple=True,
+    help="What to run without --episodes, or beside it.  [default: both, temporal where there are timestamps]",
+)
+@click.option("--cuts", callback=parse_cuts, metavar="F[,F...]", help="Cuts in time.  [default: 0.5,0.6,0.7,0.8,0.9]")
+@click.option("--joint", type=click.Path(path_type=Path), help="Checkpoint trained without meta-learning, for Delta_joint.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of training at cuts, tuning and bootstrap."
+)
+@click.option("--json", "json_path", metavar="FILE", help="Write the results as JSON; - prints them in place of the tables.")
+@click.option("--scores", type=click.Path(path_type=Path), help="Write every prediction to this Parquet file.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write a self-contained HTML report.")
+def evaluate(
+    checkpoint: Path,
+    data: Path,
+    episodes: Path | None,
+    shots: tuple[int, ...] | None,
+    protocols: tuple[str, ...],
+    cuts: tuple[float, ...] | None,
+    joint: Path | None,
+    seed: int,
+    json_path: str | None,
+    scores: Path | None,
+    report: Path | None,
+) -> None:
+    """Evaluate a checkpoint beside the plain baselines, which are tuned on training users only.
+
+    With --episodes: that file. Without: recommendation in time order, training anew at every cut (where the dataset has
+    timestamps), and k-shot episodes of the users that training held out.
+    """
+    if cuts is not None and TEMPORAL not in protocols and (episodes is not None or protocols):
+        raise click.UsageError("--cuts only means something for the protocol 'temporal'")
+    from metarec.cli.evaluate_inputs import Loaded
+    from metarec.data.dataset import Dataset
+    from metarec.evaluation.evaluate import Evaluation
+    from metarec.evaluation.results import Report
+    from metarec.evaluation.scores import ScoreFile
+
+    dataset = Dataset.open(data)
+    loaded = Loaded.open(checkpoint, dataset)
+    other = None if joint is None else Loaded.open(joint, dataset)
+    wanted, notes = _wanted(protocols, episodes, dataset, loaded)
+    results: list[ProtocolResult] = []
+    with ExitStack() as stack:
+        score_file = None if scores is None else stack.enter_context(ScoreFile(scores, dataset.schema))
+        watch = stack.enter_context(_watching())
+        evaluation = Evaluation(
+            prior=loaded.prior,
+            dataset=dataset,
+            same_data=loaded.same_data,
+            joint=None if other is None else other.prior,
+            seed=seed,
+            scores=score_file,
+            watch=watch,
+        )
+        if episodes is not None:
+            found, said = _file(evaluation, episodes, shots)
+            results += found
+            notes += said
+        ks = shots or DEFAULT_SHOTS
+        if TEMPORAL in wanted:
+            results += _temporal(evaluation, loaded, other, ks, cuts)
+        if HELD_OUT in wanted:
+            results += evaluation.held_out(*loaded.split(dataset), ks)
+    facts = {**loaded.facts, "data": str(data), "same_data": loaded.same_data}
+    settings = {"seed": seed, "episodes": None if episodes is None else str(episodes), "shots": shots, "cuts": cuts}
+    outcome = Report(learner=evaluation.learner, facts=facts, protocols=results, settings=settings, notes=notes)
+    _write(outcome, json_path, report)
+    for path in (scores, report, Path(json_path) if json_path not in (None, "-") else None):
+        if path is not None:
+            note(f"wrote {path}")
+
+
+@contextmanager
+def _watching() -> Iterator[Watch]:
+    """Shows what is being done: in place on a terminal, else a line each."""
+    if not sys.stderr.isatty():
+        yield lambda what: note(f"evaluating: {what}")
+        return
+    steps = count(1)
+    with progress("evaluating") as advance:
+        yield lambda what: advance(next(steps), None, what)
+
+
+def _wanted(
+    protocols: Sequence[str], episodes: Path | None, dataset: "Dataset", loaded: "Loaded"
+) -> tuple[tuple[str, ...], list[str]]:
+    """The protocols to run beside a file of episodes, and why others are not."""
+    if protocols or episodes is not None:
+        return tuple(protocols), []
+    if not dataset.has_timestamps:
+        return (HELD_OUT,), ["not evaluated in time order (P5): the dataset has no timestamps"]
+    if not loaded.same_data:
+        return (TEMPORAL,), ["not evaluated on held-out users: the checkpoint was trained on other data"]
+    return (TEMPORAL, HELD_OUT), []
+
+
+def _file(evaluation: "Evaluation", path: Path, shots: tuple[int, ...] | None) -> "tuple[list[ProtocolResult], list[str]]":
+    from metarec.evaluation.episode_file import read_episodes
+
+    rows = read_episodes(path, evaluation.dataset.schema)
+    # Several numbers of shots make a curve, which stands beside the whole support.
+    asked: list[int | None] = [None] if shots is None else list(shots) if len(shots) == 1 else [None, *shots]
+    return evaluation.episodes(rows, asked)
+
+
+def _temporal(
+    evaluation: "Evaluation", loaded: "Loaded", other: "Loaded | None", ks: Sequence[int], cuts: Sequence[float] | None
+) -> "list[ProtocolResult]":
+    from metarec.evaluation.temporal import evaluate_temporal
+    from metarec.evaluation.temporal_splits import CUTS
+    from metarec.training.loop import fit
+
+    def trainer(recipe: "Recipe") -> "Callable[[Dataset, int], Prior]":
+        def show(progress: "Progress") -> None:
+            if progress.metrics:
+                evaluation.watch(f"{progress.target} epoch {progress.epoch}/{progress.epochs}")
+
+        return lambda train, seed: fit(train, recipe, seed=seed, progress=show)
+
+    trainers = {evaluation.learner: trainer(loaded.recipe)}
+    if other is not None:
+        trainers[evaluation.joint_name] = trainer(other.recipe)
+    note(f"in time order: training recipe '{loaded.recipe.name}' anew at each of {len(cuts or CUTS)} cuts; this takes minutes")
+    return list(
+        evaluate_temporal(
+            evaluation.dataset,
+            trainers,
+            ks,
+            cuts or CUTS,
+            evaluation.seed,
+            progress=evaluation.watch,
+            scores=evaluation.scores,
+        ).protocols
+    )
+
+
+def _write(report: "Report", json_path: str | None, html: Path | None) -> None:
+    value = report.to_dict()
+    if html is not None:
+        from metarec.evaluation.html_report import render
+
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(render(report))
+    if json_path == "-":
+        print_json(value)
+        return
+    if json_path is not None:
+        path = Path(json_path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value, indent=1))
+    _show(report)
+
+
+def _show(report: "Report") -> None:
+    """Tables for people: a curve as one table per headline metric, other protocols with all their models and metrics."""
+    from metarec.evaluation.tables import curve_table, headline, main_table
+
+    curves = report.curves()
+    tables = [main_table(p) for p in report.protocols if p.shots is None or p.base not in curves]
+    tables += [curve_table(base, points, metric) for base, points in curves.items() for metric in headline(points[-1])]
+    for table in tables:
+        print_table(table.rows, title=table.title)
+        if table.note:
+            click.echo(table.note)
+        click.echo()
+    for line in report.notes:
+        note(f"note: {line}")

@@ -1,0 +1,106 @@
+"""Results as tables for people; the command and the report print the same ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from metarec.evaluation.bootstrap import Delta
+from metarec.evaluation.results import MEDIAN, ProtocolResult
+
+Row = dict[str, object]
+
+RATING_COLUMNS = ("mae", "rmse", "ndcg@5", "ndcg@10", "auc", "logloss", "precision@5", "recall@5", "mrr@5")
+LIST_COLUMNS = ("recall@20", "ndcg@20", "coverage@20")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows under a title, and a line below them."""
+
+    title: str
+    rows: Sequence[Row]
+    note: str = ""
+
+
+def headline(protocol: ProtocolResult) -> tuple[str, str]:
+    """The two metrics that sum a protocol up: what is being minimised or maximised, and how good the order is."""
+    metrics = protocol.values[protocol.learner]
+    if "recall@20" in metrics:
+        return "ndcg@20", "recall@20"
+    return ("mae", "ndcg@5") if "mae" in metrics else ("auc", "ndcg@5")
+
+
+def order(protocol: ProtocolResult) -> list[str]:
+    """Models as people want to read them: learner first, then joint, then baselines from best to worst."""
+    metric = headline(protocol)[0]
+    sign = 1 if metric == "mae" else -1
+
+    def place(model: str) -> tuple[int, float, str]:
+        bare = model.removesuffix(MEDIAN)
+        rank = 0 if bare == protocol.learner else 1 if bare == protocol.joint else 2
+        mean = protocol.mean(model, metric)
+        return rank, np.inf if np.isnan(mean) else sign * mean, model
+
+    return sorted(protocol.values, key=place)
+
+
+def main_table(protocol: ProtocolResult) -> Table:
+    """Every model of one protocol with its main metrics and the interval of the first."""
+    first = headline(protocol)[0]
+    shown = LIST_COLUMNS if first == "ndcg@20" else RATING_COLUMNS
+    summaries = protocol.summaries
+    rows: list[Row] = []
+    for model in order(protocol):
+        row: Row = {"model": model}
+        for metric in shown:
+            if any(metric in by for by in summaries.values()):
+                row[metric] = figure(protocol.mean(model, metric))
+            if metric == first:
+                row[f"95 % of {metric}"] = span(protocol.intervals[model].get(metric))
+        rows.append(row)
+    episodes = max((summary.episodes for summary in summaries[protocol.learner].values()), default=0)
+    shots = "" if protocol.shots is None else f", {protocol.shots} shots"
+    return Table(title=f"{protocol.name}: {episodes} episodes{shots}", rows=rows, note=delta_line(protocol))
+
+
+def curve_table(base: str, points: Sequence[ProtocolResult], metric: str) -> Table:
+    """One metric of every model at every number of shots."""
+    rows: list[Row] = []
+    for model in order(points[-1]):
+        if model.endswith(MEDIAN) and metric != "mae":
+            continue  # a median changes no ranking
+        rows.append({"model": model, **{f"k={point.shots}": figure(point.mean(model, metric)) for point in points}})
+    deltas = [point.deltas.get(point.learner, {}).get(metric) for point in points]
+    parts = [f"k={point.shots} {percent(found)}" for point, found in zip(points, deltas, strict=True) if found is not None]
+    return Table(title=f"{base}: {metric} after k shots", rows=rows, note=f"Delta: {', '.join(parts)}" if parts else "")
+
+
+def delta_line(protocol: ProtocolResult) -> str:
+    """The deltas of the headline metrics as one line."""
+    parts = []
+    for model, deltas in protocol.deltas.items():
+        for metric in headline(protocol):
+            if metric in deltas and not (model.endswith(MEDIAN) and metric != "mae"):
+                row = "" if model == protocol.learner else f" ({model})"
+                parts.append(f"{metric}{row} {percent(deltas[metric])} against {deltas[metric].baseline}")
+    line = f"Delta: {'; '.join(parts)}" if parts else ""
+    joint = protocol.deltas_joint.get(protocol.learner, {})
+    shown = [f"{metric} {percent(joint[metric])}" for metric in headline(protocol) if metric in joint]
+    return line + (f". Delta_joint: {'; '.join(shown)}" if shown else "")
+
+
+def percent(delta: Delta) -> str:
+    """A delta with its interval, in percent."""
+    low, high = delta.interval
+    return f"{100 * delta.value:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def figure(value: float) -> float | None:
+    """None instead of nan."""
+    return None if np.isnan(value) else value
+
+
+def span(ends: tuple[float, float] | None) -> str:
+    """An interval as text."""
+    return "-" if ends is None or np.isnan(ends[0]) else f"{ends[0]:.4f}..{ends[1]:.4f}"
