@@ -84,7 +84,7 @@ class Demo:
                 watcher.join()
             file.write(output)
         if process.returncode:
-            last = next((line for line in reversed(log.read_text().splitlines()) if line.startswith("error: ")), "")
+            last = next((line for line in reversed(log.read_text().splitlines()) if line.startswith(("error: ", "Error: "))), "")
             raise StepError(f"metarec {words[0]} exited with status {process.returncode}. {last}".strip(), log)
         return output
 
