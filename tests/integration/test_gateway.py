@@ -45,6 +45,14 @@ async def test_items_are_recalled_then_ranked(client: AsyncClient, stages: Any) 
     assert (ranked.user_id, ranked.scenario, ranked.num_items, len(ranked.candidates)) == ("u1", "home", 2, 3)
 
 
+@pytest.mark.parametrize(("num_items", "num_candidates"), [(1, 200), (10, 200), (20, 400), (200, 500)])
+async def test_the_more_items_are_asked_for_the_more_candidates_are_ranked(
+    client: AsyncClient, stages: Any, num_items: int, num_candidates: int
+) -> None:
+    await client.recommend("u1", num_items=num_items)
+    assert stages.recall.seen[0].num_candidates == num_candidates
+
+
 async def test_stages_get_the_request_id_a_share_of_the_deadline_and_what_ray_serve_routes_by(
     client: AsyncClient, stages: Any
 ) -> None:
