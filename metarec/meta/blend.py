@@ -110,7 +110,9 @@ def choose_blend(
     implicit = [head_scores(prepared["implicit"], batch) for batch in supports]
     explicit = [head_scores(prepared["explicit"], batch) for batch in supports]
     spread = float(np.mean([part.std(1).mean() for part in explicit]))
-    unit = float(np.mean([part.std(1).mean() for part in implicit])) / spread if spread > 0 else 0.0
+    # A head without an opinion gives equal scores up to rounding; their spread must not become a unit.
+    rounding = 1e-5 * float(np.mean([np.abs(part).mean() for part in explicit]))
+    unit = float(np.mean([part.std(1).mean() for part in implicit])) / spread if spread > rounding else 0.0
     best, best_quality = 0.0, -np.inf
     for share in sorted(grid):
         weight = np.float32(share * unit)

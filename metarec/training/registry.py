@@ -121,6 +121,7 @@ class Registry:
 
     def promote(self, checkpoint_id: str, force: bool = False) -> CheckpointInfo:
         """Make a checkpoint live. GateNotPassedError (with the figures) unless its gate was passed or `force`."""
+        self.get(checkpoint_id)  # before the lock, which would make a directory where there is no registry
         with self._lock():
             info = self.get(checkpoint_id)
             if not info.gate_passed and not force:
@@ -142,10 +143,10 @@ class Registry:
 
         FailedPreconditionError when there was none before.
         """
+        if self.live() is None:
+            raise NoCheckpointError(f"no checkpoint of registry '{self.path}' is live; there is nothing to roll back")
         with self._lock():
             promoted = self._state()["promoted"]
-            if not promoted:
-                raise NoCheckpointError(f"no checkpoint of registry '{self.path}' is live; there is nothing to roll back")
             if len(promoted) < 2:
                 raise FailedPreconditionError(
                     f"'{promoted[-1]}' is the first checkpoint that was promoted; there is none before it"

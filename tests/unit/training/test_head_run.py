@@ -1,7 +1,7 @@
 """The outer loop: deterministic, resumable at any step, the same whoever shares the work, stopping early."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,15 +26,6 @@ SMALL = {"epochs": "3", "batch_size": "16", "model.embedding_dim": "4", "validat
 RECIPE = get_recipe("alpaca").override(SMALL)
 HEADS = [*RECIPE.heads, *get_recipe("fomaml").override(SMALL).heads]
 STEPS = 5
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """More threads than idle cores cost more than they bring at this size."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,35 @@
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from metarec.meta.prior import Prior
+from metarec.training.recipes import Recipe, get_recipe
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
+
+SMALL = {"epochs": "2", "batch_size": "16", "model.embedding_dim": "4", "validation_fraction": "0.1", "patience": "0"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """More threads than idle cores cost more than they bring at this size."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def small_recipe() -> Recipe:
+    return get_recipe("alpaca").override(SMALL)
+
+
+@pytest.fixture(scope="session")
+def small_prior(tiny_dataset: "Dataset", small_recipe: Recipe) -> Prior:
+    """Both heads after two epochs on the tiny dataset."""
+    from metarec.training.loop import fit
+
+    return fit(tiny_dataset, small_recipe, seed=0)
