@@ -123,6 +123,8 @@ class Dataset:
                 )
             schema = Schema.read(path / "schema.yaml")
             users, items = (pq.read_table(path / f"{side}.parquet") for side in ("users", "items"))
+            events = _read_interactions(path / "interactions.parquet", tuple(manifest["scenarios"]))
+            _check(manifest, len(users), len(items), events)
             return Dataset(
                 path=path,
                 schema=schema,
@@ -130,7 +132,7 @@ class Dataset:
                 item_ids=_objects(items[schema.item_id]),
                 users=users.to_pandas(),
                 items=items.to_pandas(),
-                interactions=_read_interactions(path / "interactions.parquet", tuple(manifest["scenarios"])),
+                interactions=events,
                 graph=_read_graph(path) if schema.graph else None,
                 fingerprint=str(manifest["fingerprint"]),
             )
@@ -191,13 +193,18 @@ def fingerprint(path: Path, schema: Schema, scenarios: tuple[str, ...]) -> str:
         if not file.exists() or (name in ("graph", "links") and not schema.graph):
             continue
         digest.update(name.encode())
-        with pq.ParquetFile(file) as parquet:
+        with streamed(file) as parquet:
             # Column by column and value by value: how a writer cut the file into row groups must not matter.
             for column in parquet.schema_arrow.names:
                 digest.update(f"{name}.{column}".encode())
                 for part in _column_digests(parquet, column):
                     digest.update(part)
     return digest.hexdigest()[:16]
+
+
+def streamed(path: Path) -> pq.ParquetFile:
+    """A Parquet file that is read as it is iterated: by default Arrow buffers the whole file in advance."""
+    return pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16)
 
 
 def _column_digests(parquet: pq.ParquetFile, column: str) -> tuple[bytes, bytes]:
@@ -222,9 +229,30 @@ def _entities(frame: pd.DataFrame, key: str, ids: NDArray[np.object_]) -> pa.Tab
 
 
 def _read_interactions(path: Path, scenarios: tuple[str, ...]) -> Interactions:
-    table = pq.read_table(path, columns=list(INTERACTION_TYPES))
-    arrays = {f"{name}_N": table[name].to_numpy().astype(kind, copy=False) for name, kind in INTERACTION_TYPES.items()}
-    return Interactions(**arrays, scenarios=scenarios)
+    with streamed(path) as file:
+        # Filled in pieces: the file and its arrays are never in memory side by side.
+        arrays = {name: np.empty(file.metadata.num_rows, kind) for name, kind in INTERACTION_TYPES.items()}
+        start = 0
+        for batch in file.iter_batches(batch_size=1 << 20, columns=list(INTERACTION_TYPES)):
+            for name, array in arrays.items():
+                values = batch[name]
+                if values.null_count:
+                    raise ValueError(f"interactions.parquet lacks values in column '{name}'")
+                array[start : start + len(batch)] = values.to_numpy()
+            start += len(batch)
+    return Interactions(**{f"{name}_N": array for name, array in arrays.items()}, scenarios=scenarios)
+
+
+def _check(manifest: Mapping[str, int], users: int, items: int, events: Interactions) -> None:
+    """ValueError when the tables do not belong together, as after a copy that broke off."""
+    for name, count in (("users", users), ("items", items), ("interactions", len(events))):
+        if manifest[name] != count:
+            raise ValueError(f"{name}.parquet has {count} rows, {MANIFEST} says {manifest[name]}")
+    for name, rows, count in (("user", events.user_N, users), ("item", events.item_N, items)):
+        if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+            raise ValueError(f"interactions.parquet names {name} rows outside of {name}s.parquet")
+    if len(events) and not 0 <= events.scenario_N.min() <= events.scenario_N.max() < max(len(events.scenarios), 1):
+        raise ValueError(f"interactions.parquet names scenarios that {MANIFEST} does not have")
 
 
 def _read_graph(path: Path) -> Graph:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from metarec.data import values
-from metarec.data.dataset import INTERACTION_TYPES
+from metarec.data.dataset import INTERACTION_TYPES, streamed
 from metarec.data.entities import Progress
 from metarec.data.reading import Chunk, Source
 from metarec.data.repeats import RECORD, Buckets
@@ -151,7 +151,7 @@ class EventReader:
 def write_events(staged: Path, path: Path, leave_out: NDArray[np.bool_]) -> int:
     """Write the staged events to `path` without those under the mask, and return their number."""
     start = 0
-    with pq.ParquetWriter(path, FINAL) as writer, pq.ParquetFile(staged) as file:
+    with pq.ParquetWriter(path, FINAL) as writer, streamed(staged) as file:
         for batch in file.iter_batches(batch_size=1 << 20):
             keep = pa.array(~leave_out[start : start + len(batch)])
             writer.write_table(pa.table(batch.columns, schema=FINAL).filter(keep))

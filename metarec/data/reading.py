@@ -16,6 +16,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from metarec.data.dataset import streamed
 from metarec.errors import DataError
 
 BLOCK_BYTES = 2 << 20
@@ -87,7 +88,7 @@ class Source:
             raise _unreadable(self.path, error, self.encoding) from error
 
     def _parquet_chunks(self, names: Sequence[str]) -> Iterator[Chunk]:
-        with pq.ParquetFile(self.path) as parquet:
+        with streamed(self.path) as parquet:
             total, start = parquet.metadata.num_rows, 0
             for batch in parquet.iter_batches(batch_size=CHUNK_ROWS, columns=list(dict.fromkeys(names))):
                 row_N = np.arange(start + 1, start + len(batch) + 1, dtype=np.int64)
