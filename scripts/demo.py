@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -73,35 +74,30 @@ def run(demo: Demo) -> dict[str, object]:
     # A demo that had been run before must not find its own traces.
     for leftover in (registry / "state", registry / "features"):
         shutil.rmtree(leftover, ignore_errors=True)
-    with demo.doing("Start the services"):
-        running = services(demo, registry, data)
-        addresses, process = running.__enter__()
-        for name, address in addresses.items():
-            demo.say(f"{name:<11} {address}")
-    try:
-        settings = ClientSettings(gateway_address=addresses["gateway"])
-        with Client(settings) as client:
-            films = Catalogue(data)
-            with demo.doing("A brand-new user"):
-                cold = cold_start(demo, client, films)
-            with demo.doing("The same user rates films for children"):
-                adapted = turn(demo, client, films, cold)
-            with demo.doing("Why the first film leads the list"):
-                residual = why(demo, client, films, adapted[0])
-            with demo.doing("A brand-new film"):
-                visible = new_film(demo, client, films)
-            with demo.doing("Latency of the calls"):
-                latency = latencies(demo, client, films)
-            with demo.doing("One service is killed (kill -9)"):
-                outage_seconds = outage(demo, client, lambda name: kill(name, process.pid))
-    except BaseException:
-        running.__exit__(*sys.exc_info())
-        raise
-    with demo.doing("Stop everything with one Ctrl-C"):
-        running.__exit__(None, None, None)
-        if process.returncode:
-            raise StepError(f"metarec up ended with status {process.returncode}", demo.folder / "logs")
-        demo.say("drained; no process is left")
+    with ExitStack() as stack:
+        with demo.doing("Start the services"):
+            addresses, process = stack.enter_context(services(demo, registry, data))
+            for name, address in addresses.items():
+                demo.say(f"{name:<11} {address}")
+        client = stack.enter_context(Client(ClientSettings(gateway_address=addresses["gateway"])))
+        films = Catalogue(data)
+        with demo.doing("A brand-new user"):
+            cold = cold_start(demo, client, films)
+        with demo.doing("The same user rates films for children"):
+            adapted = turn(demo, client, films, cold)
+        with demo.doing("Why the first film leads the list"):
+            residual = why(demo, client, films, adapted[0])
+        with demo.doing("A brand-new film"):
+            visible = new_film(demo, client, films)
+        with demo.doing("Latency of the calls"):
+            latency = latencies(demo, client, films)
+        with demo.doing("One service is killed (kill -9)"):
+            outage_seconds = outage(demo, client, lambda name: kill(name, process.pid))
+        with demo.doing("Stop everything with one Ctrl-C"):
+            stack.close()
+            if process.returncode:
+                raise StepError(f"metarec up ended with status {process.returncode}", demo.folder / "logs")
+            demo.say("drained; no process is left")
     return {
         "train_seconds": trained["train_seconds"],
         "evaluation": evaluated["protocols"],

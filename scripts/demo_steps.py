@@ -56,6 +56,11 @@ class Demo:
         """A line of narration."""
         self.console.print(f"      {text}")
 
+    def command(self, words: Sequence[str]) -> None:
+        """The command line of what runs now, as one would type it in the folder above the demo's."""
+        line = " ".join(words).replace(f"{self.folder.parent}/", "")
+        self.console.print(f"      [dim]$ metarec {escape(line)}[/]", soft_wrap=True)
+
     def log(self, name: str) -> Path:
         """Where a command of this step writes."""
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
@@ -64,7 +69,7 @@ class Demo:
     def metarec(self, name: str, arguments: Sequence[object]) -> str:
         """Run a metarec command, show its progress, and return its standard output. StepError when it fails."""
         log, words = self.log(name), [str(word) for word in arguments]
-        self.say(f"[dim]$ metarec {escape(' '.join(words))}[/]")
+        self.command(words)
         with (
             log.open("w") as file,
             subprocess.Popen(
@@ -140,7 +145,7 @@ def services(demo: Demo, registry: Path, data: Path) -> Iterator[tuple[dict[str,
     """`metarec up` on free ports for the length of the block; gives the addresses. Ended whatever happens."""
     log = demo.log("up")
     words = ["up", "--registry", str(registry), "--data", str(data), "--port-base", "0", "--json"]
-    demo.say(f"[dim]$ metarec {' '.join(words)}[/]")
+    demo.command(words)
     with log.open("w") as file:
         # A session of its own, so that Ctrl-C lets the demo end it in order.
         process = subprocess.Popen(

@@ -16,7 +16,7 @@ from metarec.cli.output import note
 from metarec.cli.plan import LOOPBACK, STAGES, Plan, choose_ports
 from metarec.cli.run_lock import only_one
 from metarec.cli.supervisor import Patience, Supervisor, run_until_signalled
-from metarec.errors import FailedPreconditionError, NotFoundError
+from metarec.errors import DataError, FailedPreconditionError, NotFoundError
 from services.runtime.settings import DEFAULT_PORTS, ENVIRONMENT, PREFIX
 
 METAREC = (sys.executable, "-P", "-m", "metarec.cli.main")
@@ -131,7 +131,7 @@ def _prepare(plan: Plan) -> None:
     from metarec.features.manifest import StoreManifest
 
     found = StoreManifest.read(plan.features) if (plan.features / "store.json").exists() else None
-    wanted = json.loads((plan.data / "dataset.json").read_bytes())["fingerprint"] if plan.data else None
+    wanted = _fingerprint(plan.data) if plan.data else None
     if found is None and wanted is None:
         raise NotFoundError(f"no feature store at '{plan.features}'; name the dataset to build it from with --data DIR")
     where = ["--online", plan.online_store]
@@ -141,6 +141,14 @@ def _prepare(plan: Plan) -> None:
     # What another kind of online store holds is not known from here; loading it again only adds what is new.
     if found is None or plan.online_store not in found.materialized:
         _run_metarec("features", "materialize", "--store", str(plan.features), *where)
+
+
+def _fingerprint(data: Path) -> str:
+    """From the manifest alone: opening a dataset reads all of it."""
+    try:
+        return str(json.loads((data / "dataset.json").read_bytes())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"cannot be read ({error}); import the data again", file=str(data / "dataset.json")) from error
 
 
 def _run_metarec(*arguments: str) -> None:

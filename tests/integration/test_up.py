@@ -138,6 +138,14 @@ def test_what_is_missing_is_said_with_what_to_do(
     assert "Traceback" not in said
 
 
+def test_a_damaged_dataset_is_wrong_input(registry: Path, tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.json").write_text("{}")
+    status, said = failure("--registry", registry, "--data", tmp_path / "data", "--port-base", 0)
+    assert status == 2
+    assert str(tmp_path / "data" / "dataset.json") in said
+
+
 def test_the_feature_store_is_built_and_loaded_once(tmp_path: Path, dataset: Dataset):
     (tmp_path / "registry").mkdir()
     said = []
