@@ -146,9 +146,10 @@ async def serve(server: Server, settings: Settings) -> None:
                 await stopping
                 logger.info("draining for up to %g seconds", settings.drain_seconds)
     finally:
-        starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError, MetarecError):
-            await starting
+        if not starting.done():
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starting
         await server.drain()
         stopping.cancel()
 
