@@ -9,7 +9,7 @@ import click
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, note
 from metarec.cli.titles import Titles, data_option
-from metarec.cli.values import feature_option, read_features, read_labels
+from metarec.cli.values import feature_option, read_features, read_labels, schema_fields
 from metarec.types import TaskKind
 
 
@@ -45,13 +45,14 @@ def adapt(
     if not task and not support:
         raise click.UsageError("give TASK, or a support set with --support ID=LABEL")
     titles = Titles(data if kind == "user" else None)
+    fields = schema_fields(data, "users" if kind == "user" else "items")
     with connect(adaptation=adaptation, recall=recall) as client:
         found = client.adapt_task(
             task,
             kind=cast(TaskKind, kind),
             support=read_labels(support, "support"),
             query=query,
-            features=read_features(features) or None,
+            features=read_features(features, fields) or None,
             timeout=timeout,
         )
         titles.look_up(query, client)

@@ -9,7 +9,7 @@ import click
 
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, note, progress
-from metarec.cli.values import feature_option, features_of, read_features, read_records
+from metarec.cli.values import feature_option, features_of, read_features, read_records, schema_fields, schema_option
 from metarec.types import Features, Item
 
 BATCH = 1000
@@ -70,11 +70,18 @@ def get(item: str, recall: str | None, timeout: float | None, as_json: bool) -> 
     type=click.Path(path_type=Path),
     help="JSON or YAML list of {item_id, features: {name: value}} in place of ITEM; - reads standard input.",
 )
+@schema_option
 @address_option("gateway")
 @timeout_option
 @json_option
 def upsert(
-    item: str | None, features: tuple[str, ...], path: Path | None, gateway: str | None, timeout: float | None, as_json: bool
+    item: str | None,
+    features: tuple[str, ...],
+    path: Path | None,
+    data: Path | None,
+    gateway: str | None,
+    timeout: float | None,
+    as_json: bool,
 ) -> None:
     """Add ITEM or replace its content; it can be recommended when this returns. Fields not given are unknown."""
     if (item is None) == (path is None):
@@ -85,7 +92,7 @@ def upsert(
         records = read_records(path, needed=("item_id",), optional=("features",))
         given = [_item(str(record["item_id"]), features_of(record, path, number)) for number, record in enumerate(records, 1)]
     else:
-        given = [_item(str(item), read_features(features))]
+        given = [_item(str(item), read_features(features, schema_fields(data, "items")))]
     stored: list[Item] = []
     with connect(gateway=gateway) as client, progress("upserting", quiet=len(given) <= BATCH) as advance:
         for first in range(0, len(given), BATCH):

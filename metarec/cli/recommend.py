@@ -8,7 +8,7 @@ import click
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, note
 from metarec.cli.titles import Titles, data_option
-from metarec.cli.values import feature_option, read_features
+from metarec.cli.values import feature_option, read_features, schema_fields
 
 
 @click.command(epilog="Example: metarec recommend 42 --num-items 5 --data data/ml-100k")
@@ -45,7 +45,7 @@ def recommend(
             scenario=scenario,
             exclude=exclude,
             include_seen=include_seen,
-            features=read_features(features) or None,
+            features=read_features(features, schema_fields(data, "users")) or None,
             timeout=timeout,
         )
         titles.look_up((item.item_id for item in answer.items), client)

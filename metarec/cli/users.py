@@ -9,7 +9,7 @@ import click
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, note, progress
 from metarec.cli.titles import Titles, data_option
-from metarec.cli.values import feature_option, features_of, iso, read_features, read_records
+from metarec.cli.values import feature_option, features_of, iso, read_features, read_records, schema_fields, schema_option
 from metarec.types import Features, User
 
 BATCH = 1000
@@ -29,11 +29,18 @@ def users() -> None:
     type=click.Path(path_type=Path),
     help="JSON or YAML list of {user_id, features: {name: value}} in place of USER; - reads standard input.",
 )
+@schema_option
 @address_option("gateway")
 @timeout_option
 @json_option
 def upsert(
-    user: str | None, features: tuple[str, ...], path: Path | None, gateway: str | None, timeout: float | None, as_json: bool
+    user: str | None,
+    features: tuple[str, ...],
+    path: Path | None,
+    data: Path | None,
+    gateway: str | None,
+    timeout: float | None,
+    as_json: bool,
 ) -> None:
     """Add USER or replace their profile. Fields not given are unknown."""
     if (user is None) == (path is None):
@@ -47,7 +54,7 @@ def upsert(
             for number, record in enumerate(records, 1)
         ]
     else:
-        given = [User(user_id=str(user), features=cast(Features, read_features(features)))]
+        given = [User(user_id=str(user), features=cast(Features, read_features(features, schema_fields(data, "users"))))]
     stored = 0
     with connect(gateway=gateway) as client, progress("upserting", quiet=len(given) <= BATCH) as advance:
         for first in range(0, len(given), BATCH):

@@ -5,22 +5,48 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from metarec.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from metarec.data.schema import Field
 
 feature_option = click.option(
     "--feature",
     "features",
     multiple=True,
     metavar="NAME=VALUE",
-    help='A field of the dataset schema; repeat for more. Numbers and JSON lists are read as such, "\\"7\\"" as a string.',
+    help="A field of the dataset schema; repeat for more. Read as the schema of --data says, else by its looks (JSON or text).",
 )
 
 
-def read_features(pairs: Iterable[str]) -> dict[str, object]:
-    """NAME=VALUE pairs. A value that is a JSON number, string or list is read as one, anything else is a string as it stands."""
+schema_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="METAREC_DATA",
+    help="Dataset directory, whose schema says how to read --feature.  [env: METAREC_DATA]",
+)
+
+
+def schema_fields(data: Path | None, side: Literal["users", "items"]) -> tuple["Field", ...]:
+    """The fields of users or items in a dataset directory's schema; none without a directory."""
+    if data is None:
+        return ()
+    from metarec.data.schema import Schema
+
+    schema = Schema.read(data / "schema.yaml")
+    return schema.users if side == "users" else schema.items
+
+
+def read_features(pairs: Iterable[str], fields: Iterable["Field"] = ()) -> dict[str, object]:
+    """NAME=VALUE pairs, read as the kinds of `fields` say: text as it stands, numbers, lists in JSON or with separators.
+
+    Without its field, a value that is a JSON number, string or list is read as one, and anything else is a string as it stands.
+    """
+    known = {field.name: field for field in fields}
     features: dict[str, object] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -28,8 +54,20 @@ def read_features(pairs: Iterable[str]) -> dict[str, object]:
             raise InvalidInputError(f"'{pair}' is no feature; write NAME=VALUE", field="feature")
         if name in features:
             raise InvalidInputError(f"feature '{name}' is given twice; write several values as a JSON list", field="feature")
-        features[name] = _json_or_text(text)
+        features[name] = _typed(text, known[name]) if name in known else _json_or_text(text)
     return features
+
+
+def _typed(text: str, field: "Field") -> object:
+    if field.kind in ("categorical", "text"):
+        return text
+    try:
+        if field.kind == "numeric":
+            return float(text)
+        parts = json.loads(text) if text.startswith("[") else [part.strip() for part in text.split(field.separator or ",")]
+        return [float(part) for part in parts] if field.kind == "vector" else parts
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(f"'{text}' is no value of the {field.kind} field '{field.name}'", field="feature") from error
 
 
 def _json_or_text(text: str) -> object:

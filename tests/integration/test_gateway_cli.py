@@ -129,7 +129,12 @@ def dataset(tmp_path: Path) -> str:
         user_id="user",
         item_id="item",
         label=Label(column="rating", kind="rating", minimum=1, maximum=5),
-        items=(Field(name="title", kind="text"),),
+        users=(Field(name="zip", kind="categorical"), Field(name="age", kind="numeric")),
+        items=(
+            Field(name="title", kind="text"),
+            Field(name="genre", kind="multi_categorical", separator="|"),
+            Field(name="image", kind="vector", dim=2),
+        ),
         item_title="title",
     )
     (path / "schema.yaml").write_text(schema.to_yaml())
@@ -269,6 +274,21 @@ async def test_items_are_upserted_from_options_and_files(run: Run, stages: Any, 
     status, _, err = await run("items", "upsert", "--file", str(path))
     assert status == 2
     assert "record 1 has unknown key 'title'; known: item_id, features" in err
+
+
+async def test_features_are_read_as_the_schema_says(run: Run, stages: Any, dataset: str) -> None:
+    features = ("--feature", "title=1984", "--feature", "genre=drama|war", "--feature", "image=[0.5, 1]")
+    status, _, err = await run("items", "upsert", "new", *features, "--data", dataset)
+    assert status == 0, err
+    stored = stages.recall.seen[0].items[0].features
+    assert (stored["title"].text, list(stored["genre"].list.values)) == ("1984", ["drama", "war"])
+    assert list(stored["image"].vector.values) == [0.5, 1.0]
+    status, _, err = await run("users", "upsert", "u1", "--feature", "zip=55105", "--feature", "age=30", "--data", dataset)
+    assert status == 0, err
+    profile = stages.adaptation.seen[0].users[0].features
+    assert (profile["zip"].text, profile["age"].number) == ("55105", 30)
+    status, _, err = await run("recommend", "u1", "--feature", "age=old", "--data", dataset)
+    assert (status, err) == (2, "error: 'old' is no value of the numeric field 'age'\n")
 
 
 async def test_users_are_upserted_listed_and_deleted(run: Run, stages: Any) -> None:
