@@ -14,15 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from metarec.adaptation.adapted import Adapted, UserInput, fast_weights, query_batch, score
+from metarec.adaptation.items import TaskUsers, predict_item
 from metarec.adaptation.state import UserState, Weights, profile_digest
 from metarec.adaptation.terms import score_terms
 from metarec.adaptation.view import EngineView, Floats, ItemVectors, is_vector_learner, task_vector
+from metarec.errors import NotFoundError
 from metarec.features.graph import GRAPH_FIELD
 from metarec.meta.catalogue import Catalogue
 from metarec.meta.prior import Head, Prior
 from metarec.models.contract import FastWeights
 from metarec.tasks.batch import EntityTable
-from metarec.tasks.tables import encode_unknown_users
+from metarec.tasks.tables import encode_unknown_items, encode_unknown_users
 from metarec.types import Contribution, Features, FeatureValue, Interaction, Item, Target
 
 
@@ -190,6 +192,34 @@ class Engine:
             found = head.learner.predict(head.model, head.theta, fast, query_batch(view, adapted.profile, row_N))
         variance = None if found.variance_TQ is None else cast(Floats, found.variance_TQ[0].float().numpy())
         return cast(Floats, found.mean_TQ[0].float().numpy()), variance
+
+    def predict_item(
+        self,
+        item: Features | str,
+        raters: Sequence[UserInput],
+        labels: Sequence[float],
+        others: Sequence[UserInput],
+    ) -> tuple[Floats, Floats]:
+        """Mean and variance of the labels `others` would give an item, adapted to the `labels` of `raters`: an item as a task.
+
+        `item` is its content, or the id of a known item. FailedPreconditionError when the checkpoint has no closed-form explicit
+        head, NotFoundError for an unknown id.
+        """
+        view = self._view
+        if isinstance(item, str):
+            if item not in view.catalogue.row_of:
+                raise NotFoundError(f"item '{item}' is unknown; upsert it or send its features", metadata={"item_id": item})
+            table = _row(view.rows, view.catalogue.row_of[item])
+        else:
+            known = {name: value for name, value in item.items() if name in self._item_fields}
+            table = encode_unknown_items(self.prior.encoder, [known])
+        return predict_item(view, table, self._task_users(view, raters), labels, self._task_users(view, others))
+
+    def _task_users(self, view: EngineView, users: Sequence[UserInput]) -> TaskUsers:
+        return TaskUsers(
+            profiles=self._profiles([user.features for user in users]),
+            supports=[_known(view, user.support)[0] for user in users],
+        )
 
     def _profile(self, features: Features | None) -> dict[str, FeatureValue]:
         return {name: value for name, value in (features or {}).items() if name in self._user_fields}

@@ -102,6 +102,11 @@ class FeatureStore:
         """Fingerprint of the dataset that the offline sources hold."""
         return self._manifest.fingerprint
 
+    @property
+    def loaded(self) -> bool:
+        """Whether `materialize` has loaded the online store before."""
+        return _name(self._online) in self._manifest.materialized
+
     def _declare(self) -> None:
         database = self.path / "online.db"
         fresh = self._online == "sqlite" and not database.exists()
@@ -249,7 +254,8 @@ class FeatureStore:
         """Let go of the online store's connection."""
         connection = getattr(self._feast._get_provider().online_store, "_conn", None)
         if connection is not None:
-            connection.close()
+            with self._rows.lock:
+                connection.close()
 
 
 def _features(row: Row) -> dict[str, FeatureValue] | None:

@@ -53,12 +53,15 @@ whether (dirty) and with which checkpoint the online store has this revision. de
 blanked. forgotten: hashes of deleted users, whom a history import must not bring back. imports: how far a history has come."""
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """A connection without implicit transactions, usable from any one thread at a time; makes the tables."""
+def connect(path: Path, *, read_only: bool = False, durable: bool = True) -> sqlite3.Connection:
+    """A connection without implicit transactions, usable from any one thread at a time; makes the tables.
+
+    Commits of one that is not `durable` survive the death of the process, but maybe not a power cut.
+    """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         if read_only:
             connection.execute("PRAGMA query_only=ON")
             return connection
@@ -75,26 +78,31 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 
 class Database:
-    """The log's SQLite file: one connection that writes, and as many as there are readers at once. Thread-safe."""
+    """The log's SQLite file: one writer at a time, and as many readers as there are. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = connect(path)
+        self._notes = connect(path, durable=False)
         self._write = threading.Lock()
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that is durable when the block has ended, and undone when it raises."""
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """A transaction that is durable when the block has ended, and undone when it raises.
+
+        Without `durable` it costs no wait for the disk, and a power cut may undo it.
+        """
+        connection = self._writer if durable else self._notes
         with self._write, self._explained():
-            self._writer.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._writer
-                self._writer.execute("COMMIT")
+                yield connection
+                connection.execute("COMMIT")
             except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 raise
 
     @contextmanager
@@ -116,6 +124,7 @@ class Database:
         """Close the connections; no call may be running."""
         while not self._readers.empty():
             self._readers.get_nowait().close()
+        self._notes.close()
         self._writer.close()
 
     @contextmanager

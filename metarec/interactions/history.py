@@ -1,8 +1,12 @@
 """Brings a dataset's interactions into the log: once, in pieces, continuing where a crash stopped it."""
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metarec.data.dataset import MANIFEST
+from metarec.errors import NotFoundError
 from metarec.interactions.log import InteractionLog
 from metarec.types import Interaction
 
@@ -21,7 +25,7 @@ def import_history(
     Events are named `dataset:<fingerprint>:<row>`, so those of an unchanged dataset are recorded once. `watch` is told the rows
     done and their total after each piece and ends the import (to be continued) by returning False.
     """
-    source = f"dataset:{dataset.fingerprint}"
+    source = source_of(dataset.fingerprint)
     total, recorded = len(dataset.interactions), 0
     start = log.import_progress(source)
     while start is not None:
@@ -32,6 +36,21 @@ def import_history(
             break
         start = log.import_progress(source)
     return recorded
+
+
+def rows_left(log: InteractionLog, path: Path) -> int:
+    """How many rows of the dataset at `path` the log lacks, told from its manifest alone. NotFoundError when it is no dataset."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+    except OSError as error:
+        raise NotFoundError(f"no dataset at '{path}': {error}") from error
+    start = log.import_progress(source_of(manifest["fingerprint"]))
+    return 0 if start is None else int(manifest["interactions"]) - start
+
+
+def source_of(fingerprint: str) -> str:
+    """The name of a dataset as a history."""
+    return f"dataset:{fingerprint}"
 
 
 def _events(dataset: "Dataset", source: str, start: int, stop: int) -> Iterator[Interaction]:

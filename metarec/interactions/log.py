@@ -115,19 +115,22 @@ class InteractionLog:
             next_token=page_token(page[-1][2], page[-1][5]) if more else "",
         )
 
-    def delete_user(self, user_id: str) -> int | None:
-        """Delete everything the log holds of a user and return their number of events; None when it knows nothing of them.
+    def delete_user(self, user_id: str, *, known: bool = False) -> int | None:
+        """Delete everything the log holds of a user and return their number of events.
 
-        The deletion stays pending (`pending_deletions`) until `confirm_deletion`.
+        None, and nothing is noted, when it holds nothing of them and they are not `known` from elsewhere. The deletion stays
+        pending (`pending_deletions`) until `confirm_deletion`.
         """
         with self._database.transaction() as connection:
+            held = "SELECT 1 FROM users WHERE user_id = ? UNION ALL SELECT 1 FROM deletions WHERE user_id = ?"
+            if not known and connection.execute(held, (user_id, user_id)).fetchone() is None:
+                return None
             events = connection.execute("DELETE FROM events WHERE user_id = ?", (user_id,)).rowcount
-            connection.execute("DELETE FROM support WHERE user_id = ?", (user_id,))
-            known = connection.execute("DELETE FROM users WHERE user_id = ?", (user_id,)).rowcount
-            known += connection.execute("SELECT COUNT(*) FROM deletions WHERE user_id = ?", (user_id,)).fetchone()[0]
+            for table in ("support", "users"):
+                connection.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
             connection.execute("INSERT OR IGNORE INTO deletions VALUES (?)", (user_id,))
             connection.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (_digest(user_id),))
-        return events if known or events else None
+        return events
 
     def pending_deletions(self) -> list[str]:
         """Users deleted from the log but maybe not yet from the online store."""
@@ -139,9 +142,22 @@ class InteractionLog:
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM deletions WHERE user_id = ?", (user_id,))
 
-    def confirm(self, written: Mapping[str, int], checkpoint: str) -> None:
-        """The online store has these users at these revisions, adapted from `checkpoint`; later revisions stay dirty."""
+    def mark_dirty(self, user_id: str) -> None:
+        """The online store may have lost the user, if the log has them."""
         with self._database.transaction() as connection:
+            connection.execute("UPDATE users SET dirty = 1 WHERE user_id = ?", (user_id,))
+
+    def mark_profiles_dirty(self) -> None:
+        """The online store may have other profiles than the log."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE users SET dirty = 1 WHERE profile IS NOT NULL")
+
+    def confirm(self, written: Mapping[str, int], checkpoint: str) -> None:
+        """The online store has these users at these revisions, adapted from `checkpoint`; later revisions stay dirty.
+
+        A power cut may undo it, which costs writing the users again.
+        """
+        with self._database.transaction(durable=False) as connection:
             connection.executemany(
                 "UPDATE users SET dirty = 0, checkpoint = ? WHERE user_id = ? AND revision = ?",
                 [(checkpoint, user_id, revision) for user_id, revision in written.items()],

@@ -1,7 +1,7 @@
 """The feature store as services use it: opened when it is there, and tried again a moment after it failed.
 
-A store that cannot be reached must cost a request nothing but its features. So a failure is remembered for a second, in which nobody
-waits for the store, and a store that does not exist yet (nothing has been trained) is looked for again.
+A store that cannot be reached must cost a request nothing but its features. So a failure is remembered for a second, in which
+nobody waits for the store, and a store that does not exist yet (nothing has been trained) is looked for again.
 """
 
 import logging
@@ -65,32 +65,51 @@ class LazyStore:
         """As FeatureStore.delete_user."""
         self._call(lambda store: store.delete_user(user_id))
 
-    def materialize(self) -> None:
-        """Load the online store, unless that has been done; a store loaded before is left as it is."""
-        if self._online not in StoreManifest.read(self._path).materialized:
-            self._call(lambda store: store.materialize())
+    def materialize(self) -> bool:
+        """Load the online store, unless that has been done before; whether it was done now."""
+
+        def load(store: FeatureStore) -> bool:
+            if store.loaded:
+                return False
+            store.materialize()
+            return True
+
+        return self._call(load)
 
     def reopen(self) -> None:
-        """Open the store anew at the next call: another checkpoint may have come with other features."""
+        """Open the store anew at the next call if it was built again since: it may have other fields."""
+        store = self._store
+        if store is not None:
+            try:
+                rebuilt = StoreManifest.read(self._path).fingerprint != store.fingerprint
+            except MetarecError as error:
+                logger.warning("the feature store's manifest cannot be read: %s", error.message)
+                return
+            if rebuilt:
+                self.close()
+
+    def close(self) -> None:
+        """Let go of the store; a later call opens it again."""
         with self._lock:
             store, self._store = self._store, None
             self._retry_at = 0.0
         if store is not None:
             store.close()
 
-    def close(self) -> None:
-        """Let go of the store."""
-        self.reopen()
-
     def _call(self, call: Callable[[FeatureStore], T]) -> T:
         if self._clock() < self._retry_at:
             raise UnavailableError(self._failure)
+        store: FeatureStore | None = None
         try:
-            return call(self._opened())
+            store = self._opened()
+            return call(store)
         except InvalidInputError:
             raise
         # Whatever the online store's driver raises: sqlite3.Error, redis.RedisError, OSError, errors of Feast's own.
         except Exception as error:
+            if store is not None and self._store is not store:
+                # It was closed under this call, to be opened anew.
+                return self._call(call)
             self._failure = f"feature store '{self._path}' cannot be reached: {type(error).__name__}: {error}"
             self._retry_at = self._clock() + PAUSE_SECONDS
             if not isinstance(error, MetarecError):

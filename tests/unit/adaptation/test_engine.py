@@ -11,7 +11,7 @@ import torch
 from metarec.adaptation.adapted import UserInput
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
-from metarec.errors import InvalidInputError
+from metarec.errors import FailedPreconditionError, InvalidInputError, NotFoundError
 from metarec.meta.blend import prior_scores
 from metarec.meta.prior import Head, Prior
 from metarec.meta.registry import make_learner
@@ -241,3 +241,40 @@ def test_readers_see_whole_views_while_items_arrive(engine: Engine) -> None:
     for reader in readers:
         reader.join()
     assert not errors
+
+
+def fans_of(engine: Engine, genre: int) -> UserInput:
+    return UserInput(support=rated(*((f"i{genre + 4 * k}", 5.0) for k in range(5)), (f"i{(genre + 1) % 4}", 1.0)))
+
+
+def test_an_item_is_adapted_to_its_first_ratings(engine: Engine) -> None:
+    """Ratings that contradict its content turn an item to the taste of those who like it, and make the prediction surer."""
+    space, drama = fans_of(engine, 0), fans_of(engine, 1)
+    content = {"genres": ("space",)}
+    before, spread = engine.predict_item(content, [], [], [space, drama])
+    after, narrower = engine.predict_item(content, [space, drama] * 6, [1.0, 5.0] * 6, [space, drama])
+    assert before[0] > before[1]
+    assert after[0] - after[1] < before[0] - before[1] - 0.3
+    assert (narrower < spread).all()
+
+
+def test_content_is_the_prior_of_an_item(engine: Engine) -> None:
+    space, drama = fans_of(engine, 0), fans_of(engine, 1)
+    by_content, _ = engine.predict_item({"genres": ("space",)}, [], [], [space, drama])
+    assert by_content[0] > by_content[1]
+    engine.upsert([Item(item_id="new", features={"genres": ("space",)}, revision=1)])
+    by_id, _ = engine.predict_item("new", [], [], [space, drama])
+    np.testing.assert_allclose(by_id, by_content, rtol=1e-5)
+    expected, _ = engine.predict(engine.adapt(space.support), ["new"])
+    np.testing.assert_allclose(by_id[:1], expected, rtol=1e-4)
+
+
+def test_item_tasks_need_a_closed_form_explicit_head(engine: Engine, gradient_prior: Prior, prior: Prior) -> None:
+    with pytest.raises(NotFoundError, match="'nope'"):
+        engine.predict_item("nope", [], [], [])
+    with pytest.raises(FailedPreconditionError, match="maml"):
+        Engine(gradient_prior).predict_item({}, [], [], [UserInput()])
+    with pytest.raises(FailedPreconditionError, match="no explicit head"):
+        Engine(replace(prior, heads={"implicit": prior.heads["implicit"]})).predict_item({}, [], [], [UserInput()])
+    mean, _ = engine.predict_item({}, [], [], [])
+    assert mean.shape == (0,)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from metarec.errors import FailedPreconditionError, InvalidInputError, UnavailableError
 from metarec.interactions.database import Database, connect
-from metarec.interactions.history import import_history
+from metarec.interactions.history import import_history, rows_left
 from metarec.interactions.log import InteractionLog
 from metarec.types import Interaction, User
 
@@ -177,6 +177,9 @@ def test_a_user_is_dirty_until_their_newest_revision_is_confirmed(log: Interacti
     assert log.users_with_stale("c-2") == ["u", "v"]
     assert log.users_with_stale("c-2", after="u") == ["v"]
     assert log.users_with_stale("c-2", limit=1) == ["u"]
+    log.mark_dirty("v")
+    log.mark_dirty("nobody")
+    assert log.dirty_users() == ["v"]
 
 
 def test_profiles_are_kept_and_make_a_user_dirty(log: InteractionLog) -> None:
@@ -189,6 +192,10 @@ def test_profiles_are_kept_and_make_a_user_dirty(log: InteractionLog) -> None:
     record = log.user("u")
     assert record is not None
     assert (record.profile, len(record.support), record.revision) == ({}, 1, 3)
+    log.append([event("e2", user="v")])
+    log.confirm({"u": 3, "v": 1}, "c-1")
+    log.mark_profiles_dirty()
+    assert log.dirty_users() == ["u"]
 
 
 def test_a_deleted_user_is_gone_and_the_deletion_stays_pending(log: InteractionLog) -> None:
@@ -202,6 +209,9 @@ def test_a_deleted_user_is_gone_and_the_deletion_stays_pending(log: InteractionL
     log.confirm_deletion("u")
     assert log.pending_deletions() == []
     assert log.delete_user("u") is None
+    assert log.pending_deletions() == []
+    assert log.delete_user("u", known=True) == 0
+    assert log.pending_deletions() == ["u"]
     assert log.append([event("e1")]).recorded == 1
 
 
@@ -212,8 +222,11 @@ def test_an_items_support_set_is_its_latest_label_of_each_user(log: InteractionL
 
 def test_a_history_is_imported_once_and_continues_where_it_stopped(log: InteractionLog, tiny_dataset: "Dataset") -> None:
     total = len(tiny_dataset.interactions)
+    assert rows_left(log, tiny_dataset.path) == total
     assert import_history(log, tiny_dataset, chunk=500, watch=lambda done, _: done < 1_000) == 1_000
+    assert rows_left(log, tiny_dataset.path) == total - 1_000
     assert import_history(log, tiny_dataset, chunk=500) == total - 1_000
+    assert rows_left(log, tiny_dataset.path) == 0
     assert import_history(log, tiny_dataset) == 0
     assert log.count() == total
     record = log.user("u3")
@@ -224,9 +237,11 @@ def test_a_history_is_imported_once_and_continues_where_it_stopped(log: Interact
 
 
 def test_a_history_does_not_bring_a_deleted_user_back(log: InteractionLog, tiny_dataset: "Dataset") -> None:
-    import_history(log, tiny_dataset, chunk=300, watch=lambda *_: False)
-    log.delete_user("u40")
+    import_history(log, tiny_dataset, chunk=75, watch=lambda *_: False)
+    assert log.delete_user("u5") == 5
+    log.delete_user("u40", known=True)
     import_history(log, tiny_dataset)
+    assert log.user("u5") is None
     assert log.user("u40") is None
     assert log.user("u41") is not None
 

@@ -1,0 +1,124 @@
+"""What the adaptation service does by itself: finishes deletions, imports the dataset's history, publishes users that are not up
+to date (after a crash, an import or a promotion).
+
+Small histories are done before the service is ready; larger ones in the background, in pieces between which requests have their
+turn.
+"""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from metarec.data.dataset import Dataset
+from metarec.errors import UnavailableError
+from metarec.interactions.history import import_history, rows_left
+from metarec.interactions.log import InteractionLog
+from services.adaptation.publisher import Publisher
+from services.runtime.features import LazyStore
+from services.runtime.live import LiveCheckpoint
+
+logger = logging.getLogger(__name__)
+
+READY_LIMIT = 200_000
+"""Histories up to this many interactions are imported before the service is ready."""
+
+USERS_PER_PIECE = 64
+PAUSE_SECONDS = 5.0
+"""How long to wait before what failed is tried again."""
+
+REPORT_SECONDS = 10.0
+
+
+class Backfill:
+    """Brings log and online store up to date, once at `start` and then whenever a checkpoint is promoted."""
+
+    def __init__(
+        self, log: InteractionLog, store: LazyStore, live: LiveCheckpoint, publisher: Publisher, data: Path | None
+    ) -> None:
+        self._log, self._store, self._live, self._publisher, self._data = log, store, live, publisher, data
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="backfill", daemon=True)
+
+    def start(self) -> None:
+        """Do what is small now, and leave the rest to a thread. NotFoundError when `data` is no dataset."""
+        left = 0 if self._data is None else rows_left(self._log, self._data)
+        self._wake.set()
+        if left <= READY_LIMIT:
+            self._work()
+        self._live.listen(lambda engine: self._wake.set())
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop after the current piece."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait()
+            if not self._stop.is_set() and not self._work():
+                self._stop.wait(PAUSE_SECONDS)
+
+    def _work(self) -> bool:
+        """Everything there is to do; false when some of it failed and is to be tried again."""
+        self._wake.clear()
+        try:
+            self._prepare()
+            self._import()
+            self._publish()
+        # The store may be away for a while, the disk full; nothing of this may end the service or the thread.
+        except Exception as error:
+            if isinstance(error, UnavailableError):
+                logger.warning("bringing users up to date is interrupted: %s", error.message)
+            else:
+                logger.exception("bringing users up to date failed")
+            self._wake.set()
+            return False
+        return True
+
+    def _prepare(self) -> None:
+        """Load the online store if nobody has, and finish deletions."""
+        if self._store.schema is None:
+            return
+        if self._store.materialize():
+            # What was loaded are the dataset's profiles; those that were upserted since come after them.
+            self._log.mark_profiles_dirty()
+        for user_id in self._log.pending_deletions():
+            with self._publisher.locked([user_id]):
+                self._store.delete_user(user_id)
+                self._log.confirm_deletion(user_id)
+                self._log.mark_dirty(user_id)
+
+    def _import(self) -> None:
+        if self._data is None or not rows_left(self._log, self._data):
+            return
+        reported = time.monotonic()
+
+        def watch(done: int, total: int) -> bool:
+            nonlocal reported
+            if time.monotonic() > reported + REPORT_SECONDS or done == total:
+                reported = time.monotonic()
+                logger.info("history: %d of %d interactions imported", done, total)
+            return not self._stop.is_set()
+
+        import_history(self._log, Dataset.open(self._data), watch=watch)
+
+    def _publish(self) -> None:
+        if self._store.schema is None:
+            return
+        engine, after, count, reported = self._live.current, "", 0, time.monotonic()
+        checkpoint = "" if engine is None else engine.checkpoint
+        while not self._stop.is_set() and self._live.current is engine:
+            users = self._log.users_with_stale(checkpoint, after=after, limit=USERS_PER_PIECE)
+            if not users:
+                break
+            self._publisher.publish(users)
+            after, count = users[-1], count + len(users)
+            if time.monotonic() > reported + REPORT_SECONDS:
+                reported = time.monotonic()
+                logger.info("%d users brought up to date for checkpoint '%s'", count, checkpoint)
+        if count:
+            logger.info("%d users are up to date for checkpoint '%s'", count, checkpoint)

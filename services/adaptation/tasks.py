@@ -1,0 +1,127 @@
+"""AdaptTask: the inner loop for any one task, from a stored or an inline support set, with predictions."""
+
+import math
+from collections.abc import Sequence
+
+from metarec.adaptation.adapted import UserInput
+from metarec.adaptation.engine import Engine
+from metarec.data.schema import Schema
+from metarec.errors import InvalidInputError, NotFoundError
+from metarec.interactions.log import InteractionLog
+from metarec.types import Features, Interaction
+from metarec.v1 import adaptation_pb2
+from services.adaptation.publisher import Publisher, adapt_each
+from services.runtime import convert
+from services.runtime.features import LazyStore
+from services.runtime.live import LiveCheckpoint, upsert_each
+
+MAX_SUPPORT = 1000
+MAX_QUERIES = 1000
+
+
+class Tasks:
+    """Adapts tasks without keeping anything of them."""
+
+    def __init__(self, log: InteractionLog, store: LazyStore, live: LiveCheckpoint, publisher: Publisher) -> None:
+        self._log, self._store, self._live, self._publisher = log, store, live, publisher
+
+    def adapt(self, request: adaptation_pb2.AdaptTaskRequest) -> adaptation_pb2.AdaptTaskResponse:
+        """The response to a request. InvalidInputError names a wrong field; NoCheckpointError while none is live."""
+        engine = self._live.engine()
+        item = request.kind == adaptation_pb2.TASK_KIND_ITEM
+        _check(request, engine.prior.schema)
+        return self._item(engine, request) if item else self._user(engine, request)
+
+    def _user(self, engine: Engine, request: adaptation_pb2.AdaptTaskRequest) -> adaptation_pb2.AdaptTaskResponse:
+        user = self._stored_user(request.task_id) if request.task_id else None
+        support: Sequence[Interaction] = () if user is None else user.support
+        features: Features | None = None if user is None else user.features
+        if request.support:
+            # All at one time: an inline support set has no order.
+            support = [Interaction(user_id="", item_id=row.id, label=row.label) for row in request.support]
+        if request.features:
+            features = convert.user_features(request.features, engine.prior.schema, "features")
+        ids = list(request.query_ids)
+        self._learn_items(engine, [*(entry.item_id for entry in support), *ids])
+        (adapted,) = adapt_each(engine, [UserInput(support=support, features=features)])
+        mean, variance = engine.predict(adapted, ids)
+        deviation = [0.0] * len(ids) if variance is None else [math.sqrt(max(0.0, value)) for value in variance.tolist()]
+        return _response(engine, adapted.shots, ids, mean.tolist(), deviation, adapted.unknown_ids)
+
+    def _item(self, engine: Engine, request: adaptation_pb2.AdaptTaskRequest) -> adaptation_pb2.AdaptTaskResponse:
+        rows = [(row.id, row.label) for row in request.support]
+        if request.task_id and not rows:
+            rows = [(entry.user_id, entry.label) for entry in self._log.item_support(request.task_id)]
+        content: Features | str = request.task_id
+        if request.task_id:
+            self._learn_items(engine, [request.task_id])
+        if request.features:
+            content = convert.item_features(request.features, engine.prior.schema, "features")
+        elif request.task_id not in engine.catalogue:
+            if request.task_id and not rows:
+                raise NotFoundError(
+                    f"item '{request.task_id}' is unknown; upsert it, or send features or a support set",
+                    metadata={"item_id": request.task_id},
+                )
+            content = {}
+        found = [(user_id, self._stored_user(user_id), label) for user_id, label in rows]
+        raters = [(user, label) for _, user, label in found if user is not None]
+        unknown = [user_id for user_id, user, _ in found if user is None]
+        ids = list(request.query_ids)
+        others = [self._stored_user(user_id) or UserInput() for user_id in ids]
+        mean, variance = engine.predict_item(content, [user for user, _ in raters], [label for _, label in raters], others)
+        deviation = [math.sqrt(value) for value in variance.tolist()]
+        return _response(engine, len(raters), ids, mean.tolist(), deviation, unknown)
+
+    def _stored_user(self, user_id: str) -> UserInput | None:
+        """Support set and profile of a user whom the log or the feature store knows."""
+        record = self._log.user(user_id)
+        if record is not None:
+            return self._publisher.input(record)
+        online = self._store.read_user(user_id)
+        return None if online is None else UserInput(features=online.features)
+
+    def _learn_items(self, engine: Engine, item_ids: Sequence[str]) -> None:
+        """Items that others have upserted and this process has not met."""
+        unknown = list(dict.fromkeys(item_id for item_id in item_ids if item_id not in engine.catalogue))
+        if unknown:
+            found = self._store.read_items(unknown)
+            with self._live.lock:
+                upsert_each(engine, found.values())
+
+
+def _check(request: adaptation_pb2.AdaptTaskRequest, schema: Schema) -> None:
+    if request.kind not in adaptation_pb2.TaskKind.values():
+        raise InvalidInputError(f"{request.kind} is no kind of task", field="kind")
+    if request.task_id:
+        convert.check_id(request.task_id, "task_id")
+    convert.check_count(len(request.support), "support", least=0, most=MAX_SUPPORT)
+    convert.check_count(len(request.query_ids), "query_ids", least=0, most=MAX_QUERIES)
+    first: dict[str, int] = {}
+    for place, row in enumerate(request.support):
+        convert.check_id(row.id, f"support[{place}].id")
+        convert.check_label(row.label, schema.label, f"support[{place}].label")
+        if row.id in first:
+            raise InvalidInputError(f"'{row.id}' is in support[{first[row.id]}] already", field=f"support[{place}].id")
+        first[row.id] = place
+    for place, query_id in enumerate(request.query_ids):
+        convert.check_id(query_id, f"query_ids[{place}]")
+
+
+def _response(
+    engine: Engine,
+    shots: int,
+    ids: Sequence[str],
+    mean: Sequence[float],
+    deviation: Sequence[float],
+    unknown: Sequence[str],
+) -> adaptation_pb2.AdaptTaskResponse:
+    return adaptation_pb2.AdaptTaskResponse(
+        shots=shots,
+        checkpoint=engine.checkpoint,
+        predictions=[
+            adaptation_pb2.Prediction(id=row_id, mean=value, stddev=spread)
+            for row_id, value, spread in zip(ids, mean, deviation, strict=True)
+        ],
+        unknown_ids=unknown,
+    )

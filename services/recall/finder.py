@@ -1,0 +1,152 @@
+"""Finds candidates for a user by their state in the feature store, among the checkpoint's items and those upserted since."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from metarec.adaptation.adapted import Adapted, score
+from metarec.adaptation.engine import Engine
+from metarec.adaptation.state import UserState
+from metarec.adaptation.view import EngineView
+from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, UnavailableError
+from metarec.recall.contract import RecallUser
+from metarec.recall.recaller import Recaller
+from metarec.types import Candidate, Features, Item
+from services.recall.shelf import ItemShelf
+from services.runtime.features import LazyStore
+from services.runtime.live import LiveCheckpoint, upsert_each
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """The engine of one checkpoint and the recaller over its items: they change together."""
+
+    engine: Engine
+    recaller: Recaller
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degraded:
+    """Something that could not be read: why, and what was done instead."""
+
+    reason: str
+    fallback: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieved:
+    """Candidates, and what they were found with."""
+
+    candidates: Sequence[Candidate]
+    checkpoint: str
+    shots: int
+    degraded: Sequence[Degraded] = field(default=())
+
+
+class Finder:
+    """Retrieves and upserts. Thread-safe; hand its hooks to a LiveCheckpoint, which is `attach`ed afterwards."""
+
+    def __init__(self, shelf: ItemShelf, store: LazyStore) -> None:
+        self._shelf, self._store = shelf, store
+        self._loaded: dict[str, Recaller] = {}
+        self._serving: Serving | None = None
+        self._live: LiveCheckpoint | None = None
+
+    def attach(self, live: LiveCheckpoint) -> None:
+        """The checkpoint that is followed: upserts exclude its swaps."""
+        self._live = live
+
+    def on_load(self, engine: Engine) -> None:
+        """Put the upserted items into a new engine and build its index, before anybody sees it."""
+        upsert_each(engine, self._shelf.items.values())
+        self._loaded = {engine.checkpoint: Recaller(engine.view)}
+
+    def on_swap(self, engine: Engine) -> None:
+        """Serve from a new engine. Called under the live checkpoint's lock."""
+        self._store.reopen()
+        recaller = self._loaded.pop(engine.checkpoint)
+        # What was upserted while the index was built.
+        changed = upsert_each(engine, self._shelf.items.values())
+        if changed:
+            recaller.refresh(engine.view, changed)
+        self._serving = Serving(engine=engine, recaller=recaller)
+
+    @property
+    def serving(self) -> Serving | None:
+        """The engine and recaller now; None while no checkpoint has been live."""
+        return self._serving
+
+    def retrieve(
+        self,
+        user_id: str,
+        num_candidates: int,
+        *,
+        profile: Features | None = None,
+        exclude: Sequence[str] = (),
+        include_seen: bool = False,
+    ) -> Retrieved:
+        """Candidates for a user; `profile` stands in for the stored one. NoCheckpointError while no checkpoint has been live."""
+        serving = self._serving
+        if serving is None:
+            raise NoCheckpointError("no checkpoint is live; train one and promote it")
+        degraded: list[Degraded] = []
+        adapted = self._adapted(serving.engine, user_id, profile, degraded)
+        user = RecallUser(
+            vector=adapted.vector,
+            scores=lambda view, rows: score(cast(EngineView, view), adapted, rows),
+            support=adapted.used,
+            seen=adapted.seen_items,
+        )
+        candidates = serving.recaller.retrieve(user, num_candidates, exclude=exclude, include_seen=include_seen)
+        return Retrieved(
+            candidates=candidates, checkpoint=serving.engine.checkpoint, shots=adapted.shots, degraded=tuple(degraded)
+        )
+
+    def _adapted(self, engine: Engine, user_id: str, profile: Features | None, degraded: list[Degraded]) -> Adapted:
+        try:
+            online = self._store.read_user(user_id)
+        except UnavailableError as error:
+            degraded.append(Degraded(reason=error.reason, fallback="the meta-learned prior"))
+            return engine.adapt([], profile)
+        state = UserState()
+        features = profile
+        if online is not None:
+            features = online.features if profile is None else profile
+            if online.adaptation is not None:
+                try:
+                    state = UserState.decode(online.adaptation)
+                except MetarecError as error:
+                    logger.warning("the state of a user is left out: %s", error.message)
+                    degraded.append(Degraded(reason="CORRUPT_STATE", fallback="the meta-learned prior"))
+        try:
+            return engine.restore(state, features)
+        except InvalidInputError as error:
+            if profile is not None:
+                raise
+            # A profile stored under another schema than the checkpoint's.
+            logger.warning("a stored profile is left out: %s", error.message)
+            degraded.append(Degraded(reason="INVALID_PROFILE", fallback="the fast weights without the profile"))
+            return engine.restore(state, None)
+
+    def upsert(self, items: Sequence[Item]) -> list[Item]:
+        """Store items durably, in the feature store and in the index; retrievable when this returns."""
+        assert self._live is not None, "attach a live checkpoint first"
+        ids = [item.item_id for item in items]
+        known = {item_id: item.revision for item_id, item in self._store.read_items(ids).items()}
+        with self._live.lock:
+            stored = self._shelf.upsert(items, known)
+            self._store.write_items(stored)
+            serving = self._serving
+            if serving is not None:
+                changed = serving.engine.upsert(stored)
+                serving.recaller.refresh(serving.engine.view, changed)
+        return stored
+
+    def repair(self) -> None:
+        """Write every upserted item to the feature store again: a crash may have come between the two."""
+        items = list(self._shelf.items.values())
+        if items and self._store.schema is not None:
+            self._store.write_items(items)
