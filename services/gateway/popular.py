@@ -28,6 +28,8 @@ class Popular:
             if self._seen != (stat.st_mtime_ns, stat.st_ino):
                 self._items = self._registry.get("live").popular
                 self._seen = (stat.st_mtime_ns, stat.st_ino)
+        except FileNotFoundError:
+            pass  # nothing is live yet, or the registry has gone
         except (OSError, MetarecError) as error:
             logger.warning("popular items of the live checkpoint cannot be read: %s", error)
         return self._items

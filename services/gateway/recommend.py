@@ -28,6 +28,7 @@ class Recommender:
 
     def __init__(self, stages: Stages, popular: Popular) -> None:
         self._stages, self._popular = stages, popular
+        self._failing: dict[str, str] = {}
 
     async def recommend(self, request: gateway_pb2.RecommendRequest) -> gateway_pb2.RecommendResponse:
         """The items, best first, and what had to be replaced on the way."""
@@ -63,6 +64,7 @@ class Recommender:
         )
         try:
             response = await self._stages.recall.call(self._stages.recall_stub.RetrieveCandidates, message, RECALL_SHARE)
+            self._watch("recall", None)
             return response, list(response.degradations)
         except InvalidInputError:
             raise
@@ -81,7 +83,7 @@ class Recommender:
         for place, item_id in enumerate((item_id for item_id in popular if item_id not in left_out), 1):
             response.candidates.add(item_id=item_id, score=1 / place, source=types_pb2.CANDIDATE_SOURCE_POPULAR)
         fallback = "popular items of the live checkpoint; items the user has seen may be among them"
-        return response, [_degradation("recall", error, fallback)]
+        return response, [self._degradation("recall", error, fallback)]
 
     async def _rank(
         self,
@@ -104,10 +106,27 @@ class Recommender:
         except InvalidInputError:
             raise
         except MetarecError as error:
-            degradations.append(_degradation("ranking", error, "items in the order of recall"))
+            degradations.append(self._degradation("ranking", error, "items in the order of recall"))
             return None
+        self._watch("ranking", None)
         degradations.extend(ranked.degradations)
         return ranked
+
+    def _degradation(self, stage: str, error: MetarecError, fallback: str) -> types_pb2.Degradation:
+        self._watch(stage, error)
+        return types_pb2.Degradation(stage=stage, reason=error.reason, fallback=fallback)
+
+    def _watch(self, stage: str, error: MetarecError | None) -> None:
+        """Log that a stage began to fail, fails for another reason, or is back: not each request that it degrades."""
+        reason = None if error is None else error.reason
+        if self._failing.get(stage) == reason:
+            return
+        if error is None:
+            del self._failing[stage]
+            logger.warning("%s is back", stage)
+        else:
+            self._failing[stage] = error.reason
+            logger.warning("%s fails, answers are degraded: %s", stage, error.message)
 
 
 def _sources(candidates: Sequence[types_pb2.Candidate], item_ids: set[str]) -> "dict[str, types_pb2.CandidateSource.ValueType]":
@@ -120,11 +139,6 @@ def _sources(candidates: Sequence[types_pb2.Candidate], item_ids: set[str]) -> "
             if len(found) == len(item_ids):
                 break
     return found
-
-
-def _degradation(stage: str, error: MetarecError, fallback: str) -> types_pb2.Degradation:
-    logger.warning("%s degraded: %s", stage, error.message)
-    return types_pb2.Degradation(stage=stage, reason=error.reason, fallback=fallback)
 
 
 def _unique(degradations: Sequence[types_pb2.Degradation]) -> list[types_pb2.Degradation]:

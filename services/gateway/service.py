@@ -27,8 +27,9 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
         gateway_pb2_grpc.add_GatewayServiceServicer_to_server(self, server)
 
     async def start(self) -> None:
-        """Begin to connect; ready whether the stages are up or not."""
+        """Begin to connect; ready whether the stages are up or not. The fallback is read now, while there is time."""
         self._stages.connect()
+        await self._popular.items()
 
     async def close(self) -> None:
         """Close the channels."""
@@ -52,8 +53,7 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ExplainRequest, context: grpc.aio.ServicerContext
     ) -> gateway_pb2.ExplainResponse:
         """Explain a score; there is no fallback, for nothing else knows the score."""
-        validation.check_id(request.user_id, "user_id")
-        validation.check_id(request.item_id, "item_id")
+        validation.check_explain(request)
         message = ranking_pb2.ExplainScoreRequest(user_id=request.user_id, item_id=request.item_id, scenario=request.scenario)
         return await self._stages.ranking.call(self._stages.ranking_stub.ExplainScore, message)
 

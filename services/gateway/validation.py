@@ -18,6 +18,7 @@ MIN_SECONDS, MAX_SECONDS = -62_135_596_800, 253_402_300_799
 def check_recommend(request: gateway_pb2.RecommendRequest) -> None:
     """InvalidInputError names the first field that is out of range."""
     check_id(request.user_id, "user_id")
+    check_scenario(request.scenario, "scenario")
     if not 0 <= request.num_items <= MAX_ITEMS:
         raise InvalidInputError(f"must be 1 to {MAX_ITEMS}, or 0 for {DEFAULT_ITEMS}, not {request.num_items}", field="num_items")
     if len(request.exclude_item_ids) > MAX_EXCLUDED:
@@ -36,11 +37,19 @@ def check_interactions(request: gateway_pb2.RecordInteractionsRequest) -> None:
         check_id(interaction.event_id, f"{at}.event_id")
         check_id(interaction.user_id, f"{at}.user_id")
         check_id(interaction.item_id, f"{at}.item_id")
+        check_scenario(interaction.scenario, f"{at}.scenario")
         if not math.isfinite(interaction.label):
             raise InvalidInputError(f"must be a finite number, not {interaction.label}", field=f"{at}.label")
         time = interaction.event_time
         if not (MIN_SECONDS <= time.seconds <= MAX_SECONDS and 0 <= time.nanos < 1_000_000_000):
             raise InvalidInputError(f"is no time: seconds {time.seconds}, nanos {time.nanos}", field=f"{at}.event_time")
+
+
+def check_explain(request: gateway_pb2.ExplainRequest) -> None:
+    """InvalidInputError names the first field that is missing or too long."""
+    check_id(request.user_id, "user_id")
+    check_id(request.item_id, "item_id")
+    check_scenario(request.scenario, "scenario")
 
 
 def check_items(request: gateway_pb2.UpsertItemsRequest) -> None:
@@ -62,6 +71,12 @@ def check_id(value: str, field: str) -> None:
     # Four bytes a character at most, so that short ids need not be encoded to be counted.
     if len(value) * 4 > MAX_ID_BYTES and len(value.encode()) > MAX_ID_BYTES:
         raise InvalidInputError(f"is longer than {MAX_ID_BYTES} bytes", field=field)
+
+
+def check_scenario(value: str, field: str) -> None:
+    """InvalidInputError when `value` has more than 256 bytes; empty is the default scenario."""
+    if value:
+        check_id(value, field)
 
 
 def check_batch(batch: Sequence[types_pb2.Interaction | types_pb2.Item | types_pb2.User], field: str) -> None:

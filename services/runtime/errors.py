@@ -16,17 +16,22 @@ from metarec.errors import InvalidInputError, MetarecError
 DOMAIN = "metarec"
 DETAILS_KEY = "grpc-status-details-bin"
 
+# Trailing metadata of more than 8 KiB is refused by clients. The message is in it three times, once with each byte as three.
+MAX_MESSAGE_BYTES, MAX_VALUE_BYTES = 1024, 256
+
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 def describe(error: MetarecError) -> tuple[grpc.StatusCode, str, Metadata]:
     """Code, message and trailing metadata of `error`."""
     code = grpc.StatusCode[error.code]
-    field = error.field if isinstance(error, InvalidInputError) else ""
-    message = f"{field}: {error.message}" if field and field not in error.message else error.message
-    details = [_packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))]
+    field = _short(error.field, MAX_VALUE_BYTES) if isinstance(error, InvalidInputError) else ""
+    said = _short(error.message, MAX_MESSAGE_BYTES)
+    message = f"{field}: {said}" if field and field not in said else said
+    facts = {key: _short(value, MAX_VALUE_BYTES) for key, value in error.metadata.items()}
+    details = [_packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts))]
     if field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=error.message)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=said)
         details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
     status = status_pb2.Status(code=code.value[0], message=message, details=details)
     return code, message, ((DETAILS_KEY, status.SerializeToString()),)
@@ -38,7 +43,8 @@ def set_error(context: grpc.ServicerContext, error: MetarecError) -> None:
     code, message, metadata = describe(error)
     context.set_code(code)
     context.set_details(message)
-    context.set_trailing_metadata(metadata)
+    # Ray Serve adds its own to it, which takes a list.
+    context.set_trailing_metadata(list(metadata))
 
 
 def from_rpc_error(error: grpc.RpcError) -> MetarecError:
@@ -88,6 +94,12 @@ def _status_details(metadata: Sequence[tuple[str, str | bytes]]) -> Sequence[Any
             status.ParseFromString(value)
             return list(status.details)
     return ()
+
+
+def _short(text: str, limit: int) -> str:
+    """`text`, cut to `limit` bytes of UTF-8."""
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= limit else encoded[: limit - 3].decode(errors="ignore") + "..."
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> Any:

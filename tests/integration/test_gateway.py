@@ -1,13 +1,14 @@
 """The gateway before fake stages: the read path and its degradation, the write path, limits."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from metarec.client import AsyncClient, Client, Degradation, Recommendations
+from metarec.client import AsyncClient, Client, ClientSettings, Degradation, Recommendations
 from metarec.errors import (
     DeadlineExceededError,
     InvalidInputError,
@@ -17,6 +18,7 @@ from metarec.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from metarec.training.files import canonical, sha256, write_atomically
 from metarec.types import Interaction, Item, User
 from metarec.v1 import gateway_pb2, types_pb2
 from services.gateway import validation
@@ -143,11 +145,12 @@ async def test_what_ray_serve_says_without_error_info_is_a_failure_of_ranking(
     assert caught.value.metadata == {"stage": "ranking", "grpc_code": code.name}
 
 
-async def test_with_nothing_live_the_answer_says_so(client: AsyncClient, stages: Any, registry: Path) -> None:
-    (registry / "live.json").unlink()
+async def test_with_nothing_live_the_answer_says_so(start_gateway: Any, stages: Any, tmp_path: Path) -> None:
+    gateway = await start_gateway(registry=tmp_path / "empty")
     stages.recall.error = NoCheckpointError("no checkpoint is live; promote one")
-    with pytest.raises(NoCheckpointError, match="promote one"):
-        await client.recommend("u1")
+    async with AsyncClient(ClientSettings(gateway_address=f"127.0.0.1:{gateway.port}")) as client:
+        with pytest.raises(NoCheckpointError, match="promote one"):
+            await client.recommend("u1")
 
 
 async def test_popular_items_follow_the_live_checkpoint_and_outlive_the_registry(
@@ -156,8 +159,15 @@ async def test_popular_items_follow_the_live_checkpoint_and_outlive_the_registry
     await stages.recall.down()
     await stages.ranking.down()
     assert ids(await client.recommend("u1", num_items=1)) == ["p1"]
+    first, second = (registry / "checkpoints" / name for name in ("c-1-popular", "c-2-popular"))
+    manifest = json.loads((first / "manifest.json").read_text()) | {"popular": ["q1"]}
+    del manifest["sha256"]
+    second.mkdir()
+    (second / "manifest.json").write_text(json.dumps({**manifest, "sha256": sha256(canonical(manifest))}))
+    write_atomically(registry / "live.json", json.dumps({"live": second.name, "promoted": [first.name, second.name]}).encode())
+    assert ids(await client.recommend("u1", num_items=1)) == ["q1"]
     (registry / "live.json").unlink()
-    assert ids(await client.recommend("u1", num_items=1)) == ["p1"]
+    assert ids(await client.recommend("u1", num_items=1)) == ["q1"]
 
 
 async def test_a_stage_that_was_restarted_is_used_again(client: AsyncClient, stages: Any) -> None:
@@ -168,6 +178,16 @@ async def test_a_stage_that_was_restarted_is_used_again(client: AsyncClient, sta
     async with asyncio.timeout(20):
         while (await client.recommend("u1")).degraded:
             await asyncio.sleep(0.01)
+
+
+async def test_the_log_says_when_a_stage_begins_to_fail_and_when_it_is_back(
+    client: AsyncClient, stages: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    stages.ranking.error, stages.ranking.failures = MetarecError("out of memory"), 3
+    for _ in range(5):
+        await client.recommend("u1")
+    lines = [record.getMessage() for record in caplog.records if record.name == "services.gateway.recommend"]
+    assert lines == ["ranking fails, answers are degraded: out of memory", "ranking is back"]
 
 
 async def test_explanations_come_from_ranking(client: AsyncClient, stages: Any) -> None:
@@ -237,7 +257,9 @@ WRONG: list[tuple[Any, str]] = [
     (gateway_pb2.RecommendRequest(user_id="u", num_items=-1), "num_items"),
     (gateway_pb2.RecommendRequest(user_id="u", exclude_item_ids=["i"] * 1001), "exclude_item_ids"),
     (gateway_pb2.RecommendRequest(user_id="u", user=types_pb2.User(user_id="v")), "user.user_id"),
+    (gateway_pb2.RecommendRequest(user_id="u", scenario=LONG), "scenario"),
     (gateway_pb2.ExplainRequest(item_id="i"), "user_id"),
+    (gateway_pb2.ExplainRequest(user_id="u", item_id="i", scenario=LONG), "scenario"),
     (gateway_pb2.ExplainRequest(user_id="u"), "item_id"),
     (gateway_pb2.DeleteUserRequest(), "user_id"),
     (gateway_pb2.UpsertItemsRequest(), "items"),
@@ -259,6 +281,7 @@ WRONG += [
     (event(event_id=""), "interactions[0].event_id"),
     (event(user_id=""), "interactions[0].user_id"),
     (event(item_id=LONG), "interactions[0].item_id"),
+    (event(scenario=LONG), "interactions[0].scenario"),
     (event(label=float("nan")), "interactions[0].label"),
     (event(label=float("inf")), "interactions[0].label"),
     (event(event_time={"seconds": validation.MAX_SECONDS + 1}), "interactions[0].event_time"),
@@ -286,8 +309,6 @@ async def test_a_request_out_of_range_is_refused_before_any_stage_sees_it(
 async def test_load_beyond_the_limit_is_shed(start_gateway: Any, stages: Any) -> None:
     gateway = await start_gateway(max_concurrent_requests=1)
     stages.recall.hold = asyncio.Event()
-    from metarec.client import ClientSettings
-
     async with AsyncClient(ClientSettings(gateway_address=f"127.0.0.1:{gateway.port}")) as client:
         running = asyncio.ensure_future(client.recommend("u1"))
         await stages.recall.entered.wait()

@@ -47,6 +47,8 @@ class Echo(gateway_pb2_grpc.GatewayServiceServicer):
         self.entered.set()
         if message.user_id == "wrong":
             raise InvalidInputError("is wrong", field="user_id")
+        if message.user_id == "wordy":
+            raise InvalidInputError("\U0001f3ac" * 5000, field="features." + "é" * 5000, metadata={"value": "x" * 5000})
         if message.user_id == "broken":
             raise RuntimeError("secret detail")
         if message.user_id == "slow":
@@ -227,6 +229,14 @@ async def test_errors_keep_their_field_and_surprises_keep_their_secrets(
     assert "secret" not in broken.message
     assert "r-2" in broken.message
     assert "secret detail" in caplog.text
+
+
+async def test_long_messages_are_cut_to_what_fits_into_metadata(ready: gateway_pb2_grpc.GatewayServiceStub) -> None:
+    wordy = await failure(ready.Recommend(User(user_id="wordy")))
+    assert isinstance(wordy, InvalidInputError)
+    assert wordy.field.startswith("features.é")
+    assert wordy.message.endswith("\U0001f3ac...")
+    assert wordy.metadata["value"].endswith("...")
 
 
 async def test_methods_that_a_service_lacks_are_unimplemented(ready: gateway_pb2_grpc.GatewayServiceStub) -> None:
