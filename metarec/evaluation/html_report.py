@@ -1,7 +1,6 @@
 """The report of an evaluation: one HTML page without external resources, for reading on a screen and on paper."""
 
 import time
-from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -53,9 +52,6 @@ def render(report: Report) -> str:
             parts.append(f"<figure>{plots.curve(points, metric)}</figure>")
             parts.append(_table(curve_table(base, points, metric), points[-1]))
     parts += _comparison(report)
-    for protocol in report.protocols:
-        parts.append(f"<h2>{escape(protocol.name)}</h2>")
-        parts.append(_table(main_table(protocol), protocol))
     calibrated = [p for p in report.protocols if p.calibration and (p.base not in curves or p is curves[p.base][-1])]
     if calibrated:
         parts.append("<h2>Calibration</h2>")
@@ -67,6 +63,9 @@ def render(report: Report) -> str:
             parts.append(_calibration(protocol))
     parts.append("<h2>How to read this</h2><dl>")
     parts.append("".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in READING) + "</dl>")
+    parts.append("<h2>All figures</h2>")
+    for protocol in report.protocols:
+        parts.append(f"<h3>{escape(protocol.name)}</h3>{_table(main_table(protocol), protocol)}")
     page = Template(files("metarec.evaluation").joinpath("report.html").read_text())
     return page.substitute(title=f"metarec evaluation: {escape(report.learner)}", body="\n".join(parts))
 
@@ -125,7 +124,7 @@ def _comparison(report: Report) -> list[str]:
 
 def _table(table: Table, protocol: ProtocolResult, *, mark: bool = True) -> str:
     columns = list(table.rows[0]) if table.rows else []
-    best = {column: _best(table.rows, column, protocol) if mark else None for column in columns}
+    best = {column: _best(table, column) if mark else None for column in columns}
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = []
     for row in table.rows:
@@ -143,11 +142,11 @@ def _table(table: Table, protocol: ProtocolResult, *, mark: bool = True) -> str:
     )
 
 
-def _best(rows: Sequence[dict[str, object]], column: str, protocol: ProtocolResult) -> float | None:
-    values = [value for row in rows if isinstance(value := row.get(column), float)]
+def _best(table: Table, column: str) -> float | None:
+    values = [value for row in table.rows if isinstance(value := row.get(column), float)]
     if not values:
         return None
-    metric = headline(protocol)[0] if column.startswith("k=") else column
+    metric = table.metric if column.startswith("k=") else column
     return min(values) if metric in LOWER_IS_BETTER else max(values)
 
 

@@ -16,6 +16,8 @@ LEARNER, JOINT = "#0b5fff", "#d9480f"
 PLAIN = ("#495057", "#868e96", "#2b8a3e", "#9c36b5", "#c2255c", "#e67700", "#1098ad", "#5f3dc4")
 MAX_PLAIN = 6
 """Plain baselines in one plot: the best ones; all of them stand in the tables."""
+FRAMED = 4
+"""The axis of a curve fits the learner and so many of the best others; a hopeless baseline may leave the frame."""
 
 SETTINGS: Any = {
     "svg.fonttype": "none",
@@ -37,12 +39,16 @@ def curve(points: Sequence[ProtocolResult], metric: str) -> str:
         axes = figure.subplots()
         # Shots are spaced evenly: the step from 0 to 1 matters as much as that from 5 to 10.
         place = np.arange(len(points))
-        for model, style in _styles(points[-1], metric):
+        seen: list[float] = []
+        for rank, (model, style) in enumerate(_styles(points[-1], metric)):
             mean = [point.mean(model, metric) for point in points]
             axes.plot(place, mean, label=model, **style)
+            seen += mean if rank <= FRAMED else []
             if model == points[-1].learner:
                 ends = np.array([point.intervals[model][metric] for point in points])
                 axes.fill_between(place, ends[:, 0], ends[:, 1], color=LEARNER, alpha=0.12, linewidth=0)
+        room = 0.25 * (max(seen) - min(seen)) + 1e-3
+        axes.set_ylim(min(seen) - room, max(seen) + room)
         axes.set_xticks(place, [str(point.shots) for point in points])
         axes.set_xlabel("interactions shown (k)")
         axes.set_ylabel(metric)
@@ -98,7 +104,7 @@ def _styles(protocol: ProtocolResult, metric: str) -> list[tuple[str, dict[str, 
     """Models with the metric and how they are drawn: the learner, the joint model and the best plain baselines."""
     found: list[tuple[str, dict[str, Any]]] = []
     plain = 0
-    for model in order(protocol):
+    for model in order(protocol, metric):
         if model.endswith(MEDIAN) or (metric and metric not in protocol.values[model]):
             continue
         if model == protocol.learner:

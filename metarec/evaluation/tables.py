@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metarec.evaluation.bootstrap import Delta
+from metarec.evaluation.metrics import LOWER_IS_BETTER
 from metarec.evaluation.results import MEDIAN, ProtocolResult
 
 Row = dict[str, object]
@@ -16,11 +17,12 @@ LIST_COLUMNS = ("recall@20", "ndcg@20", "coverage@20")
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows under a title, and a line below them."""
+    """Rows under a title, and a line below them. `metric` says what the columns `k=...` hold."""
 
     title: str
     rows: Sequence[Row]
     note: str = ""
+    metric: str = ""
 
 
 def headline(protocol: ProtocolResult) -> tuple[str, str]:
@@ -31,16 +33,17 @@ def headline(protocol: ProtocolResult) -> tuple[str, str]:
     return ("mae", "ndcg@5") if "mae" in metrics else ("auc", "ndcg@5")
 
 
-def order(protocol: ProtocolResult) -> list[str]:
-    """Models as people want to read them: learner first, then joint, then baselines from best to worst."""
-    metric = headline(protocol)[0]
-    sign = 1 if metric == "mae" else -1
+def order(protocol: ProtocolResult, metric: str = "") -> list[str]:
+    """Models as people want to read them: learner first, then joint, then baselines from best to worst by the metric."""
+    metric = metric or headline(protocol)[0]
+    sign = 1 if metric in LOWER_IS_BETTER else -1
 
     def place(model: str) -> tuple[int, float, str]:
         bare = model.removesuffix(MEDIAN)
-        rank = 0 if bare == protocol.learner else 1 if bare == protocol.joint else 2
+        if bare in (protocol.learner, protocol.joint):
+            return int(bare != protocol.learner), float(model != bare), model
         mean = protocol.mean(model, metric)
-        return rank, np.inf if np.isnan(mean) else sign * mean, model
+        return 2, np.inf if np.isnan(mean) else sign * mean, model
 
     return sorted(protocol.values, key=place)
 
@@ -67,13 +70,15 @@ def main_table(protocol: ProtocolResult) -> Table:
 def curve_table(base: str, points: Sequence[ProtocolResult], metric: str) -> Table:
     """One metric of every model at every number of shots."""
     rows: list[Row] = []
-    for model in order(points[-1]):
+    for model in order(points[-1], metric):
         if model.endswith(MEDIAN) and metric != "mae":
             continue  # a median changes no ranking
         rows.append({"model": model, **{f"k={point.shots}": figure(point.mean(model, metric)) for point in points}})
     deltas = [point.deltas.get(point.learner, {}).get(metric) for point in points]
     parts = [f"k={point.shots} {percent(found)}" for point, found in zip(points, deltas, strict=True) if found is not None]
-    return Table(title=f"{base}: {metric} after k shots", rows=rows, note=f"Delta: {', '.join(parts)}" if parts else "")
+    return Table(
+        title=f"{base}: {metric} after k shots", rows=rows, note=f"Delta: {', '.join(parts)}" if parts else "", metric=metric
+    )
 
 
 def delta_line(protocol: ProtocolResult) -> str:

@@ -1,6 +1,5 @@
 """P5: no split leaks, episodes are what the protocol says, and the report compares on equal terms."""
 
-import json
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from metarec.data.dataset import Dataset
 from metarec.errors import FailedPreconditionError, InvalidInputError
-from metarec.evaluation.temporal import LEARNER, evaluate_temporal
+from metarec.evaluation.temporal import evaluate_temporal
 from metarec.evaluation.temporal_splits import MIN_TARGETS, temporal_splits
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.implicit import ImplicitAlpaca
@@ -47,6 +46,7 @@ class Events:
     interactions: Rows
     users: pd.DataFrame
     item_ids: NDArray[np.str_]
+    user_ids: NDArray[np.str_]
     has_timestamps: bool = True
 
     def with_interactions(self, interactions: Rows) -> "Events":
@@ -81,7 +81,9 @@ def events(seed: int = 0) -> Dataset:
     )
     shuffled = rows.select(random.permutation(count))
     users = pd.DataFrame({"gender": ["f", "m"] * (USERS // 2)})
-    return cast(Dataset, Events(shuffled, users, np.array([f"i{item}" for item in range(ITEMS)])))
+    return cast(
+        Dataset, Events(shuffled, users, np.array([f"i{k}" for k in range(ITEMS)]), np.array([f"u{k}" for k in range(USERS)]))
+    )
 
 
 def trainer(train: Dataset, seed: int) -> Prior:
@@ -168,45 +170,57 @@ def test_trainers_and_tuning_see_nothing_from_after_the_cut() -> None:
         return trainer(train, seed)
 
     cuts = (0.5, 0.8)
-    before = evaluate_temporal(data, spy, ks=(1,), cuts=cuts)
+    before = evaluate_temporal(data, {"mine": spy}, ks=(1,), cuts=cuts)
     assert all(latest < split.test.timestamp_N.min() for latest, split in zip(seen, temporal_splits(data, cuts), strict=True))
     # Other events after the last cut change no choice made before it.
     late = data.interactions.timestamp_N >= temporal_splits(data, cuts)[-1].test.timestamp_N.min()
     other = Rows(**{**vars(data.interactions), "item_N": np.where(late, 3, data.interactions.item_N).astype(np.int32)})
-    assert evaluate_temporal(cast(Events, data).with_interactions(other), trainer, ks=(1,), cuts=cuts).tuned == before.tuned  # type: ignore[arg-type]
+    changed = cast(Dataset, cast(Events, data).with_interactions(other))
+    assert evaluate_temporal(changed, {"mine": trainer}, ks=(1,), cuts=cuts).tuned == before.tuned
 
 
-def test_the_report_pools_users_over_cuts_and_merges_with_p6() -> None:
+def test_the_report_pools_users_over_cuts() -> None:
     data, cuts = events(), (0.5, 0.8)
-    report = evaluate_temporal(data, trainer, ks=(0, 3), cuts=cuts, seed=1)
+    protocols = evaluate_temporal(data, {"mine": trainer}, ks=(0, 3), cuts=cuts, seed=1).protocols
     splits = temporal_splits(data, cuts)
-    written = json.loads(json.dumps(report.to_dict()))
-    assert set(written["protocols"]) == {"P5/cold@0", "P5/cold@3", "P5/warm"}
-    for shots in (0, 3):
-        models = written["protocols"][f"P5/cold@{shots}"]
-        assert {LEARNER, "popularity", "recent_popularity", "ials", "item_knn", "ease", "popularity_by_gender"} == set(models)
-        for metrics in models.values():
-            assert metrics["recall@20"]["episodes"] == sum(len(split.cold(shots)) for split in splits)
-            low, high = metrics["recall@20"]["interval"]
-            assert low <= metrics["recall@20"]["mean"] <= high
-            assert 0 < metrics["coverage@20"]["mean"] <= 1
-    delta = report.deltas["P5/cold@3"]["ndcg@20"]
-    results = report.results["P5/cold@3"]
-    best = max(result.mean("ndcg@20") for name, result in results.items() if name != LEARNER)
-    assert results[delta.baseline].mean("ndcg@20") == best
-    assert delta.value == pytest.approx(results[LEARNER].mean("ndcg@20") / best - 1)
+    assert [(p.name, p.base, p.shots) for p in protocols] == [
+        ("P5/cold@0", "P5/cold", 0),
+        ("P5/cold@3", "P5/cold", 3),
+        ("P5/warm", "P5/warm", None),
+    ]
+    for protocol in protocols[:2]:
+        assert {"mine", "popularity", "recent_popularity", "ials", "item_knn", "ease", "popularity_by_gender"} == set(
+            protocol.values
+        )
+        for model, metrics in protocol.summaries.items():
+            assert metrics["recall@20"].episodes == sum(len(split.cold(protocol.shots or 0)) for split in splits)
+            low, high = protocol.intervals[model]["recall@20"]
+            assert low <= metrics["recall@20"].mean <= high
+            assert 0 < metrics["coverage@20"].mean <= 1
+    delta = protocols[1].deltas["mine"]["ndcg@20"]
+    plain = {model: protocols[1].mean(model, "ndcg@20") for model in protocols[1].plain()}
+    assert delta.value == pytest.approx(protocols[1].mean("mine", "ndcg@20") / max(plain.values()) - 1)
+    assert plain[delta.baseline] == max(plain.values())
     assert delta.interval[0] <= delta.value <= delta.interval[1]
 
 
+def test_a_second_trainer_gives_delta_joint_and_is_no_baseline() -> None:
+    found = evaluate_temporal(events(), {"mine": trainer, "joint": trainer}, ks=(1,), cuts=(0.8,)).protocols[0]
+    assert "joint" not in found.plain()
+    assert found.deltas_joint["mine"]["ndcg@20"].value == 0
+    assert found.deltas["mine"]["ndcg@20"].baseline not in ("joint", "mine")
+
+
 def test_baselines_are_tuned_for_cold_and_warm_users_apart() -> None:
-    chosen = evaluate_temporal(events(), trainer, ks=(1,), cuts=(0.8,)).tuned[0.8]
+    chosen = evaluate_temporal(events(), {"mine": trainer}, ks=(1,), cuts=(0.8,)).tuned[0.8]
     assert set(chosen) == {"cold", "warm"}
     assert set(chosen["cold"]) == set(chosen["warm"])
 
 
 def test_the_same_seed_gives_the_same_report() -> None:
-    reports = [evaluate_temporal(events(), trainer, ks=(1,), cuts=(0.7,), seed=3).to_dict() for _ in range(2)]
-    assert json.dumps(reports[0]) == json.dumps(reports[1])
+    reports = [evaluate_temporal(events(), {"mine": trainer}, ks=(1,), cuts=(0.7,), seed=3).protocols for _ in range(2)]
+    assert repr([p.summaries for p in reports[0]]) == repr([p.summaries for p in reports[1]])
+    assert repr([p.intervals for p in reports[0]]) == repr([p.intervals for p in reports[1]])
 
 
 def test_data_without_timestamps_is_refused_with_a_reason() -> None:
