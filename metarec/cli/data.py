@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -158,18 +158,17 @@ def show(path: Path, as_json: bool) -> None:
     from metarec.data.dataset import Dataset
     from metarec.data.summary import summarise
 
-    with progress("reading", quiet=True):
-        summary = summarise(Dataset.open(path))
+    summary = summarise(Dataset.open(path))
     if as_json:
         print_json(summary)
         return
     print_table(_overview(summary), title=str(path))
-    print_table([{"label": name, "events": count} for name, count in summary["label"]["histogram"].items()])  # type: ignore[index]
+    print_table([{"label": name, "events": count} for name, count in summary["label"]["histogram"].items()])
     if summary["scenarios"]:
-        print_table([{"scenario": name, "events": count} for name, count in summary["scenarios"].items()])  # type: ignore[attr-defined]
-    fields = summary["fields"]
+        print_table([{"scenario": name, "events": count} for name, count in summary["scenarios"].items()])
+    fields = [{**field, "missing": f"{field['missing']:,} ({field['missing_share']:.1%})"} for field in summary["fields"]]
     if fields:
-        print_table(fields, columns=["table", "field", "kind", "missing", "missing_share", "distinct", "example"])  # type: ignore[arg-type]
+        print_table(fields, columns=["table", "field", "kind", "missing", "distinct", "example"])
 
 
 @data.command(epilog="Example: metarec data report --data data/ml-100k")
@@ -241,8 +240,7 @@ def _show_import(imported: "Imported", as_json: bool) -> None:
     if as_json:
         print_json(imported.to_dict())
         return
-    facts = imported.report.to_dict()
-    _print_report(facts["tables"], facts["findings"])  # type: ignore[arg-type]
+    _print_report([table.to_dict() for table in imported.report.tables], imported.report.findings())
     note(
         f"'{imported.path}' holds {imported.users:,} users, {imported.items:,} items and {imported.interactions:,} interactions "
         f"(fingerprint {imported.fingerprint})"
@@ -259,19 +257,17 @@ def _print_report(tables: Sequence[dict[str, object]], findings: Sequence[dict[s
     print_table(rows, columns=names, title="What was dropped or changed")
 
 
-def _overview(summary: dict[str, object]) -> list[dict[str, object]]:
+def _overview(summary: dict[str, Any]) -> list[dict[str, object]]:
     rows = [(name, summary[name]) for name in ("users", "items", "interactions", "fingerprint")]
     rows.append(("density", f"{summary['density']:.2%}"))
     for side in ("user", "item"):
         per = summary[f"interactions_per_{side}"]
-        assert isinstance(per, dict)
         spread = f"{per['minimum']} to {per['maximum']}, median {per['median']:g}, mean {per['mean']:.1f}"
         rows.append((f"interactions per {side}", f"{spread}; {per['without']:,} without" if per else "-"))
     label, time, graph = summary["label"], summary["time"], summary["graph"]
-    assert isinstance(label, dict)
     rows.append((f"label '{label['column']}'", f"{label['kind']}, mean {label['mean']:.3f}, deviation {label['deviation']:.3f}"))
-    rows.append(("time", f"{time['first']} to {time['last']} ({time['days']:.0f} days)" if isinstance(time, dict) else "none"))
-    if isinstance(graph, dict):
+    rows.append(("time", f"{time['first']} to {time['last']} ({time['days']:.0f} days)" if time else "none"))
+    if graph:
         rows.append(
             (
                 "knowledge graph",

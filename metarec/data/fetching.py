@@ -20,7 +20,7 @@ from metarec.data.entities import Progress
 from metarec.data.importing import FileRole, Files, Imported, import_dataset
 from metarec.data.replacing import check_target
 from metarec.data.schema import Schema
-from metarec.errors import ConfigError, DataError, MetarecError, NotFoundError, UnavailableError
+from metarec.errors import ConfigError, DataError, InvalidInputError, MetarecError, UnavailableError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,12 @@ def default_cache() -> Path:
 
 
 def public_dataset(name: str) -> PublicDataset:
-    """The dataset of this name. NotFoundError when there is none."""
+    """The dataset of this name. InvalidInputError when there is none."""
     known = public_datasets()
     if name not in known:
-        raise NotFoundError(f"no public dataset '{name}'; known: {', '.join(known)}; import your own with: metarec data import")
+        raise InvalidInputError(
+            f"no public dataset '{name}'; known: {', '.join(known)}; import your own with: metarec data import", field="name"
+        )
     return known[name]
 
 

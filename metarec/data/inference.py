@@ -145,17 +145,8 @@ def _label(events: Source, sample: dict[str, pa.ChunkedArray], taken: set[str | 
     if set(found) <= {0.0, 1.0}:
         return Label(column=column, kind="binary"), seen
     if low == high:
-        return Label(
-            column=column, kind="rating", minimum=_short(min(low, 0.0)), maximum=_short(max(high, 1.0))
-        ), f"{seen}; set the range"
-    return Label(
-        column=column, kind="rating", minimum=_short(low), maximum=_short(high)
-    ), f"{seen}; set the range that is possible"
-
-
-def _short(number: float) -> float:
-    """Whole numbers as such: they read better in YAML."""
-    return int(number) if number.is_integer() else number
+        return Label(column=column, kind="rating", minimum=min(low, 0.0), maximum=max(high, 1.0)), f"{seen}; set the range"
+    return Label(column=column, kind="rating", minimum=low, maximum=high), f"{seen}; set the range that is possible"
 
 
 def _numbers(column: pa.ChunkedArray) -> list[float] | None:
@@ -227,15 +218,15 @@ def _nested(name: str, column: pa.Array) -> Draft:
 
 
 def _separator(text: Sequence[str], distinct: int) -> str | None:
-    """The separator that cuts the values into parts that recur: few parts make up many values."""
+    """What cuts the values into short parts; a comma or a space does so in sentences too, so their parts must recur."""
     for separator in SEPARATORS:
         several = sum(separator in value for value in text)
         if several < 0.1 * len(text):
             continue
         parts = Counter(part.strip() for value in text for part in value.split(separator))
-        long = max(len(part) for part in parts)
-        recurring = sum(parts.values()) / len(parts)
-        if long <= 40 and recurring >= 3 and len(parts) < max(distinct, 2):
+        short = max(map(len, parts)) <= 40
+        recurring = sum(parts.values()) >= 3 * len(parts) and len(parts) < distinct
+        if short and (separator in "|;" or recurring):
             return separator
     return None
 

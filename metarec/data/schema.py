@@ -66,7 +66,7 @@ class Label:
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise SchemaError(f"label {name} must be a number, got {value!r}", field=f"label.{name}")
             # Written 1 or 1.0, it is the same schema and must have the same hash.
-            object.__setattr__(self, name, float(value))
+            object.__setattr__(self, name, int(value) if value == int(value) else float(value))
         if self.kind == "binary" and (self.minimum, self.maximum) != (0, 1):
             raise SchemaError("a binary label runs from 0 to 1; leave minimum and maximum out", field="label.minimum")
         if not self.minimum < self.maximum:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from metarec.data.schema import Field, Schema
 HISTOGRAM_BINS = 10
 
 
-def summarise(dataset: Dataset) -> dict[str, object]:
+def summarise(dataset: Dataset) -> dict[str, Any]:
     """Everything `metarec data show` prints, as plain data."""
     events = dataset.interactions
     users, items = len(dataset.user_ids), len(dataset.item_ids)

@@ -107,7 +107,9 @@ def test_absent_files_directories_and_unknown_encodings(tmp_path):
 
 def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
     source = open_source(_file(tmp_path, "1\t2\n3\t4\n"))
-    with pytest.raises(DataError, match=r"column 'user'.*the file has '1', '2'; is 'tab' the delimiter and is there a header row"):
+    with pytest.raises(
+        DataError, match=r"column 'user'.*the file has '1', '2'; is 'tab' the delimiter and is there a header row"
+    ):
         source.require(["user"])
 
 

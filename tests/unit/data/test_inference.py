@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from metarec.data.importing import Files
+from metarec.data.inference import draft_schema
+from metarec.data.schema import Field, Label, Schema
+from metarec.errors import DataError
+
+PLOT = "{} goes on a long journey to find what was lost"
+
+
+def _table(folder: Path, name: str, columns: dict[str, list[object]]) -> Path:
+    path = folder / f"{name}.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def _draft(folder: Path, **tables: dict[str, list[object]]) -> tuple[Schema, str]:
+    text = draft_schema(Files(**{name: _table(folder, name, columns) for name, columns in tables.items()}))
+    (folder / "schema.yaml").write_text(text)
+    return Schema.read(folder / "schema.yaml"), text
+
+
+EVENTS = {"userId": [1, 2], "movieId": [7, 8], "rating": [0.5, 5.0], "timestamp": [100, 200], "state": ["a", "b"]}
+
+
+def test_columns_and_kinds_are_told_by_name_and_value(tmp_path):
+    rows = range(200)
+    users = {
+        "userId": list(rows),
+        "age": [18 + k % 50 for k in rows],
+        "job": [k % 7 for k in rows],
+        "city": [f"city {k % 9}" for k in rows],
+        "joined": [None] * 200,
+    }
+    items = {
+        "movieId": list(rows),
+        "Title": [f"Film {k}" for k in rows],
+        "year": ["unknown" if k == 9 else str(1900 + k % 90) for k in rows],
+        "genres": [("Drama|Crime", "Comedy", "Crime|Comedy|War")[k % 3] for k in rows],
+        "tags": [["x", "y"], ["z"]] * 100,
+        "cover": [[0.5, k / 7, 1.0] for k in rows],
+        "plot": [PLOT.format(f"hero{k}") for k in rows],
+    }
+    schema, text = _draft(tmp_path, interactions=EVENTS, users=users, items=items)
+    assert schema == Schema(
+        user_id="userId",
+        item_id="movieId",
+        label=Label(column="rating", kind="rating", minimum=0.5, maximum=5),
+        timestamp="timestamp",
+        users=(
+            Field(name="age", kind="numeric"),
+            Field(name="job", kind="categorical"),
+            Field(name="city", kind="categorical"),
+            Field(name="joined", kind="categorical"),
+        ),
+        items=(
+            Field(name="Title", kind="text"),
+            Field(name="year", kind="numeric"),
+            Field(name="genres", kind="multi_categorical", separator="|"),
+            Field(name="tags", kind="multi_categorical"),
+            Field(name="cover", kind="vector", dim=3),
+            Field(name="plot", kind="text"),
+        ),
+        item_title="Title",
+    )
+    assert "# Not used of the interactions: state." in text
+    assert "- name: age  # 18 to 67" in text
+    assert "- name: joined  # no value seen; leave it out?" in text
+
+
+def test_a_label_of_zeros_and_ones_is_binary(tmp_path):
+    schema, _ = _draft(tmp_path, interactions={"user": ["a", "b"], "item": ["x", "y"], "clicked": [True, False]})
+    assert schema.label == Label(column="clicked", kind="binary")
+
+
+def test_without_a_label_column_the_draft_says_what_to_do(tmp_path):
+    schema, text = _draft(tmp_path, interactions={"user": ["a", "b"], "item": ["x", "y"], "time": [1, 2]})
+    assert schema.label.kind == "binary"
+    assert "--all-positive" in text
+
+
+def test_a_label_that_never_varies_gets_a_range_that_holds_it(tmp_path):
+    schema, text = _draft(tmp_path, interactions={"user": ["a"], "item": ["x"], "rating": [4]})
+    assert (schema.label.minimum, schema.label.maximum) == (0, 4)
+    assert "set the range" in text
+
+
+def test_the_only_column_that_two_files_share_is_the_id(tmp_path):
+    events = {"reader": ["a"], "book": ["x"], "rating": [3]}
+    schema, _ = _draft(tmp_path, interactions=events, users={"reader": ["a"]}, items={"book": ["x"]})
+    assert (schema.user_id, schema.item_id) == ("reader", "book")
+
+
+def test_ids_that_cannot_be_told_are_asked_for(tmp_path):
+    events = {"reader": ["a"], "item": ["x"], "rating": [3]}
+    with pytest.raises(DataError, match="the user's id; rename one of reader, item, rating to 'user_id'"):
+        _draft(tmp_path, interactions=events)
+    with pytest.raises(DataError, match=r"one name in both files; '.*' has uid, age"):
+        _draft(tmp_path, interactions=events, users={"uid": ["a"], "age": [3]})
