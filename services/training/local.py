@@ -111,14 +111,16 @@ class LocalLauncher:
                 (folder / SUSPENDED).unlink()  # it had ended by itself
 
     def _alive(self, folder: Path) -> bool:
-        watcher = self._watchers.get(str(folder))
-        if watcher is not None and watcher.poll() is not None:
-            del self._watchers[str(folder)]
         if not folder.is_dir():
             return False
         # Guarded, so that one thread's look is not another's job.
         with self._guard, _lock(folder) as lock:
-            return lock is None
+            if lock is None:
+                return True
+            watcher = self._watchers.pop(str(folder), None)
+            if watcher is not None:
+                watcher.wait()  # the kernel closes its files, and with them the lock, as it ends
+            return False
 
 
 @contextmanager
