@@ -9,6 +9,7 @@ from services.gateway import validation
 from services.gateway.popular import Popular
 from services.gateway.recommend import Recommender
 from services.gateway.stages import Stages
+from services.runtime.convert import check_id
 from services.runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.DeleteUserRequest, context: grpc.aio.ServicerContext
     ) -> gateway_pb2.DeleteUserResponse:
         """Forget a user."""
-        validation.check_id(request.user_id, "user_id")
+        check_id(request.user_id, "user_id")
         return await self._stages.adaptation.call(self._stages.adaptation_stub.DeleteUser, request)
 
 

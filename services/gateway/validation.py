@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 
 from metarec.errors import InvalidInputError
-from metarec.v1 import gateway_pb2, types_pb2
+from metarec.v1 import gateway_pb2
+from services.runtime.convert import check_count, check_id
 
-MAX_ID_BYTES = 256
 MAX_ITEMS = 200
 DEFAULT_ITEMS = 10
 MAX_EXCLUDED = 1000
@@ -21,17 +21,14 @@ def check_recommend(request: gateway_pb2.RecommendRequest) -> None:
     check_scenario(request.scenario, "scenario")
     if not 0 <= request.num_items <= MAX_ITEMS:
         raise InvalidInputError(f"must be 1 to {MAX_ITEMS}, or 0 for {DEFAULT_ITEMS}, not {request.num_items}", field="num_items")
-    if len(request.exclude_item_ids) > MAX_EXCLUDED:
-        raise InvalidInputError(
-            f"holds {len(request.exclude_item_ids)} items, at most {MAX_EXCLUDED} are allowed", field="exclude_item_ids"
-        )
+    check_count(len(request.exclude_item_ids), "exclude_item_ids", least=0, most=MAX_EXCLUDED)
     if request.user.user_id and request.user.user_id != request.user_id:
         raise InvalidInputError(f"is '{request.user.user_id}', but user_id is '{request.user_id}'", field="user.user_id")
 
 
 def check_interactions(request: gateway_pb2.RecordInteractionsRequest) -> None:
     """InvalidInputError names the first interaction and field that is missing or out of range."""
-    check_batch(request.interactions, "interactions")
+    check_count(len(request.interactions), "interactions", most=MAX_BATCH)
     for number, interaction in enumerate(request.interactions):
         at = f"interactions[{number}]"
         check_id(interaction.event_id, f"{at}.event_id")
@@ -54,35 +51,20 @@ def check_explain(request: gateway_pb2.ExplainRequest) -> None:
 
 def check_items(request: gateway_pb2.UpsertItemsRequest) -> None:
     """InvalidInputError unless there are 1 to 1000 items with ids, each once."""
-    check_batch(request.items, "items")
+    check_count(len(request.items), "items", most=MAX_BATCH)
     _check_unique([item.item_id for item in request.items], "items", "item_id")
 
 
 def check_users(request: gateway_pb2.UpsertUsersRequest) -> None:
     """InvalidInputError unless there are 1 to 1000 users with ids, each once."""
-    check_batch(request.users, "users")
+    check_count(len(request.users), "users", most=MAX_BATCH)
     _check_unique([user.user_id for user in request.users], "users", "user_id")
-
-
-def check_id(value: str, field: str) -> None:
-    """InvalidInputError unless `value` has 1 to 256 bytes."""
-    if not value:
-        raise InvalidInputError("is missing", field=field)
-    # Four bytes a character at most, so that short ids need not be encoded to be counted.
-    if len(value) * 4 > MAX_ID_BYTES and len(value.encode()) > MAX_ID_BYTES:
-        raise InvalidInputError(f"is longer than {MAX_ID_BYTES} bytes", field=field)
 
 
 def check_scenario(value: str, field: str) -> None:
     """InvalidInputError when `value` has more than 256 bytes; empty is the default scenario."""
     if value:
         check_id(value, field)
-
-
-def check_batch(batch: Sequence[types_pb2.Interaction | types_pb2.Item | types_pb2.User], field: str) -> None:
-    """InvalidInputError unless `batch` has 1 to 1000 members."""
-    if not 1 <= len(batch) <= MAX_BATCH:
-        raise InvalidInputError(f"must hold 1 to {MAX_BATCH} entries, not {len(batch)}", field=field)
 
 
 def _check_unique(ids: Sequence[str], field: str, name: str) -> None:

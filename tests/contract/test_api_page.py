@@ -7,6 +7,7 @@ from metarec import errors
 from metarec.client.policy import deadlines
 from metarec.errors import MetarecError
 from services.gateway import validation
+from services.runtime.convert import MAX_ID_BYTES
 from services.runtime.interceptors import DEFAULT_DEADLINE_SECONDS
 from services.runtime.server import MAX_MESSAGE_BYTES
 from services.runtime.settings import DEFAULT_PORTS, ENVIRONMENT, Settings
@@ -27,7 +28,7 @@ def test_every_reason_stands_in_the_error_table_with_its_code() -> None:
 
 
 def test_limits_are_those_of_the_code() -> None:
-    assert f"1 to {validation.MAX_ID_BYTES} bytes" in row("ids of")
+    assert f"1 to {MAX_ID_BYTES} bytes" in row("ids of")
     assert f"1 to {validation.MAX_ITEMS}; 0 means {validation.DEFAULT_ITEMS}" in row("`num_items`")
     assert str(validation.MAX_EXCLUDED) in row("`exclude_item_ids`")
     assert f"1 to {validation.MAX_BATCH}" in row("interactions, items or users")

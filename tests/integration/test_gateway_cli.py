@@ -355,6 +355,21 @@ async def test_checkpoints_come_from_a_directory_without_any_service(run: Run, r
     assert "metarec train --data DIR --out" in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["recommend", "feedback", "explain", "adapt"]
+    + [f"items {name}" for name in ("list", "get", "upsert")]
+    + [f"users {name}" for name in ("upsert", "delete", "history")]
+    + [f"jobs {name}" for name in ("create", "get", "list", "cancel", "watch")]
+    + [f"checkpoints {name}" for name in ("list", "get", "promote", "rollback")],
+)
+def test_every_command_helps_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main([*command.split(), "--help"])
+    assert exited.value.code == 0
+    assert f"metarec {command}" in capsys.readouterr().out.rpartition("Example")[2]
+
+
 async def test_services_that_do_not_run_are_named_with_what_to_do(run: Run, gateway: Server) -> None:
     await gateway.drain()
     status, out, err = await run("recommend", "u1")
