@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from metarec.cli.output import emit, json_option, note, print_json, print_table, progress
+from metarec.cli.output import cell, emit, json_option, note, print_json, print_table, progress
 from metarec.errors import AlreadyExistsError, DataError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ def import_(
         all_positive=all_positive,
     )
     if infer:
+        if out is not None:
+            raise click.UsageError("--infer only drafts a schema: leave --out out, check the draft, then import with it")
         _infer(files, schema_path, settings.delimiter, encoding)
         return
     if schema_path is None or out is None:
@@ -265,7 +267,9 @@ def _overview(summary: dict[str, Any]) -> list[dict[str, object]]:
         spread = f"{per['minimum']} to {per['maximum']}, median {per['median']:g}, mean {per['mean']:.1f}"
         rows.append((f"interactions per {side}", f"{spread}; {per['without']:,} without" if per else "-"))
     label, time, graph = summary["label"], summary["time"], summary["graph"]
-    rows.append((f"label '{label['column']}'", f"{label['kind']}, mean {label['mean']:.3f}, deviation {label['deviation']:.3f}"))
+    rows.append(
+        (f"label '{label['column']}'", f"{label['kind']}, mean {cell(label['mean'])}, deviation {cell(label['deviation'])}")
+    )
     rows.append(("time", f"{time['first']} to {time['last']} ({time['days']:.0f} days)" if time else "none"))
     if graph:
         rows.append(

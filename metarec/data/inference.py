@@ -16,6 +16,7 @@ from metarec.errors import DataError, SchemaError
 SAMPLE_ROWS = 100_000
 """Rows of each file that are looked at."""
 
+MAX_CODES = 25
 STRAY_SHARE = 0.01
 """A column is one of numbers still when this share of its values is not."""
 
@@ -178,10 +179,10 @@ def _draft(name: str, column: pa.Array) -> Draft:
         return Draft(field=Field(name=name, kind="categorical"), reason="no value seen; leave it out?")
     numeric = _numbers(pa.chunked_array([column]))
     if numeric is not None:
-        # Few whole numbers are more often codes than quantities.
-        if distinct <= 25 and all(number.is_integer() for number in numeric):
+        # Few whole numbers that recur are more often codes than quantities.
+        if distinct <= MAX_CODES and rows >= 5 * distinct and all(number.is_integer() for number in numeric):
             return Draft(
-                field=Field(name=name, kind="categorical"), reason=f"{distinct} whole numbers{gone}; numeric if order matters"
+                field=Field(name=name, kind="categorical"), reason=f"{distinct} different codes{gone}; numeric if order matters"
             )
         return Draft(field=Field(name=name, kind="numeric"), reason=f"{min(numeric):g} to {max(numeric):g}{gone}")
     text = present.to_pylist()

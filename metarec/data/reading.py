@@ -61,12 +61,10 @@ class Source:
     encoding: str
     columns: tuple[str, ...]
     headers: tuple[str, ...] = field(repr=False)
-    """Column names as they stand in the file; `columns` has them without RecBole's types."""
+    """Column names as they stand in the file; `columns` has them without surrounding spaces and RecBole's types."""
 
-    @property
-    def is_recbole(self) -> bool:
-        """Whether the header has the types of RecBole's atomic files (`user_id:token`), which know no quotes."""
-        return self.headers != self.columns
+    is_recbole: bool = False
+    """Whether the header has the types of RecBole's atomic files (`user_id:token`), which know no quotes."""
 
     def require(self, names: Sequence[str], why: str = "the schema names it") -> None:
         """DataError when a column is missing."""
@@ -179,11 +177,9 @@ def open_source(path: Path, *, delimiter: str | None = None, encoding: str = "ut
             raise DataError("has a header but no rows", file=name) from error
         raise _unreadable(path, error, encoding) from error
     parts = [header.strip().rpartition(":") for header in headers]
-    if all(before and kind in RECBOLE_TYPES for before, _, kind in parts):
-        columns = tuple(before for before, _, _ in parts)
-    else:
-        columns = headers = tuple(headers)
-    return _checked(Source(path=path, delimiter=used, encoding=encoding, columns=columns, headers=headers))
+    is_recbole = all(before and kind in RECBOLE_TYPES for before, _, kind in parts)
+    columns = tuple(before if is_recbole else header.strip() for (before, _, _), header in zip(parts, headers, strict=True))
+    return _checked(Source(path=path, delimiter=used, encoding=encoding, columns=columns, headers=headers, is_recbole=is_recbole))
 
 
 def _open_csv(file: pa.NativeFile, source: Source, skip: object, convert: csv.ConvertOptions) -> csv.CSVStreamingReader:

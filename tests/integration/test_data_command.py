@@ -112,6 +112,7 @@ def test_where_and_max_bad(folder: Path):
     ("arguments", "code", "message"),
     [
         (("import", "--interactions", "events.csv"), 2, "give --schema and --out"),
+        ((*IMPORT, "--infer"), 2, "--infer only drafts a schema"),
         ((*IMPORT, "--where", "state"), 2, "--where 'state' must be COLUMN=VALUE"),
         ((*IMPORT, "--max-bad", "7"), 2, "0<=x<=1"),
         ((*IMPORT, "--delimiter", "::"), 2, "error: delimiter must be one character, got '::'"),

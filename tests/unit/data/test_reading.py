@@ -46,6 +46,12 @@ def test_recbole_headers_lose_their_types_and_their_values_keep_their_quotes(tmp
     assert _rows(path, ["item_id", "title"])[0] == [(b"1", b'"Tom" and "Di')]
 
 
+def test_spaces_around_column_names_do_not_count(tmp_path):
+    path = _file(tmp_path, 'a , b\n1,"x,y"\n')
+    assert open_source(path).columns == ("a", "b")
+    assert _rows(path, ["b"])[0] == [(b"x,y",)]
+
+
 def test_compressed_and_transcoded_files(tmp_path):
     assert _rows(_file(tmp_path, gzip.compress(b"a,b\n1,2\n"), "f.csv.gz"), ["a"])[0] == [(b"1",)]
     latin = _file(tmp_path, "a,b\n1,é\n".encode("latin-1"))
