@@ -14,6 +14,7 @@ from services.runtime.settings import check_address
 
 ServiceName = Literal["gateway", "recall", "adaptation", "training"]
 MAX_MESSAGE_BYTES = 16 * 2**20
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class Channels(Protocol):
 
 def open_channel(channels: Channels, settings: ClientSettings, service: ServiceName) -> grpc.Channel:
     """A channel to `service` of the kind that `channels` opens."""
-    options = (
+    options: tuple[tuple[str, str | int], ...] = (
         ("grpc.service_config", service_config()),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -87,6 +88,9 @@ def open_channel(channels: Channels, settings: ClientSettings, service: ServiceN
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     )
     address, credentials = settings.address(service), settings.credentials(service)
+    if address.rpartition(":")[0] in LOOPBACK:
+        # A proxy of the user's shell cannot reach this machine's own services.
+        options = (*options, ("grpc.enable_http_proxy", 0))
     if credentials is None:
         return channels.insecure_channel(address, options=options)
     return channels.secure_channel(address, credentials, options=options)

@@ -28,6 +28,8 @@ OPTIONS = (
     # The gateway degrades instead of retrying; its clients retry.
     ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # Stages are on the same machine or network; a proxy of the environment is for elsewhere.
+    ("grpc.enable_http_proxy", 0),
 )
 
 

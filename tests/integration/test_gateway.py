@@ -190,6 +190,18 @@ async def test_the_log_says_when_a_stage_begins_to_fail_and_when_it_is_back(
     assert lines == ["ranking fails, answers are degraded: out of memory", "ranking is back"]
 
 
+async def test_a_proxy_in_the_environment_does_not_come_between(
+    monkeypatch: pytest.MonkeyPatch, start_gateway: Any, stages: Any
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    gateway = await start_gateway()
+    async with AsyncClient(ClientSettings(gateway_address=f"127.0.0.1:{gateway.port}")) as client:
+        assert not (await client.recommend("u1")).degraded
+
+
 async def test_explanations_come_from_ranking(client: AsyncClient, stages: Any) -> None:
     found = await client.explain("u1", "i7", scenario="home")
     assert (found.item_id, found.score, found.shots, found.residual) == ("i7", 4.0, 1, 0.0)
