@@ -4,15 +4,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from metarec.cli.output import cell, emit, json_option, note, print_json, print_table, progress
+from metarec.cli.data_tables import overview, print_import, print_report
+from metarec.cli.output import emit, json_option, note, print_json, print_table, progress
 from metarec.errors import AlreadyExistsError, DataError, InvalidInputError
 
 if TYPE_CHECKING:
-    from metarec.data.importing import Files, Imported
+    from metarec.data.importing import Files
 
 file_type = click.Path(path_type=Path)
 data_option = click.option("--data", "path", type=file_type, required=True, help="Dataset directory.")
@@ -58,7 +59,7 @@ def fetch(name: str, out: Path, cache: Path | None, as_json: bool) -> None:
         return
     with progress(f"fetching {name}") as advance:
         imported = fetching.fetch(dataset, out, cache=cache, progress=lambda done, text: advance(round(100 * done), 100, text))
-    _show_import(imported, as_json)
+    print_import(imported, as_json)
 
 
 @data.command(
@@ -124,9 +125,9 @@ def import_(
     Reports what was dropped or changed and why; refuses a file that is too bad, naming column and row. Nothing is written unless
     all of it went well.
     """
+    from metarec.data.columns import MISSING
     from metarec.data.importing import Files, ImportSettings, import_dataset
     from metarec.data.schema import Schema
-    from metarec.data.values import MISSING
 
     files = Files(interactions=interactions, users=users, items=items, graph=graph, links=links)
     settings = ImportSettings(
@@ -149,7 +150,7 @@ def import_(
     schema = Schema.read(schema_path)
     with progress("importing") as advance:
         imported = import_dataset(files, schema, out, settings, progress=lambda done, text: advance(round(100 * done), 100, text))
-    _show_import(imported, as_json)
+    print_import(imported, as_json)
 
 
 @data.command(epilog="Example: metarec data show --data data/ml-100k")
@@ -164,7 +165,7 @@ def show(path: Path, as_json: bool) -> None:
     if as_json:
         print_json(summary)
         return
-    print_table(_overview(summary), title=str(path))
+    print_table(overview(summary), title=str(path))
     print_table([{"label": name, "events": count} for name, count in summary["label"]["histogram"].items()])
     if summary["scenarios"]:
         print_table([{"scenario": name, "events": count} for name, count in summary["scenarios"].items()])
@@ -190,7 +191,7 @@ def report(path: Path, as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        _print_report(facts["tables"], facts["findings"])
+        print_report(facts["tables"], facts["findings"])
 
 
 @data.command(epilog="Example: metarec data verify --data data/ml-100k")
@@ -198,7 +199,8 @@ def report(path: Path, as_json: bool) -> None:
 @json_option
 def verify(path: Path, as_json: bool) -> None:
     """Check that a dataset is whole and unchanged since its import."""
-    from metarec.data.dataset import Dataset, fingerprint
+    from metarec.data.contents import fingerprint
+    from metarec.data.dataset import Dataset
 
     dataset = Dataset.open(path)
     with progress("reading"):
@@ -236,47 +238,3 @@ def _infer(files: "Files", schema_path: Path | None, delimiter: str | None, enco
     except OSError as error:
         raise InvalidInputError(f"cannot write '{schema_path}': {error.strerror}", field="schema") from error
     note(f"draft schema written to '{schema_path}'; check it, then run the command again with --out instead of --infer")
-
-
-def _show_import(imported: "Imported", as_json: bool) -> None:
-    if as_json:
-        print_json(imported.to_dict())
-        return
-    _print_report([table.to_dict() for table in imported.report.tables], imported.report.findings())
-    note(
-        f"'{imported.path}' holds {imported.users:,} users, {imported.items:,} items and {imported.interactions:,} interactions "
-        f"(fingerprint {imported.fingerprint})"
-    )
-
-
-def _print_report(tables: Sequence[dict[str, object]], findings: Sequence[dict[str, object]]) -> None:
-    print_table(tables, columns=["table", "file", "read", "kept", "bad"], title="Files")
-    if not findings:
-        print("Nothing was dropped or changed.")
-        return
-    rows = [{**finding, "share": f"{finding['share']:.2%}", "bad": "yes" if finding["bad"] else ""} for finding in findings]
-    names = ["table", "column", "problem", "action", "rows", "share", "bad", "first_row", "first_value"]
-    print_table(rows, columns=names, title="What was dropped or changed")
-
-
-def _overview(summary: dict[str, Any]) -> list[dict[str, object]]:
-    rows = [(name, summary[name]) for name in ("users", "items", "interactions", "fingerprint")]
-    rows.append(("density", f"{summary['density']:.2%}"))
-    for side in ("user", "item"):
-        per = summary[f"interactions_per_{side}"]
-        spread = f"{per['minimum']} to {per['maximum']}, median {per['median']:g}, mean {per['mean']:.1f}"
-        rows.append((f"interactions per {side}", f"{spread}; {per['without']:,} without" if per else "-"))
-    label, time, graph = summary["label"], summary["time"], summary["graph"]
-    rows.append(
-        (f"label '{label['column']}'", f"{label['kind']}, mean {cell(label['mean'])}, deviation {cell(label['deviation'])}")
-    )
-    rows.append(("time", f"{time['first']} to {time['last']} ({time['days']:.0f} days)" if time else "none"))
-    if graph:
-        rows.append(
-            (
-                "knowledge graph",
-                f"{graph['triples']:,} triples, {graph['relations']} relations, {graph['entities']:,} entities, "
-                f"{graph['linked_items']:,} items linked",
-            )
-        )
-    return [{"": name, "value": value} for name, value in rows]

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from metarec.data import values
+from metarec.data.columns import MISSING, Column
+from metarec.data.fields import feature
 from metarec.data.reading import Chunk, Source
 from metarec.data.report import TableReport
 from metarec.data.schema import Field
@@ -33,7 +35,7 @@ def read_entities(
     key: str,
     fields: Sequence[Field],
     report: TableReport,
-    missing: tuple[str, ...] = values.MISSING,
+    missing: tuple[str, ...] = MISSING,
     progress: Progress = lambda done, note: None,
 ) -> pa.Table:
     """The table with its id column first and then the fields. DataError where it is unusable."""
@@ -81,8 +83,8 @@ def _convert(chunk: Chunk, key: str, fields: Sequence[Field], report: TableRepor
     return pa.table(columns, schema=schema).filter(pa.array(usable))
 
 
-def _converter(field: Field, missing: tuple[str, ...]) -> Callable[[pa.Array], values.Column]:
-    return lambda raw: values.feature(raw, field, missing)
+def _converter(field: Field, missing: tuple[str, ...]) -> Callable[[pa.Array], Column]:
+    return lambda raw: feature(raw, field, missing)
 
 
 def _one_row_per_id(table: pa.Table, key: str, report: TableReport) -> pa.Table:

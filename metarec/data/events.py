@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from metarec.data import values
-from metarec.data.dataset import INTERACTION_TYPES, streamed
+from metarec.data.columns import MISSING, Column, strings
+from metarec.data.contents import streamed
+from metarec.data.dataset import INTERACTION_TYPES
 from metarec.data.entities import Progress
 from metarec.data.reading import Chunk, Source
 from metarec.data.repeats import RECORD, Buckets
@@ -61,7 +63,7 @@ class EventReader:
     items: Ids
     report: TableReport
     where: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    missing: tuple[str, ...] = values.MISSING
+    missing: tuple[str, ...] = MISSING
     all_positive: bool = False
     scenarios: dict[str, int] = field(default_factory=dict)
 
@@ -98,7 +100,7 @@ class EventReader:
         report.add_malformed(chunk.malformed)
         report.read += len(chunk.row_N)
         raw, row_N = self._let_through(chunk.columns, chunk.row_N)
-        converters: dict[str, Callable[[pa.Array], values.Column]] = {schema.user_id: values.ids, schema.item_id: values.ids}
+        converters: dict[str, Callable[[pa.Array], Column]] = {schema.user_id: values.ids, schema.item_id: values.ids}
         if not self.all_positive:
             converters[schema.label.column] = lambda column: values.labels(column, schema.label, self.missing)
         if schema.timestamp is not None:
@@ -124,13 +126,13 @@ class EventReader:
             return raw, row_N
         passed = np.ones(len(row_N), bool)
         for column, allowed in self.where.items():
-            text = pc.fill_null(self._converted(column, raw[column], values.strings).values, "")
+            text = pc.fill_null(self._converted(column, raw[column], strings).values, "")
             passed &= pc.is_in(text, value_set=pa.array(sorted(allowed))).to_numpy(zero_copy_only=False)
         self.report.add_mask("", f"not where {_condition(self.where)}", "left out", ~passed, row_N)
         mask = pa.array(passed)
         return {name: column.filter(mask) for name, column in raw.items()}, row_N[passed]
 
-    def _converted(self, name: str, raw: pa.Array, convert: Callable[[pa.Array], values.Column]) -> values.Column:
+    def _converted(self, name: str, raw: pa.Array, convert: Callable[[pa.Array], Column]) -> Column:
         try:
             return convert(raw)
         except DataError as error:

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from metarec.data.dataset import MANIFEST, Dataset, fingerprint
+from metarec.data.contents import fingerprint
+from metarec.data.dataset import MANIFEST, Dataset
 from metarec.data.entities import Progress
 from metarec.data.importing import FileRole, Files, Imported, import_dataset
 from metarec.data.replacing import check_target

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metarec.data import values
+from metarec.data.columns import MISSING
 from metarec.data.dataset import complete
 from metarec.data.entities import Progress, empty_table, read_entities, with_added
 from metarec.data.events import EventReader, Ids, write_events
@@ -53,7 +53,7 @@ class ImportSettings:
 
     max_bad: float | None = None
     where: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    missing: tuple[str, ...] = values.MISSING
+    missing: tuple[str, ...] = MISSING
     delimiter: str | None = None
     encoding: str = "utf-8"
     all_positive: bool = False

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from metarec.data import values
+from metarec.data.columns import union
 from metarec.data.importing import Files
 from metarec.data.reading import Source, open_source
 from metarec.data.schema import Field, Label, Schema
@@ -157,7 +158,7 @@ def _numbers(column: pa.ChunkedArray) -> list[float] | None:
     except DataError:
         return None
     numbers = found.values.drop_null()
-    wrong = int(values.union(found.problems, len(column)).sum())
+    wrong = int(union(found.problems, len(column)).sum())
     return None if len(numbers) == 0 or wrong > STRAY_SHARE * len(numbers) else numbers.unique().to_pylist()
 
 

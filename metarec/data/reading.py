@@ -16,7 +16,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from metarec.data.dataset import streamed
+from metarec.data.contents import streamed
 from metarec.errors import DataError
 
 BLOCK_BYTES = 2 << 20

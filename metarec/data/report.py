@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from metarec.data.columns import UNDECODABLE, Column, Mask, union
 from metarec.data.reading import Malformed
-from metarec.data.values import UNDECODABLE, Column, Mask, union
 from metarec.errors import DataError
 
 Action = Literal["row dropped", "last row kept", "set to missing", "imputed", "converted", "row added", "left out"]

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metarec.data import values
+from metarec.data.columns import UNDECODABLE, Column
+from metarec.data.fields import feature
 from metarec.data.schema import Field, Label
 from metarec.errors import DataError
 
@@ -19,7 +21,7 @@ def _raw(*cells: str | None) -> pa.Array:
     return pa.array([None if cell is None else cell.encode() for cell in cells], pa.binary())
 
 
-def _problems(column: values.Column) -> dict[str, list[int]]:
+def _problems(column: Column) -> dict[str, list[int]]:
     return {name: np.flatnonzero(mask).tolist() for name, mask in column.problems.items()}
 
 
@@ -46,7 +48,7 @@ def test_ids_are_composed_and_may_be_called_null():
 def test_ids_with_line_breaks_and_undecodable_ids_are_problems():
     column = values.ids(pa.array([b"a\nb,c", b"\xff", b"ok"], pa.binary()))
     assert column.values.to_pylist() == [None, None, "ok"]
-    assert _problems(column) == {values.CONTROL: [0], values.UNDECODABLE: [1]}
+    assert _problems(column) == {values.CONTROL: [0], UNDECODABLE: [1]}
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -156,14 +158,14 @@ def test_a_duration_is_no_time():
 )
 def test_sets_are_trimmed_without_repeats_and_missing_when_empty(raw, separator):
     field = Field(name="f", kind="multi_categorical", separator=separator)
-    assert values.feature(raw, field).values.to_pylist() == [["a", "b"], None, None, None]
+    assert feature(raw, field).values.to_pylist() == [["a", "b"], None, None, None]
 
 
 def test_codes_in_lists_read_as_their_digits():
     field = Field(name="f", kind="multi_categorical")
-    assert values.feature(pa.array([[1, 2]]), field).values.to_pylist() == [["1", "2"]]
-    assert values.feature(pa.array([[1.0, 2.5]]), field).values.to_pylist() == [["1", "2.5"]]
-    assert values.feature(_raw("a,b"), field).values.to_pylist() == [["a,b"]]
+    assert feature(pa.array([[1, 2]]), field).values.to_pylist() == [["1", "2"]]
+    assert feature(pa.array([[1.0, 2.5]]), field).values.to_pylist() == [["1", "2.5"]]
+    assert feature(_raw("a,b"), field).values.to_pylist() == [["a,b"]]
 
 
 @pytest.mark.parametrize(
@@ -171,11 +173,11 @@ def test_codes_in_lists_read_as_their_digits():
     [(pa.array([18, None, 25]), ["18", None, "25"]), (_raw("18", "NA", " 25"), ["18", None, "25"]), (pa.array([True]), ["true"])],
 )
 def test_categories_from_codes_and_text(raw, expected):
-    assert values.feature(raw, Field(name="f", kind="categorical")).values.to_pylist() == expected
+    assert feature(raw, Field(name="f", kind="categorical")).values.to_pylist() == expected
 
 
 def test_texts_keep_what_looks_missing():
-    assert values.feature(_raw("NA", " ", "x\ny"), Field(name="f", kind="text")).values.to_pylist() == ["NA", None, "x\ny"]
+    assert feature(_raw("NA", " ", "x\ny"), Field(name="f", kind="text")).values.to_pylist() == ["NA", None, "x\ny"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_texts_keep_what_looks_missing():
     ],
 )
 def test_vectors_of_another_length_or_with_odd_entries_are_problems(raw, separator):
-    column = values.feature(raw, Field(name="f", kind="vector", dim=2, separator=separator))
+    column = feature(raw, Field(name="f", kind="vector", dim=2, separator=separator))
     assert column.values.to_pylist() == [[1.0, 2.5], None, None, None]
     assert _problems(column) == {"vector has not 2 entries": [2], "vector has an entry that is no finite number": [3]}
 
@@ -203,4 +205,4 @@ def test_vectors_of_another_length_or_with_odd_entries_are_problems(raw, separat
 )
 def test_columns_that_cannot_be_of_a_kind_are_refused(raw, field, message):
     with pytest.raises(DataError, match=message):
-        values.feature(raw, field)
+        feature(raw, field)
