@@ -5,9 +5,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metarec.data.columns import MISSING, Column, Mask, by_unique, some, trimmed, union
+from metarec.data.columns import MISSING, Column, Mask, by_unique, some, strings, trimmed, union
 from metarec.data.schema import Label
 from metarec.errors import DataError
+
+__all__ = ["MISSING", "Column", "Mask", "categories", "ids", "labels", "numbers", "strings", "texts", "times", "union"]
 
 CONTROL = "id contains a control character or a line break (is a quote left open?)"
 LATEST = 4_102_444_800.0
