@@ -99,7 +99,9 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> "Dataset":
 @pytest.fixture(scope="session")
 def tiny_registry(tiny_dataset: "Dataset", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry as `metarec train --out` leaves it, trained on `tiny_dataset` in seconds: two checkpoints of both heads, the
-    first of them live, and the feature store with its online side loaded. Read only: tests that write take `registry`."""
+    first of them live, and the feature store with its online side loaded. Read only: tests that write take `trained`."""
+    import torch
+
     from metarec.features.store import FeatureStore
     from metarec.training.loop import fit
     from metarec.training.manifest import Manifest
@@ -110,17 +112,21 @@ def tiny_registry(tiny_dataset: "Dataset", tmp_path_factory: pytest.TempPathFact
     path.mkdir(parents=True)
     recipe = get_recipe("alpaca").override(
         {
-            "epochs": "6",
+            "epochs": "8",
+            "explicit.outer_lr": "0.03",
             "batch_size": "16",
             "model.embedding_dim": "6",
             "validation_fraction": "0.1",
             "implicit.episodes.min_query": "1",
         }
     )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for each other more than they compute
     for seed in (0, 1):
         prior = replace(fit(tiny_dataset, recipe, seed=seed), blend=0.1)
         manifest = Manifest(recipe=recipe, seed=seed, data_fingerprint=tiny_dataset.fingerprint, created=1_700_000_000.0 + seed)
         Registry(path).publish(prior, manifest)
+    torch.set_num_threads(threads)
     Registry(path).promote(Registry(path).list()[-1].id, force=True)
     store = FeatureStore.build(tiny_dataset, path / "features")
     store.materialize(2_000_000.0)
@@ -129,7 +135,7 @@ def tiny_registry(tiny_dataset: "Dataset", tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def registry(tiny_registry: Path, tmp_path: Path) -> Path:
+def trained(tiny_registry: Path, tmp_path: Path) -> Path:
     """A copy of `tiny_registry` that the test may write to."""
     return Path(shutil.copytree(tiny_registry, tmp_path / "registry"))
 

