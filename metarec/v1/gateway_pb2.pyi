@@ -84,7 +84,9 @@ class RecommendResponse(_message.Message):
     """Number of interactions the scores are adapted to; 0 is a cold start."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecommendedItem]:
-        """The items, best first; fewer than asked for when the catalogue ends."""
+        """The items, best first; fewer than asked for when the catalogue ends. One place in ten is for an emerging item (source FRESH), where
+        there is one: the one that suits the user best.
+        """
 
     @_builtins.property
     def degradations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Degradation]:

@@ -77,7 +77,9 @@ class RankCandidatesResponse(_message.Message):
     """Number of interactions the scores are adapted to."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedItem]:
-        """The items, best first. Candidates nobody knows come last with the prior's score."""
+        """The items, best first. Candidates nobody knows come last with the prior's score. Where num_items cuts the list, one place in ten
+        is for a candidate of source FRESH.
+        """
 
     @_builtins.property
     def degradations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Degradation]:

@@ -77,6 +77,7 @@ class Ranker:
 
     def answer(self, requests: Sequence[Request]) -> list[Answer | MetarecError]:
         """An answer, or the error to report, for each request; what one asks for does not change what another gets."""
+        logger.debug("answering %d requests at once", len(requests))
         engine = self._live.current
         if engine is None:
             return [NoCheckpointError("no checkpoint is live; train one and promote it") for _ in requests]
@@ -217,7 +218,7 @@ def _scores(engine: Engine, users: Sequence[tuple[Adapted, Sequence[str]]]) -> l
 
 def _answer(engine: Engine, scores: _BatchScores, place: int, adapted: Adapted, task: _Task) -> Answer | MetarecError:
     request = task.request
-    ranked = rank(scores, place, list(request.revisions), request.num_items)
+    ranked = rank(scores, place, list(request.revisions), request.num_items, emerging=request.emerging)
     contributions: Sequence[Contribution] = ()
     if request.explain:
         if not ranked[0].known:

@@ -20,10 +20,12 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One user's candidates to score: ids to the revision of content that recall saw. `profile` stands in for the stored one."""
+    """One user's candidates to score: ids to the revision of content that recall saw. `profile` stands in for the stored one;
+    `emerging` are the candidates that recall brought because they are new."""
 
     user_id: str
     revisions: dict[str, int]
+    emerging: frozenset[str] = frozenset()
     profile: Features | None = None
     num_items: int = 0
     explain: bool = False
@@ -58,7 +60,14 @@ def rank_request(message: ranking_pb2.RankCandidatesRequest) -> Request:
         if message.user.user_id and message.user.user_id != message.user_id:
             raise InvalidInputError(f"is '{message.user.user_id}', but user_id is '{message.user_id}'", field="user.user_id")
         profile = {name: _value(value) for name, value in message.user.features.items()}
-    return Request(user_id=message.user_id, revisions=revisions, profile=profile, num_items=message.num_items)
+    fresh = types_pb2.CANDIDATE_SOURCE_FRESH
+    return Request(
+        user_id=message.user_id,
+        revisions=revisions,
+        emerging=frozenset(candidate.item_id for candidate in message.candidates if candidate.source == fresh),
+        profile=profile,
+        num_items=message.num_items,
+    )
 
 
 def explain_request(message: ranking_pb2.ExplainScoreRequest) -> Request:
