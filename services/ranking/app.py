@@ -23,6 +23,7 @@ from ray.serve.grpc_util import RayServegRPCContext
 from metarec.adaptation.engine import Engine
 from metarec.errors import MetarecError, NotFoundError
 from metarec.v1 import gateway_pb2, ranking_pb2
+from services.ranking.batching import Batcher
 from services.ranking.fate import end_with_parent
 from services.ranking.listening import narrow
 from services.ranking.ranker import Ranker
@@ -71,7 +72,7 @@ class Ranking:
         self._store = LazyStore(settings.features, settings.online_store)
         # In the thread that reads it, so that no read finds it closed.
         self._live.listen(self._reopen)
-        self._ranker = Ranker(self._live, self._store)
+        self._answer = Batcher(Ranker(self._live, self._store).answer, self._thread, MAX_BATCH)
 
     async def RankCandidates(
         self, request: ranking_pb2.RankCandidatesRequest, grpc_context: RayServegRPCContext
@@ -131,11 +132,6 @@ class Ranking:
         finally:
             milliseconds = 1000 * (time.monotonic() - started)
             calls.info("method=/%s/%s code=%s ms=%.2f request_id=%s", SERVICE, method, code, milliseconds, identity)
-
-    # A request that comes alone is answered at once; those that come while a batch is being answered make up the next one.
-    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=0)  # type: ignore[untyped-decorator]  # ray has no types
-    async def _answer(self, requests: list[Request]) -> list[Answer | MetarecError]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ranker.answer, requests)
 
     def _reopen(self, engine: Engine) -> None:
         """Another checkpoint may have come with other features."""

@@ -49,6 +49,8 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
     ) -> None:
         self._store, self._launchers, self._default, self._registry, self._data = store, launchers, default, registry, data
         self._follower: asyncio.Task[None] | None = None
+        # Jobs being cancelled: that their process ends is no failure.
+        self._cancelling: set[str] = set()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the servicer."""
@@ -199,9 +201,13 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
             raise FailedPreconditionError(
                 f"training job 'trainingJobs/{job_id}' has ended already: {record.state}", metadata={"state": record.state}
             )
-        if record.handle:
-            self._launchers[record.launcher].cancel(record.handle)
-        return self._store.update(job_id, state="cancelled", ended=True)
+        self._cancelling.add(job_id)
+        try:
+            if record.handle:
+                self._launchers[record.launcher].cancel(record.handle)
+            return self._store.update(job_id, state="cancelled", ended=True)
+        finally:
+            self._cancelling.discard(job_id)
 
     def _refresh(self, record: JobRecord) -> JobRecord:
         """Ask the launcher and record what it says; an unreachable launcher leaves the record as it is."""
@@ -217,7 +223,7 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
         except MetarecError as error:
             logger.warning("job %s cannot be followed: %s", job_id, error.message)
             return record
-        if status.state == record.state:
+        if status.state == record.state or job_id in self._cancelling:
             return record
         checkpoint = ""
         if status.state == "succeeded":

@@ -27,7 +27,7 @@ from services.runtime.settings import Settings
 from services.training import service as training_service
 from services.training.jobs import JobStore
 from services.training.launchers import JobSpec, JobStatus
-from services.training.local import LocalLauncher
+from services.training.local import LocalLauncher, metarec_command
 from services.training.service import TrainingService
 
 Stub = training_pb2_grpc.TrainingServiceStub
@@ -93,11 +93,21 @@ async def ended(stub: Stub, name: str) -> Job:
         await asyncio.sleep(0.05)
 
 
+QUICK = ("--set", "epochs=2", "--set", "validation_fraction=0.1", "--set", "implicit.episodes.min_query=1", "--no-gate")
+"""For 80 users: the default recipe wants more of them."""
+
+
 @pytest.mark.slow
 async def test_a_job_trains_and_its_checkpoint_can_be_promoted(registry: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
-    settings = Settings(service="training", state=tmp_path / "state", registry=registry, data=tiny_dataset.path)
-    built = await training_service.build(settings)
-    async with serving(built, tmp_path) as stub:
+    launcher = LocalLauncher(directory=tmp_path / "jobs", command=lambda spec: [*metarec_command(spec), *QUICK])
+    trainer = TrainingService(
+        store=JobStore(tmp_path / "jobs.sqlite"),
+        launchers={"local": launcher},
+        default="local",
+        registry=Registry(registry),
+        data=str(tiny_dataset.path),
+    )
+    async with serving(trainer, tmp_path) as stub:
         created = await stub.CreateTrainingJob(Create(training_job=Job(seed=3)))
         assert created.data == str(tiny_dataset.path)
         assert created.launcher == training_pb2.LAUNCHER_LOCAL
