@@ -19,7 +19,7 @@ from typing import cast
 from demo_catalogue import Catalogue
 from demo_evaluation import CUTS, SHOTS, figures, show
 from demo_steps import Demo, Stamp, StepError, code_hash, services
-from demo_story import cold_start, described, latencies, new_film, outage, turn, why
+from demo_story import cold_start, described, latencies, new_films, outage, turn, why
 
 from metarec.cli.output import stdout
 from metarec.client.channel import ClientSettings
@@ -87,8 +87,8 @@ def run(demo: Demo) -> dict[str, object]:
             adapted = turn(demo, client, films, cold)
         with demo.doing("Why the first film leads the list"):
             residual = why(demo, client, films, adapted[0])
-        with demo.doing("A brand-new film"):
-            visible = new_film(demo, client, films)
+        with demo.doing("Two brand-new films"):
+            visible = new_films(demo, client, films)
         with demo.doing("Latency of the calls"):
             latency = latencies(demo, client, films)
         with demo.doing("One service is killed (kill -9)"):

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from metarec.data.dataset import Dataset
 
-GENRES_FIELD, YEAR_FIELD = "class", "release_year"
+TITLE_FIELD, GENRES_FIELD, YEAR_FIELD = "movie_title", "class", "release_year"
 TASTE = frozenset({"Animation", "Children's"})
 """What the new user of the demo likes, as genres."""
 LIKED = (
@@ -22,6 +22,8 @@ LIKED = (
 )
 """Films of that taste, none of them among the most popular, in the order the user rates them."""
 MARK = "●"
+COLUMN = 29
+"""Width of a list in characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,13 @@ class Film:
     def fits(self) -> bool:
         """Whether it is of the taste."""
         return bool(TASTE & set(self.genres))
+
+
+NEW_FILMS = (
+    Film(item_id="new-1", title="The Mouse Who Could Sing", genres=("Animation", "Children's", "Musical")),
+    Film(item_id="new-2", title="Midnight at the Morgue", genres=("Horror", "Thriller")),
+)
+"""Two films that are not in the dataset; the first is of the taste."""
 
 
 class Catalogue:
@@ -65,10 +74,10 @@ def side_by_side(console: Console, lists: Mapping[str, Sequence[Film]]) -> None:
     """Several lists as columns; films of the taste are marked."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in lists:
-        table.add_column(heading, width=27, no_wrap=True)
+        table.add_column(heading, width=COLUMN, no_wrap=True)
     for row in zip(*lists.values(), strict=True):
         table.add_row(*[f"{MARK if film.fits else ' '} {film.title}" for film in row])
-        table.add_row(*[f"[dim]  {', '.join(film.genres)}[/]" for film in row])
+        table.add_row(*[f"[dim]  {_short(film.genres)}[/]" for film in row])
     console.print(table)
 
 
@@ -78,6 +87,12 @@ def genre_counts(lists: Mapping[str, Sequence[Film]]) -> dict[str, str]:
     return {
         heading: ", ".join(f"{genre} {number}" for genre, number in counts.most_common(3)) for heading, counts in counted.items()
     }
+
+
+def _short(genres: Sequence[str]) -> str:
+    """As many genres as fit into a column."""
+    text = ", ".join(genres)
+    return text if len(text) <= COLUMN - 2 or len(genres) == 1 else _short(genres[:-1])
 
 
 def _genres(value: object) -> tuple[str, ...]:

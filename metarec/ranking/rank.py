@@ -1,7 +1,7 @@
 """Orders candidates by score, the same way every time, with room for emerging items.
 
-What nobody has taken yet is expected to stay so: an emerging item fits a user and still scores below everything established. Cut to
-the best ten, no list would ever show it, and it would get no interactions to learn from. So one place in ten is kept for them.
+What nobody has taken yet is expected to stay so: an emerging item fits a user and still scores below everything established. Cut
+to the best ten, no list would ever show it, and it would get no interactions to learn from. So one place in ten is kept for them.
 """
 
 from collections.abc import Collection, Sequence

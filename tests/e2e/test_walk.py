@@ -33,16 +33,16 @@ def genre(item: int) -> str:
 
 
 def write_tables(folder: Path) -> None:
-    """Four groups of users, each loving one genre: nine films of it near five stars, four others near two."""
+    """Four groups of users, each loving one genre: eleven films of it near five stars, five others near two."""
     rng = np.random.default_rng(7)
     events = ["user,item,rating,time"]
     for user in range(NUM_USERS):
         loved = [item for item in range(NUM_ITEMS) if item % 4 == user % 4]
         others = [item for item in range(NUM_ITEMS) if item % 4 != user % 4]
-        chosen = [*rng.choice(loved, 9, replace=False), *rng.choice(others, 4, replace=False)]
+        chosen = [*rng.choice(loved, 11, replace=False), *rng.choice(others, 5, replace=False)]
         for place, item in enumerate(rng.permutation(chosen)):
             stars = round(float(np.clip((4.6 if item % 4 == user % 4 else 1.8) + 0.4 * rng.normal(), 1, 5)))
-            events.append(f"u{user},i{item},{stars},{1_000_000 + 3_600 * (13 * user + place)}")
+            events.append(f"u{user},i{item},{stars},{1_000_000 + 3_600 * (16 * user + place)}")
     (folder / "interactions.csv").write_text("\n".join(events) + "\n")
     users = ["user,age"] + [f"u{user},{20 + user % 40}" for user in range(NUM_USERS)]
     (folder / "users.csv").write_text("\n".join(users) + "\n")
@@ -204,7 +204,7 @@ def test_a_new_user_turns_the_list_with_a_few_ratings(walk: Walk):
 
 def test_history_of_the_dataset_counts_from_the_start(walk: Walk):
     with walk.client() as client:
-        wait_until(walk, lambda: client.recommend("u1", num_items=1).shots == 13)
+        wait_until(walk, lambda: client.recommend("u1", num_items=1).shots == 16)
         assert count(walk, listed(client, "u1"), "ballet") > 5
 
 
@@ -218,9 +218,11 @@ def test_an_explanation_adds_up_and_is_about_the_users_own_ratings(walk: Walk):
 
 
 def test_a_new_item_is_recommended_to_a_fitting_user_at_once(walk: Walk):
+    new = [Item(item_id=f"new-{kind}", features={"title": f"{kind} film 99", "genres": (kind, "film")}) for kind in GENRES]
     with walk.client() as client:
-        client.upsert_items([Item(item_id="new", features={"title": "noir film of tomorrow", "genres": ("noir", "film")})])
-        assert "new" in listed(client, "newcomer", 20)
+        assert [item.revision for item in client.upsert_items(new)] == [1] * len(new)
+        assert [item_id for item_id in listed(client, "newcomer") if item_id.startswith("new-")] == ["new-noir"]
+        assert "new-ballet" in listed(client, "u1")
 
 
 def test_the_commands_are_clients_of_the_same_services(walk: Walk):
