@@ -80,7 +80,9 @@ class OnlineRows:
         names = list(self._kinds[view])
         with self.lock:
             found = self._store.online_read(self._config, self._views[view], keys, names)
-        return [{name: parse(value) for name, value in (values or {}).items()} for _, values in found]
+        # SQLite's store gives all that was ever written, fields of an older schema too.
+        known = self._kinds[view]
+        return [{name: parse(value) for name, value in (values or {}).items() if name in known} for _, values in found]
 
     def write(self, view: ViewName, rows: Mapping[str, Row]) -> None:
         """Replace the rows of these ids in one transaction."""

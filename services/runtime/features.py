@@ -119,5 +119,7 @@ class LazyStore:
     def _opened(self) -> FeatureStore:
         with self._lock:
             if self._store is None:
+                # Feast tells at INFO of every look at its registry.
+                logging.getLogger("feast").setLevel(logging.WARNING)
                 self._store = FeatureStore.open(self._path, self._online)
             return self._store
