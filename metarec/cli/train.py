@@ -77,7 +77,9 @@ def parse_settings(ctx: click.Context, param: click.Parameter, values: Sequence[
 )
 @click.option("--list-recipes", is_flag=True, is_eager=True, expose_value=False, callback=list_recipes, help="Show the recipes.")
 @json_option
+@click.pass_context
 def train(
+    ctx: click.Context,
     data: Path,
     out: Path,
     recipe: str,
@@ -93,7 +95,7 @@ def train(
     job_id: str,
     online: str,
     as_json: bool,
-) -> int:
+) -> None:
     """Meta-train on a dataset and publish a checkpoint.
 
     The same command after a kill, a crash or Ctrl-C goes on where training was and gives the same result.
@@ -115,7 +117,7 @@ def train(
     except InterruptedRunError as error:
         print_error(error.message)
         note(f"resume with: {_command()}")
-        return EXIT_INTERRUPTED
+        ctx.exit(EXIT_INTERRUPTED)
     registry = Registry(out)
     info = registry.get(checkpoint)
     refusal = ""
@@ -129,10 +131,9 @@ def train(
     _report(info, as_json=as_json)
     if refusal:
         print_error(refusal)
-        return 1
+        ctx.exit(1)
     if not as_json and not info.live:
         note(f"make it live with: metarec checkpoints promote {info.id}")
-    return 0
 
 
 def _gate() -> "Gate":

@@ -1,0 +1,188 @@
+"""`metarec train` as people and jobs run it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+
+from metarec.cli.main import cli
+from metarec.cli.train_display import TrainDisplay
+from metarec.errors import ConfigError, MetarecError, NotFoundError
+from metarec.training.progress import Progress
+from metarec.training.registry import Registry
+from metarec.types import GateReport
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
+
+QUICK = ["--threads", "1", "--set", "epochs=2", "--set", "batch_size=16", "--set", "model.embedding_dim=4"]
+
+
+@pytest.fixture(scope="module")
+def data(tiny_dataset: "Dataset", tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_dataset.save(tmp_path_factory.mktemp("data") / "tiny").path)
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["train", *arguments])
+
+
+def verdict(monkeypatch: pytest.MonkeyPatch, report: GateReport) -> None:
+    """What the gate says from now on; how it comes to it is tested with the evaluation."""
+    monkeypatch.setattr("metarec.evaluation.gate.DefaultGate.__call__", lambda self, prior, train, validation: report)
+
+
+def test_a_run_tells_every_epoch_and_publishes(data: str, tmp_path: Path) -> None:
+    result = invoke("--data", data, "--out", str(tmp_path), "--no-gate", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    (info,) = Registry(tmp_path).list()
+    assert info.id in result.stdout
+    assert not info.live
+    for head in ("explicit", "implicit"):
+        assert f"head '{head}'" in result.stdout
+        assert f"{head} epoch 1/2 train_loss" in result.stderr
+        assert f"{head} epoch 2/2 train_loss" in result.stderr
+    assert "building the feature store" in result.stderr
+    assert "best" in result.stdout
+
+
+def test_json_holds_what_machines_need(data: str, tmp_path: Path) -> None:
+    result = invoke("--data", data, "--out", str(tmp_path), "--no-gate", "--json", "--job-id", "j-7", "--seed", "5", *QUICK)
+    said = json.loads(result.stdout)
+    info = Registry(tmp_path).get(said["checkpoint"])
+    assert info.job_id == "j-7"
+    assert said["seed"] == 5
+    assert said["metrics"] == info.metrics
+    assert [epoch["epoch"] for epoch in said["history"]["implicit"]] == [1, 2]
+    assert said["gate"] is None
+    assert said["live"] is False
+
+
+def test_early_stopping_is_said(data: str, tmp_path: Path) -> None:
+    settings = ["--set", "explicit.epochs=40", "--set", "explicit.patience=1", "--set", "explicit.outer_lr=0.3"]
+    result = invoke("--data", data, "--out", str(tmp_path), "--no-gate", *QUICK, *settings)
+    assert "head 'explicit' stopped early after epoch" in result.stderr
+    assert "of 40: validation was best in epoch" in result.stderr
+    assert "head 'implicit' stopped" not in result.stderr
+
+
+def test_a_passed_gate_promotes(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict(monkeypatch, GateReport(delta=0.125, passed=True, metrics={"learner_mae": 0.7}))
+    result = invoke("--data", data, "--out", str(tmp_path), "--promote", "--json", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    said = json.loads(result.stdout)
+    assert said["gate"] == {"delta": 0.125, "passed": True, "metrics": {"learner_mae": 0.7}}
+    assert said["live"] is True
+    assert Registry(tmp_path).live() == said["checkpoint"]
+
+
+def test_a_failed_gate_refuses_with_the_figures_unless_forced(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict(monkeypatch, GateReport(delta=-0.125, passed=False, metrics={"learner_mae": 0.8, "bias_mae": 0.7}))
+    arguments = ["--data", data, "--out", str(tmp_path), "--promote", *QUICK]
+    result = invoke(*arguments)
+    assert result.exit_code == 1
+    assert "(delta -0.1250, learner_mae 0.8000, bias_mae 0.7000); train a better one, or force the promotion" in result.stderr
+    (info,) = Registry(tmp_path).list()
+    assert info.id in result.stdout
+    assert Registry(tmp_path).live() is None
+    assert invoke(*arguments, "--force").exit_code == 0
+    assert Registry(tmp_path).live() == Registry(tmp_path).list()[0].id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--force"], "--force only means something with --promote"),
+        (["--set", "epochs"], "must have the form PATH=VALUE"),
+        (["--workers", "-1"], "-1 is not in the range x>=0"),
+        (["--device", "tpu"], "'tpu' is not one of"),
+    ],
+)
+def test_wrong_usage_is_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = invoke("--data", "nowhere", "--out", str(tmp_path / "out"), *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["--recipe", "alpaka"], ConfigError, "unknown recipe 'alpaka'; known: alpaca"),
+        (["--set", "epoch=3"], ConfigError, "unknown setting 'epoch'"),
+        (["--set", "explicit.learner.l3=1"], ConfigError, "setting 'l3' of learner 'alpaca' is unknown"),
+        (["--data", "nowhere"], NotFoundError, "no dataset at 'nowhere'"),
+    ],
+)
+def test_wrong_input_is_refused_before_any_work(
+    data: str, tmp_path: Path, arguments: list[str], error: type[MetarecError], message: str
+) -> None:
+    result = invoke("--data", data, "--out", str(tmp_path / "out"), *arguments)
+    assert isinstance(result.exception, error)
+    assert message in result.exception.message
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_recipes_are_listed() -> None:
+    listed, help_text = invoke("--list-recipes").stdout, invoke("--help").stdout
+    for recipe in ("alpaca", "maml", "fomaml", "joint"):
+        assert recipe in listed
+        assert recipe in help_text
+    assert "Example: metarec train --data" in help_text
+
+
+def test_ctrl_c_saves_says_how_to_resume_and_exits_with_130(data: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "metarec.cli.main",
+        "train",
+        "--data",
+        data,
+        "--out",
+        str(tmp_path / "out"),
+        "--no-gate",
+        *QUICK,
+    ]
+    command += ["--set", "explicit.epochs=5000", "--set", "explicit.patience=0", "--no-resume"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("explicit epoch 2/5000"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "stopping: saving the state" in told
+    assert "error: stopped in epoch" in told
+    assert f"resume with: metarec train --data {data}" in told
+    assert "--no-resume" not in told
+    assert out == ""
+    (state,) = (tmp_path / "out" / "runs").glob("*/state.explicit.safetensors")
+    assert state.stat().st_size > 0
+
+
+def test_on_a_terminal_there_is_a_bar_per_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    pty_read, pty_write = os.openpty()
+    with os.fdopen(pty_write, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with TrainDisplay() as display:
+            display(Progress(stage="features"))
+            for head in ("explicit", "implicit"):
+                display(Progress(target=head, epoch=1, epochs=2, step=3, steps=5))
+                metrics = {"epoch": 1, "train_loss": 0.5, "seconds": 1.0}
+                display(Progress(target=head, epoch=1, epochs=2, step=5, steps=5, metrics=metrics))
+        terminal.flush()
+    shown = os.read(pty_read, 100_000).decode()
+    os.close(pty_read)
+    assert "building the feature store" in shown
+    assert "explicit" in shown
+    assert "implicit" in shown
+    assert "5/10" in shown
+    assert "train_loss 0.5000" in shown
