@@ -98,6 +98,26 @@ def support_batches(view: EngineView, profiles: EntityTable, supports: Sequence[
     return support_batch(Tables(tasks=profiles, rows=view.rows), range(len(rows)), rows)
 
 
+def known_support(view: EngineView, support: Sequence[Interaction]) -> tuple[tuple[Interaction, ...], tuple[str, ...]]:
+    """The interactions whose items the view has, and the ids of the others."""
+    row_of = view.catalogue.row_of
+    used = tuple(entry for entry in support if entry.item_id in row_of)
+    return used, tuple(entry.item_id for entry in support if entry.item_id not in row_of)
+
+
+def support_revisions(view: EngineView, support: Sequence[Interaction]) -> dict[str, int]:
+    """Revisions of the support items' content as `UserState` keeps them."""
+    upserted, row_of = view.catalogue.upserted, view.catalogue.row_of
+    found = {}
+    for entry in support:
+        item = upserted.get(entry.item_id)
+        if item is not None:
+            found[entry.item_id] = item.revision
+        elif entry.item_id not in row_of:
+            found[entry.item_id] = -1
+    return found
+
+
 def score(view: EngineView, adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:
     """Scores of rows of `view` under the adapted weights."""
     if view.vectors is not None and adapted.vector is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metarec.adaptation.adapted import Adapted, UserInput, fast_weights, query_batch, score
+from metarec.adaptation.adapted import Adapted, UserInput, fast_weights, known_support, query_batch, score, support_revisions
 from metarec.adaptation.items import TaskUsers, predict_item
 from metarec.adaptation.state import UserState, Weights, profile_digest
 from metarec.adaptation.terms import score_terms
@@ -105,7 +105,7 @@ class Engine:
             return []
         view = self._view
         profiles = self._profiles([user.features for user in users])
-        used, unknown = zip(*(_known(view, user.support) for user in users), strict=True)
+        used, unknown = zip(*(known_support(view, user.support) for user in users), strict=True)
         fast = fast_weights(view, profiles, used)
         adapted = []
         for place, user in enumerate(users):
@@ -116,7 +116,7 @@ class Engine:
                 support=tuple(user.support),
                 seen=tuple(user.seen),
                 profile=profile_digest(self._profile(user.features)),
-                revisions=_revisions(view, user.support),
+                revisions=support_revisions(view, user.support),
                 weights=weights,
             )
             adapted.append(
@@ -138,11 +138,11 @@ class Engine:
             state.checkpoint == self.checkpoint
             and set(state.weights) == set(view.heads)
             and state.profile == profile_digest(self._profile(features))
-            and state.revisions == _revisions(view, state.support)
+            and state.revisions == support_revisions(view, state.support)
         )
         if not fresh:
             return self.adapt(state.support, features, revision=state.revision, seen=state.seen)
-        used, unknown = _known(view, state.support)
+        used, unknown = known_support(view, state.support)
         return Adapted(
             state=state,
             view=view,
@@ -218,7 +218,7 @@ class Engine:
     def _task_users(self, view: EngineView, users: Sequence[UserInput]) -> TaskUsers:
         return TaskUsers(
             profiles=self._profiles([user.features for user in users]),
-            supports=[_known(view, user.support)[0] for user in users],
+            supports=[known_support(view, user.support)[0] for user in users],
         )
 
     def _profile(self, features: Features | None) -> dict[str, FeatureValue]:
@@ -226,25 +226,6 @@ class Engine:
 
     def _profiles(self, features: Sequence[Features | None]) -> EntityTable:
         return encode_unknown_users(self.prior.encoder, [self._profile(entry) for entry in features])
-
-
-def _known(view: EngineView, support: Sequence[Interaction]) -> tuple[tuple[Interaction, ...], tuple[str, ...]]:
-    row_of = view.catalogue.row_of
-    used = tuple(entry for entry in support if entry.item_id in row_of)
-    return used, tuple(entry.item_id for entry in support if entry.item_id not in row_of)
-
-
-def _revisions(view: EngineView, support: Sequence[Interaction]) -> dict[str, int]:
-    """Revisions of the support items' content as `UserState` keeps them."""
-    upserted, row_of = view.catalogue.upserted, view.catalogue.row_of
-    found = {}
-    for entry in support:
-        item = upserted.get(entry.item_id)
-        if item is not None:
-            found[entry.item_id] = item.revision
-        elif entry.item_id not in row_of:
-            found[entry.item_id] = -1
-    return found
 
 
 def _stored(head: Head, fast: FastWeights, place: int) -> Weights:
