@@ -70,6 +70,7 @@ class Ranking:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ranking")
         self._live = LiveCheckpoint(settings.registry)
         self._store = LazyStore(settings.features, settings.online_store)
+        self._thread.submit(self._store.warm_up).result()
         # In the thread that reads it, so that no read finds it closed.
         self._live.listen(self._reopen)
         self._answer = Batcher(Ranker(self._live, self._store).answer, self._thread, MAX_BATCH)

@@ -119,14 +119,18 @@ class Ranker:
     def _refresh_items(self, engine: Engine, tasks: Sequence[_Task]) -> None:
         """Read the content of items that others have seen in a newer revision, candidates and support items alike."""
         wanted: dict[str, int] = {}
+        row_of = engine.catalogue.snapshot.row_of
         for task in tasks:
             support = task.state.revisions if task.state is not None else {}
             for item_id, revision in chain(task.request.revisions.items(), support.items()):
-                if revision >= 0:
+                # Most items are known and have no other content than the checkpoint's.
+                if revision > 0 or (revision == 0 and item_id not in row_of):
                     wanted[item_id] = max(revision, wanted.get(item_id, 0))
             if task.request.explain:
                 # Nobody has said which revision of the item there is, so it is always looked up.
                 wanted |= dict.fromkeys(task.request.revisions, NEWEST)
+        if not wanted:
+            return
         now = self._clock()
         outdated = [
             item_id for item_id in engine.outdated(wanted) if wanted[item_id] > 0 or self._missing.get(item_id, now) <= now

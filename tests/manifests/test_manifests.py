@@ -202,6 +202,28 @@ def test_probes_have_one_handler_each_and_metarecs_own_services_use_grpc(manifes
                     assert probe["grpc"]["port"] in {port["containerPort"] for port in container["ports"]}
 
 
+def test_only_what_writes_to_the_shared_volume_may_write_to_it(manifests: list[Manifest]) -> None:
+    writers = set()
+    for manifest in manifests:
+        for template in pod_templates(manifest):
+            for container in template["spec"]["containers"]:
+                for mount in container.get("volumeMounts", []):
+                    if mount["name"] == "shared" and not mount.get("readOnly", False):
+                        writers.add(template["spec"]["serviceAccountName"])
+    # Checkpoints, the feature store's files and, in a development cluster, the dataset.
+    assert writers - {"bootstrap"} == {"adaptation", "training", "meta-training"}
+
+
+def test_every_service_that_keeps_state_has_a_volume_for_it(manifests: list[Manifest]) -> None:
+    for manifest in manifests:
+        for template in pod_templates(manifest):
+            for container in template["spec"]["containers"]:
+                paths = {mount["mountPath"] for mount in container.get("volumeMounts", []) if not mount.get("readOnly", False)}
+                states = {entry["value"] for entry in container.get("env", []) if entry["name"] == "METAREC_STATE"}
+                assert states <= paths, where(manifest)
+                assert bool(states) is (manifest["metadata"]["name"] in {"recall", "adaptation", "training"}), where(manifest)
+
+
 def test_only_the_training_service_gets_a_token_for_the_kubernetes_api(manifests: list[Manifest]) -> None:
     for manifest in manifests:
         for template in pod_templates(manifest):
@@ -241,6 +263,8 @@ def test_ports_and_addresses_agree_with_the_services(manifests: list[Manifest]) 
             assert DEFAULT_PORTS[service] == int(port), place
 
 
+# ray.serve's own models warn of pydantic's next release.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_ray_service_serves_the_app_that_the_code_builds(manifests: list[Manifest]) -> None:
     import importlib
 
@@ -251,6 +275,16 @@ def test_the_ray_service_serves_the_app_that_the_code_builds(manifests: list[Man
         assert callable(getattr(importlib.import_module(module), function))
     module, function = config["applications"][0]["import_path"].split(":")
     assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_dockerfile_copies_what_exists() -> None:
+    dockerfile = (ROOT / "services" / "Dockerfile").read_text()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    sources = [source for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.MULTILINE) for source in line.split()[:-1]]
+    assert {"metarec", "services", "pyproject.toml"} <= set(sources)
+    for source in sources:
+        assert (ROOT / source).exists(), f"the Dockerfile copies '{source}', which does not exist"
+        assert source not in ignored
 
 
 def test_the_dockerfile_runs_as_a_plain_user() -> None:
