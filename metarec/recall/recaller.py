@@ -39,7 +39,8 @@ class Recaller:
     def retrieve(
         self, user: RecallUser, num_candidates: int, *, exclude: Collection[str] = (), include_seen: bool = False
     ) -> list[Candidate]:
-        """At most `num_candidates` distinct items, those of the first source first, each with the source that proposed it first.
+        """At most `num_candidates` distinct items, those of the first source first, each with the source that proposed it first;
+        but what is fresh is called so whoever proposed it, because ranking keeps a place for it.
 
         Left out are the items of `exclude` and, unless `include_seen`, those the user has seen.
         """
@@ -60,11 +61,12 @@ class Recaller:
                     if row not in taken:
                         taken.add(row)
                         chosen[place].append((row, score))
+        fresh = frozenset(shelf.fresh.tolist())
         return [
             Candidate(
                 item_id=catalogue.ids[row],
                 score=score,
-                source=source.name,
+                source="fresh" if row in fresh else source.name,
                 revision=item.revision if (item := catalogue.upserted.get(catalogue.ids[row])) is not None else 0,
             )
             for (source, _), rows in zip(self._sources, chosen, strict=True)

@@ -55,6 +55,7 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
         self._opened.callback(self._log.close)
         self._store = LazyStore(settings.features, settings.online_store)
         self._opened.callback(self._store.close)
+        self._store.warm_up()
         self._live = LiveCheckpoint(settings.registry, on_swap=lambda engine: self._store.reopen())
         self._opened.callback(self._live.close)
         self._schema = LiveSchema(self._live, self._store, settings.data)

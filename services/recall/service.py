@@ -60,6 +60,7 @@ class Recall(recall_pb2_grpc.RecallServiceServicer):
         self._opened.callback(self._shelf.close)
         self._store = LazyStore(settings.features, settings.online_store)
         self._opened.callback(self._store.close)
+        self._store.warm_up()
         self._finder = Finder(self._shelf, self._store)
         self._live = LiveCheckpoint(settings.registry, on_load=self._finder.on_load, on_swap=self._finder.on_swap)
         self._opened.callback(self._live.close)

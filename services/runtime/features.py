@@ -65,6 +65,13 @@ class LazyStore:
         """As FeatureStore.delete_user."""
         self._call(lambda store: store.delete_user(user_id))
 
+    def warm_up(self) -> None:
+        """Open the store now where that is possible: importing Feast takes seconds, which no request should wait for."""
+        try:
+            self._call(lambda store: store.read_user(""))
+        except UnavailableError as error:
+            logger.debug("not open yet: %s", error.message)
+
     def materialize(self) -> bool:
         """Load the online store, unless that has been done before; whether it was done now."""
 

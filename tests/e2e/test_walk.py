@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from metarec.cli.processes import MARK
-from metarec.client import Client, ClientSettings
+from metarec.client import Client, ClientSettings, Recommendations
 from metarec.types import Interaction, Item
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -136,8 +136,20 @@ def count(walk: Walk, item_ids: list[str], wanted: str) -> int:
     return sum(genre(int(item_id[1:])) == wanted for item_id in item_ids if item_id[0] == "i")
 
 
-def listed(client: Client, user: str, num_items: int = 10) -> list[str]:
-    return [item.item_id for item in client.recommend(user, num_items=num_items).items]
+def whole(walk: Walk, client: Client, user: str, num_items: int = 10) -> Recommendations:
+    """An answer of every stage; on a machine that is busy, one stage or the other may miss its deadline."""
+    answers: list[Recommendations] = []
+
+    def answered() -> bool:
+        answers.append(client.recommend(user, num_items=num_items))
+        return not answers[-1].degraded
+
+    wait_until(walk, answered)
+    return answers[-1]
+
+
+def listed(walk: Walk, client: Client, user: str, num_items: int = 10) -> list[str]:
+    return [item.item_id for item in whole(walk, client, user, num_items).items]
 
 
 def test_import_train_evaluate_and_promote(walk: Walk):
@@ -190,12 +202,12 @@ def test_doctor_finds_nothing_to_repair(walk: Walk):
 
 def test_a_new_user_turns_the_list_with_a_few_ratings(walk: Walk):
     with walk.client() as client:
-        first = client.recommend("newcomer", num_items=10)
-        assert (first.shots, first.degraded) == (0, False)
+        first = whole(walk, client, "newcomer")
+        assert first.shots == 0
         cold = count(walk, [item.item_id for item in first.items], "noir")
         for number, item in enumerate(("i2", "i6", "i10", "i14", "i18"), 1):
             client.record_interactions([Interaction(user_id="newcomer", item_id=item, label=5.0)])
-            answer = client.recommend("newcomer", num_items=10)
+            answer = whole(walk, client, "newcomer")
             assert answer.shots == number
         adapted = [item.item_id for item in answer.items]
     assert count(walk, adapted, "noir") > max(cold, 5)
@@ -205,12 +217,12 @@ def test_a_new_user_turns_the_list_with_a_few_ratings(walk: Walk):
 def test_history_of_the_dataset_counts_from_the_start(walk: Walk):
     with walk.client() as client:
         wait_until(walk, lambda: client.recommend("u1", num_items=1).shots == 16)
-        assert count(walk, listed(client, "u1"), "ballet") > 5
+        assert count(walk, listed(walk, client, "u1"), "ballet") > 5
 
 
 def test_an_explanation_adds_up_and_is_about_the_users_own_ratings(walk: Walk):
     with walk.client() as client:
-        top = client.recommend("newcomer", num_items=1).items[0]
+        top = whole(walk, client, "newcomer", 1).items[0]
         found = client.explain("newcomer", top.item_id)
     assert found.residual <= 1e-4
     assert found.score == pytest.approx(top.score, abs=1e-4)
@@ -221,8 +233,8 @@ def test_a_new_item_is_recommended_to_a_fitting_user_at_once(walk: Walk):
     new = [Item(item_id=f"new-{kind}", features={"title": f"{kind} film 99", "genres": (kind, "film")}) for kind in GENRES]
     with walk.client() as client:
         assert [item.revision for item in client.upsert_items(new)] == [1] * len(new)
-        assert [item_id for item_id in listed(client, "newcomer") if item_id.startswith("new-")] == ["new-noir"]
-        assert "new-ballet" in listed(client, "u1")
+        assert [item_id for item_id in listed(walk, client, "newcomer") if item_id.startswith("new-")] == ["new-noir"]
+        assert "new-ballet" in listed(walk, client, "u1")
 
 
 def test_the_commands_are_clients_of_the_same_services(walk: Walk):
@@ -254,8 +266,7 @@ def test_each_service_may_be_killed_and_no_acknowledged_interaction_is_lost(walk
             wait_until(walk, lambda s=service: any(line.startswith(f"{s} is back") for line in walk.said))
             assert any(line.startswith(f"{service} was killed by SIGKILL; starting it again") for line in walk.said)
             assert walk.pid(service) != killed
-            answer = client.recommend("survivor", num_items=5)
-            assert (answer.shots, answer.degraded) == (number + 1, False)
+            assert whole(walk, client, "survivor").shots == number + 1
         assert {event.item_id for event in client.list_interactions("survivor").items} == {"i0", "i4", "i8", "i12", "i16"}
         assert client.list_checkpoints().items[0].live
 

@@ -107,3 +107,18 @@ def test_a_call_under_which_the_store_is_closed_is_made_again(store: LazyStore, 
     monkeypatch.setattr(FeatureStore, "read_user", closing)
     assert store.read_user("u1") is not None
     assert closed
+
+
+def test_a_store_that_was_opened_before_the_first_request_is_not_opened_by_it(
+    store: LazyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.warm_up()
+    monkeypatch.delattr(FeatureStore, "open")
+    assert store.read_user("u1") is not None
+
+
+def test_warming_up_a_store_that_is_not_there_is_no_failure(store: LazyStore, trained: Path) -> None:
+    (trained / "features").rename(trained / "elsewhere")
+    store.warm_up()
+    with pytest.raises(UnavailableError):
+        store.read_user("u1")

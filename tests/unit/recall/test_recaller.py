@@ -102,7 +102,7 @@ def test_an_emerging_item_can_reach_the_top_at_once(engine: Engine) -> None:
     candidates = recaller.retrieve(user(fan(engine, *seen[:8])), 60, exclude=seen)
     sources = {candidate.item_id: candidate.source for candidate in candidates}
     assert "new" in ids(candidates)[:5]
-    assert sources["new"] == "personal"
+    assert sources["new"] == "fresh"
 
 
 def test_new_content_of_a_known_item_is_found_by_it(engine: Engine) -> None:
