@@ -42,7 +42,7 @@ class TemporalSplit:
 
     def cold(self, shots: int) -> list[TopNEpisode]:
         """Users without training interactions: the first `shots` test interactions are the support, the rest the targets."""
-        known = np.unique(self.train.interactions.user_N)
+        known = set(np.unique(self.train.interactions.user_N).tolist())
         return [
             TopNEpisode(
                 user=user,

@@ -1,0 +1,217 @@
+"""`metarec evaluate` as people run it: files of any split, scores that strangers can check, time order, reports, and refusals."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metarec.cli.main import main
+from metarec.data.dataset import Dataset
+
+BASELINES = {"support_mean", "item_mean", "bias", "bias_als", "content_ridge", "item_content_ridge"}
+TOPN = {"popularity", "recent_popularity", "popularity_by_age", "popularity_by_gender", "ials", "item_knn", "ease"}
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *map(str, words)])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two protocols and two seeds; some users and items are unknown, some episodes have no support."""
+    random = np.random.default_rng(7)
+    rows = []
+    for protocol in ("one", "two"):
+        for seed in (0, 1):
+            for user in ("u1", "u5", "nobody", "u9"):
+                items = [*(f"i{k}" for k in random.permutation(60)[:12]), "unheard-of"]
+                for place, item in enumerate(random.permutation(items)):
+                    role = "query" if place >= 6 or user == "u9" else "support"
+                    rows.append((protocol, seed, user, item, int(random.integers(1, 6)), role))
+    path = tmp_path_factory.mktemp("episodes") / "episodes.csv"
+    pd.DataFrame(rows, columns=["protocol", "seed", "user_id", "item_id", "rating", "role"]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def outcome(
+    tiny_registry: Path, tiny_dataset: Dataset, episodes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, dict[str, dict[str, dict[str, float]]]], pd.DataFrame, Path]:
+    out = tmp_path_factory.mktemp("out")
+    code = run(
+        "--checkpoint", tiny_registry, "--data", tiny_dataset.path, "--episodes", episodes,
+        "--json", out / "o.json", "--scores", out / "s.parquet", "--report", out / "r.html",
+    )  # fmt: skip
+    assert code == 0
+    return json.loads((out / "o.json").read_text())["protocols"], pd.read_parquet(out / "s.parquet"), out / "r.html"
+
+
+def test_every_model_stands_in_every_protocol_in_the_shape_of_p6(
+    outcome: tuple[dict[str, dict[str, dict[str, dict[str, float]]]], pd.DataFrame, Path],
+) -> None:
+    protocols, _, _ = outcome
+    assert set(protocols) == {"one", "two"}
+    for models in protocols.values():
+        assert set(models) == {name + ending for name in BASELINES | {"alpaca"} for ending in ("", "_median")}
+        for metrics in models.values():
+            wanted = {f"{name}@{k}" for name in ("ndcg", "ndcg_linear", "precision", "recall", "mrr") for k in (1, 3, 5, 10)}
+            assert {"mae", "rmse", "mse", "auc", "logloss"} | wanted == set(metrics)
+            assert all(set(figure) == {"mean", "sd", "episodes"} for figure in metrics.values())
+            assert metrics["mae"]["episodes"] == 8
+
+
+def test_a_stranger_gets_the_same_metrics_from_the_scores(
+    outcome: tuple[dict[str, dict[str, dict[str, dict[str, float]]]], pd.DataFrame, Path],
+) -> None:
+    """Plain loops that share no code with metarec."""
+    protocols, scores, _ = outcome
+
+    def ndcg(group: pd.DataFrame) -> float:
+        gains = 2.0 ** group.sort_values("score", ascending=False, kind="stable").rating.to_numpy() - 1
+        discounts = 1 / np.log2(np.arange(len(gains)) + 2)
+        return float((gains * discounts)[:5].sum() / (np.sort(gains)[::-1] * discounts)[:5].sum())
+
+    def logloss(group: pd.DataFrame) -> float:
+        hit = (group.rating >= 4).to_numpy()
+        return float(-np.log(np.where(hit, group.probability, 1 - group.probability)).mean())
+
+    for (protocol, model), part in scores.groupby(["protocol", "model"], observed=True):
+        found: dict[str, list[list[float]]] = {"mae": [], "rmse": [], "ndcg@5": [], "logloss": []}
+        for _, of_seed in part.groupby("seed", observed=True):
+            groups = [group for _, group in of_seed.groupby("episode_id", observed=True)]
+            found["mae"].append([float((g.estimate - g.rating).abs().mean()) for g in groups])
+            found["rmse"].append([float(((g.estimate - g.rating) ** 2).mean() ** 0.5) for g in groups])
+            found["ndcg@5"].append([ndcg(g) for g in groups])
+            found["logloss"].append([logloss(g) for g in groups])
+        for metric, by_seed in found.items():
+            means = [np.mean(values) for values in by_seed]
+            assert protocols[protocol][model][metric]["mean"] == pytest.approx(np.mean(means), abs=1e-9), (model, metric)
+            assert protocols[protocol][model][metric]["sd"] == pytest.approx(np.std(means, ddof=1), abs=1e-9)
+
+
+def test_scores_hold_every_query_row_once_per_model_with_its_label(
+    outcome: tuple[dict[str, dict[str, dict[str, dict[str, float]]]], pd.DataFrame, Path], episodes: Path
+) -> None:
+    asked = pd.read_csv(episodes, dtype={"seed": str}).query("role == 'query'")
+    keys = ["protocol", "seed", "user_id", "item_id", "rating"]
+    expected = sorted(asked[keys].astype({"rating": float}).itertuples(index=False, name=None))
+    for _, part in outcome[1].groupby("model", observed=True):
+        assert sorted(part[keys].itertuples(index=False, name=None)) == expected
+
+
+def test_the_report_is_one_page(outcome: tuple[object, pd.DataFrame, Path]) -> None:
+    page = outcome[2].read_text()
+    assert page.startswith("<!doctype html>")
+    assert "<svg" in page
+
+
+def test_the_learner_beats_the_plain_baselines_where_taste_follows_the_genre(
+    tiny_registry: Path, tiny_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Users nobody has seen, who love one genre each: planted truth that a learner must find from ten ratings."""
+    random = np.random.default_rng(1)
+    rows = []
+    for user in range(40):
+        for place, item in enumerate(random.permutation(60)[:22]):
+            rating = 5 if item % 4 == user % 4 else 2
+            rows.append((f"fresh{user}", f"i{item}", rating, "support" if place < 10 else "query"))
+    pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "role"]).to_parquet(tmp_path / "e.parquet")
+    words = ("--checkpoint", tiny_registry, "--data", tiny_dataset.path, "--episodes", tmp_path / "e.parquet", "--json", "-")
+    assert run(*words, "--shots", "0,10") == 0
+    written = json.loads(capsys.readouterr().out)
+    full, none = (written["protocols"][name]["alpaca"]["mae"]["mean"] for name in ("episodes@10", "episodes@0"))
+    assert full < none
+    assert full < written["protocols"]["episodes@10"]["bias"]["mae"]["mean"]
+    assert run(*words, "--shots", "10") == 0
+    single = json.loads(capsys.readouterr().out)
+    assert set(single["protocols"]) == {"episodes"}
+    assert single["protocols"]["episodes"]["alpaca"]["mae"]["mean"] == pytest.approx(full)
+
+
+def test_without_episodes_the_learner_is_trained_anew_at_every_cut_and_held_out_users_follow(
+    tiny_registry: Path, tiny_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(
+        "--checkpoint", tiny_registry, "--data", tiny_dataset.path, "--shots", "0,3",
+        "--cuts", "0.7", "--json", tmp_path / "o.json", "--scores", tmp_path / "s.parquet",
+    )  # fmt: skip
+    assert code == 0
+    shown = capsys.readouterr()
+    assert "P5/cold: ndcg@20 after k shots" in shown.out
+    assert "training recipe 'alpaca' anew at each of 1 cuts" in shown.err
+    written = json.loads((tmp_path / "o.json").read_text())
+    assert {"P5/cold@0", "P5/cold@3", "held_out@0", "held_out@3"} <= set(written["protocols"])
+    assert set(written["protocols"]["P5/cold@3"]) == TOPN | {"alpaca"}
+    assert written["deltas"]["P5/cold@3"]["alpaca"]["ndcg@20"]["baseline"] in TOPN
+    assert written["calibration"]["held_out@3"]["alpaca"]["kind"] == "intervals"
+    scores = pd.read_parquet(tmp_path / "s.parquet")
+    lists = scores[(scores.protocol == "P5/cold@3") & (scores.model == "item_knn")]
+    recall = lists.groupby("episode_id", observed=True).apply(
+        lambda g: g.rating.sum() / min(20, g.targets.iloc[0]), include_groups=False
+    )
+    assert written["protocols"]["P5/cold@3"]["item_knn"]["recall@20"]["mean"] == pytest.approx(recall.mean())
+
+
+def test_data_without_times_is_evaluated_on_held_out_users_and_refused_in_time_order(
+    tiny_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from metarec.training.loop import fit
+    from metarec.training.manifest import Manifest
+    from metarec.training.recipes import get_recipe
+    from metarec.training.registry import Registry
+
+    events = tiny_dataset.interactions
+    still = replace(tiny_dataset, schema=replace(tiny_dataset.schema, timestamp=None))
+    still = still.with_interactions(replace(events, timestamp_N=np.zeros(len(events)))).save(tmp_path / "data")
+    recipe = get_recipe("alpaca").override({"epochs": "1", "model.embedding_dim": "4", "validation_fraction": "0.2"})
+    manifest = Manifest(recipe=recipe, seed=0, data_fingerprint=still.fingerprint, created=0.0)
+    Registry(tmp_path / "registry").publish(fit(still, recipe, seed=0), manifest)
+    words = ("--checkpoint", tmp_path / "registry", "--data", still.path)
+    assert run(*words, "--shots", "1,3", "--json", "-") == 0
+    written = json.loads(capsys.readouterr().out)
+    assert set(written["protocols"]) == {"held_out@1", "held_out@3", "held_out_lists@1", "held_out_lists@3"}
+    assert any("no timestamps" in line for line in written["notes"])
+    assert {"ials", "popularity", "alpaca"} <= set(written["protocols"]["held_out_lists@1"])
+    assert run(*words, "--protocol", "temporal") == 1
+    assert "temporal protocols need timestamps and the dataset has none" in capsys.readouterr().err
+
+
+def test_bad_files_and_wrong_use_end_with_2_and_one_line(
+    tiny_registry: Path, tiny_dataset: Dataset, episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--checkpoint", tiny_registry, "--data", tiny_dataset.path)
+    bad = tmp_path / "bad.csv"
+    pd.read_csv(episodes).assign(rating=9).to_csv(bad, index=False)
+    scores = tmp_path / "s.parquet"
+    assert run(*words, "--episodes", bad, "--scores", scores) == 2
+    assert f"error: file '{bad}', column 'rating', row 1: label is above the schema's maximum 5" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [bad]  # no half of a score file
+    assert run(*words, "--shots", "x") == 2
+    assert run(*words, "--episodes", episodes, "--cuts", "0.5") == 2
+    assert run("--checkpoint", tmp_path / "none", "--data", tiny_dataset.path) == 1
+    assert "neither a checkpoint nor a registry" in capsys.readouterr().err
+
+
+def test_data_of_another_schema_is_refused(
+    tiny_registry: Path, tiny_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = replace(tiny_dataset, schema=replace(tiny_dataset.schema, item_title=None)).save(tmp_path / "data")
+    assert run("--checkpoint", tiny_registry, "--data", other.path) == 1
+    assert "was trained with schema" in capsys.readouterr().err
+
+
+def test_help_shows_an_example_at_once() -> None:
+    help_text = subprocess.run(
+        [sys.executable, "-c", "from metarec.cli.main import main; main(['evaluate', '--help'])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "Example: metarec evaluate --checkpoint registry" in help_text

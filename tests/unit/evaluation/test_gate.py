@@ -1,0 +1,81 @@
+"""The gate tells a trained prior from an untrained one, on held-out users alone."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metarec.data.dataset import Dataset
+from metarec.errors import FailedPreconditionError
+from metarec.evaluation.gate import DefaultGate
+from metarec.meta.prior import Prior
+from metarec.training.checkpoint import load_checkpoint
+from metarec.training.gate import Gate
+from metarec.training.inputs import split
+
+GATE = DefaultGate(shots=(0, 1, 5))
+
+
+@pytest.fixture(scope="module")
+def prior(tiny_registry: Path) -> Prior:
+    return load_checkpoint(tiny_registry)
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_dataset: Dataset) -> tuple[Dataset, Dataset]:
+    return split(tiny_dataset, np.arange(len(tiny_dataset.user_ids)) % 8 == 0)
+
+
+def ruined(prior: Prior) -> Prior:
+    """The same prior, two grades too high for everyone and ranking by noise."""
+    noise_C = 100 * torch.randn(prior.items.num_codes + 1, generator=torch.Generator().manual_seed(0))
+    explicit, implicit = prior.head("explicit"), prior.head("implicit")
+    return replace(
+        prior,
+        heads={
+            "explicit": replace(explicit, theta={**explicit.theta, "mu": explicit.theta["mu"] + 2}),
+            "implicit": replace(implicit, theta={**implicit.theta, "row.id_bias": noise_C}),
+        },
+    )
+
+
+def test_figures_of_learner_and_baselines_stand_behind_the_verdict(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
+    gate: Gate = GATE
+    report = gate(prior, *parts)
+    metrics = report.metrics
+    assert metrics["delta_mae"] == pytest.approx(
+        1 - metrics["mae"] / min(metrics[f"{name}_mae"] for name in ("bias", "bias_als", "item_content_ridge"))
+    )
+    best = max(value for name, value in metrics.items() if name.endswith("_ndcg@20") and not name.startswith("delta"))
+    assert metrics["delta_ndcg@20"] == pytest.approx((metrics["ndcg@20"] - best) / (1 - best))
+    assert report.delta == min(metrics["delta_mae"], metrics["delta_ndcg@20"])
+    assert report.passed == (report.delta > 0)
+    assert metrics["users"] == 10
+    json.dumps(asdict(report))
+
+
+def test_a_ruined_prior_is_turned_away_and_the_real_one_does_better(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
+    bad, good = GATE(ruined(prior), *parts), GATE(prior, *parts)
+    assert not bad.passed
+    assert bad.delta < good.delta
+
+
+def test_equal_inputs_give_equal_reports(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
+    assert GATE(prior, *parts) == GATE(prior, *parts)
+
+
+def test_a_prior_with_one_head_is_judged_by_that_head(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
+    alone = replace(prior, heads={"explicit": prior.head("explicit")})
+    report = GATE(alone, *parts)
+    assert report.delta == report.metrics["delta_mae"]
+    assert "ndcg@20" not in report.metrics
+
+
+def test_users_with_too_few_interactions_are_no_basis_for_a_verdict(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
+    train, held_out = parts
+    few = held_out.with_interactions(held_out.interactions.select(np.arange(len(held_out.interactions)) < 5))
+    with pytest.raises(FailedPreconditionError, match="no held-out user has 10 interactions, 5 shots and 5 to predict"):
+        GATE(prior, train, few)
