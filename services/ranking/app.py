@@ -79,8 +79,15 @@ class Ranking:
         self, request: ranking_pb2.RankCandidatesRequest, grpc_context: RayServegRPCContext
     ) -> ranking_pb2.RankCandidatesResponse:
         """Scores and orders candidates."""
+        engine = self._live.current
+        schema = None if engine is None else engine.prior.schema
         return await self._call(
-            "RankCandidates", request, grpc_context, rank_request, rank_response, ranking_pb2.RankCandidatesResponse
+            "RankCandidates",
+            request,
+            grpc_context,
+            lambda message: rank_request(message, schema),
+            rank_response,
+            ranking_pb2.RankCandidatesResponse,
         )
 
     async def ExplainScore(

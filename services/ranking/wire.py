@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from metarec.data.schema import Schema
 from metarec.errors import InvalidInputError
 from metarec.ranking.rank import RankedItem
-from metarec.types import Contribution, Features, FeatureValue
+from metarec.types import Contribution, Features
 from metarec.v1 import gateway_pb2, ranking_pb2, types_pb2
+from services.runtime.convert import MAX_ID_BYTES, check_count, check_id, user_features
 
 MAX_CANDIDATES = 2000
-MAX_ID_BYTES = 256
 KINDS = {
     "global": types_pb2.CONTRIBUTION_KIND_GLOBAL,
     "item": types_pb2.CONTRIBUTION_KIND_ITEM,
@@ -42,24 +43,26 @@ class Answer:
     degradations: Sequence[types_pb2.Degradation] = field(default=())
 
 
-def rank_request(message: ranking_pb2.RankCandidatesRequest) -> Request:
-    """The request in a message. InvalidInputError names the field that is wrong."""
-    _check_id(message.user_id, "user_id")
-    if not 1 <= len(message.candidates) <= MAX_CANDIDATES:
-        raise InvalidInputError(f"must hold 1 to {MAX_CANDIDATES} entries, not {len(message.candidates)}", field="candidates")
+def rank_request(message: ranking_pb2.RankCandidatesRequest, schema: Schema | None) -> Request:
+    """The request in a message; without a schema (there is no checkpoint) the profile is not read.
+
+    InvalidInputError names the field that is wrong.
+    """
+    check_id(message.user_id, "user_id")
+    check_count(len(message.candidates), "candidates", most=MAX_CANDIDATES)
     if message.num_items < 0:
         raise InvalidInputError(f"must be 0 or more, not {message.num_items}", field="num_items")
     revisions: dict[str, int] = {}
     for place, candidate in enumerate(message.candidates):
         item_id = candidate.item_id
         if not item_id or len(item_id) > MAX_ID_BYTES // 4:
-            _check_id(item_id, f"candidates[{place}].item_id")
+            check_id(item_id, f"candidates[{place}].item_id")
         revisions[item_id] = max(candidate.revision, revisions.get(item_id, 0))
     profile = None
     if message.HasField("user"):
         if message.user.user_id and message.user.user_id != message.user_id:
             raise InvalidInputError(f"is '{message.user.user_id}', but user_id is '{message.user_id}'", field="user.user_id")
-        profile = {name: _value(value) for name, value in message.user.features.items()}
+        profile = {} if schema is None else user_features(message.user.features, schema, "user.features")
     fresh = types_pb2.CANDIDATE_SOURCE_FRESH
     return Request(
         user_id=message.user_id,
@@ -72,8 +75,8 @@ def rank_request(message: ranking_pb2.RankCandidatesRequest) -> Request:
 
 def explain_request(message: ranking_pb2.ExplainScoreRequest) -> Request:
     """The request in a message. InvalidInputError names the field that is wrong."""
-    _check_id(message.user_id, "user_id")
-    _check_id(message.item_id, "item_id")
+    check_id(message.user_id, "user_id")
+    check_id(message.item_id, "item_id")
     return Request(user_id=message.user_id, revisions={message.item_id: 0}, explain=True)
 
 
@@ -100,21 +103,3 @@ def explain_response(answer: Answer) -> gateway_pb2.ExplainResponse:
         checkpoint=answer.checkpoint,
         shots=answer.shots,
     )
-
-
-def _check_id(value: str, name: str) -> None:
-    if not value:
-        raise InvalidInputError("is missing", field=name)
-    if len(value.encode()) > MAX_ID_BYTES:
-        raise InvalidInputError(f"is longer than {MAX_ID_BYTES} bytes", field=name)
-
-
-def _value(value: types_pb2.FeatureValue) -> FeatureValue:
-    kind = value.WhichOneof("kind")
-    if kind == "text":
-        return value.text
-    if kind == "number":
-        return value.number
-    if kind == "list":
-        return tuple(value.list.values)
-    return tuple(value.vector.values) if kind == "vector" else None

@@ -1,8 +1,19 @@
-"""A gateway in process before fake stages: real servers on real ports, whose answers the test decides."""
+"""A gateway in process before fake stages (real servers on real ports, whose answers the test decides), and a Ray head node."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -303,3 +314,91 @@ async def client(gateway: Server, stages: Stages) -> AsyncIterator[AsyncClient]:
     )
     async with AsyncClient(settings) as client:
         yield client
+
+
+HEAD_START_SECONDS = 120.0
+HEAD_PORTS = (
+    "--port",
+    "--dashboard-port",
+    "--ray-client-server-port",
+    "--dashboard-agent-listen-port",
+    "--dashboard-agent-grpc-port",
+    "--metrics-export-port",
+)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that the system gives out; all are held while they are drawn, so that they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes below `pid`, with itself."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            parents.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for one in found:
+        found.extend(parents.get(one, []))
+    return found
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray head node with dashboard and Jobs API: the dashboard's URL, and the environment with its token for clients.
+
+    Two CPUs. The token is its own, so clients must run in processes with this environment: Ray reads the token once a process.
+    """
+    # Ray's sockets lie below this directory, and their paths may not be long.
+    directory = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    ports = free_ports(len(HEAD_PORTS))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "METAREC_"))} | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = ["ray", "start", "--head", "--block", "--num-cpus", "2", "--temp-dir", directory, "--disable-usage-stats"]
+    command += ["--node-ip-address", "127.0.0.1", "--include-dashboard", "true", "--dashboard-host", "127.0.0.1"]
+    command += [word for name, port in zip(HEAD_PORTS, ports, strict=True) for word in (name, str(port))]
+    with Path(directory, "head.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        dashboard = f"http://127.0.0.1:{ports[1]}"
+        wait_for(f"{dashboard}/api/version", process, Path(directory, "head.log"))
+        yield dashboard, environment
+    finally:
+        # Asked nicely, a head node drains for half a minute.
+        for pid in descendants(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Until something answers at `url`, with a token or without."""
+    until = time.monotonic() + HEAD_START_SECONDS
+    while status(url) is None:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.1)
+
+
+def status(url: str) -> int | None:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except OSError:
+        return None

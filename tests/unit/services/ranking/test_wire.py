@@ -1,5 +1,6 @@
 import pytest
 
+from metarec.data.schema import Field, Label, Schema
 from metarec.errors import InvalidInputError
 from metarec.ranking.rank import RankedItem
 from metarec.types import Contribution
@@ -14,23 +15,35 @@ def candidate(item_id: str, revision: int = 0) -> types_pb2.Candidate:
 
 
 def test_a_request_carries_each_candidate_once_with_its_newest_revision() -> None:
-    read = rank_request(Rank(user_id="u", candidates=[candidate("a"), candidate("b", 2), candidate("a", 3)], num_items=2))
+    read = rank_request(Rank(user_id="u", candidates=[candidate("a"), candidate("b", 2), candidate("a", 3)], num_items=2), SCHEMA)
     assert (read.user_id, read.revisions, read.num_items, read.profile) == ("u", {"a": 3, "b": 2}, 2, None)
 
 
-def test_every_kind_of_feature_is_read() -> None:
-    user = types_pb2.User(user_id="u")
-    user.features["text"].text = "t"
-    user.features["number"].number = 2.5
-    user.features["list"].list.values.extend(["a", "b"])
-    user.features["vector"].vector.values.extend([1.0, 2.0])
-    user.features["none"].SetInParent()
-    read = rank_request(Rank(user_id="u", candidates=[candidate("a")], user=user))
-    assert read.profile == {"text": "t", "number": 2.5, "list": ("a", "b"), "vector": (1.0, 2.0), "none": None}
+SCHEMA = Schema(
+    user_id="user",
+    item_id="item",
+    label=Label(column="rating", kind="rating", minimum=1.0, maximum=5.0),
+    users=(Field(name="gender", kind="categorical"), Field(name="age", kind="numeric")),
+)
 
 
-def test_an_empty_profile_is_a_profile() -> None:
-    assert rank_request(Rank(user_id="u", candidates=[candidate("a")], user=types_pb2.User())).profile == {}
+def profile(**texts: str) -> types_pb2.User:
+    return types_pb2.User(features={name: types_pb2.FeatureValue(text=text) for name, text in texts.items()})
+
+
+def test_a_profile_is_read_by_the_schema() -> None:
+    user = profile(gender="F")
+    user.features["age"].number = 30
+    assert rank_request(Rank(user_id="u", candidates=[candidate("a")], user=user), SCHEMA).profile == {"gender": "F", "age": 30.0}
+    assert rank_request(Rank(user_id="u", candidates=[candidate("a")], user=types_pb2.User()), SCHEMA).profile == {}
+    assert rank_request(Rank(user_id="u", candidates=[candidate("a")]), SCHEMA).profile is None
+
+
+@pytest.mark.parametrize("name", ["age", "shoe_size"])
+def test_a_profile_that_does_not_fit_the_schema_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        rank_request(Rank(user_id="u", candidates=[candidate("a")], user=profile(**{name: "x"})), SCHEMA)
+    assert caught.value.field == f"user.features.{name}"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +61,7 @@ def test_an_empty_profile_is_a_profile() -> None:
 )
 def test_a_wrong_request_is_refused_with_its_field(message: Rank, field: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        rank_request(message)
+        rank_request(message, SCHEMA)
     assert caught.value.field == field
 
 
@@ -60,7 +73,7 @@ def test_an_explanation_needs_user_and_item(user_id: str, item_id: str, field: s
 
 
 def test_ids_of_256_bytes_are_fine() -> None:
-    assert rank_request(Rank(user_id="u" * 256, candidates=[candidate("ä" * 128)])).user_id == "u" * 256
+    assert rank_request(Rank(user_id="u" * 256, candidates=[candidate("ä" * 128)]), SCHEMA).user_id == "u" * 256
 
 
 def test_answers_are_written_out_in_full() -> None:
