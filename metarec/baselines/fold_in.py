@@ -23,6 +23,12 @@ def fold_in(vector_ID: Floats, precision_D: Floats, residual_S: Floats, tasks: R
         row_TS = np.where(mask_TS, first_T[part_T][:, None] + place_TS, 0)
         x_TSD = vector_ID[tasks.support_item_S[row_TS]] * mask_TS[..., None]
         y_TS = residual_S[row_TS] * mask_TS
+        if x_TSD.shape[1] < dim and (precision_D > 0).all():
+            # Fewer rows than dimensions: the equal dual solve, P^-1 X' (X P^-1 X' + I)^-1 y, is the smaller one.
+            scaled_TSD = x_TSD / precision_D
+            kernel_TSS = np.matmul(scaled_TSD, x_TSD.transpose(0, 2, 1)) + np.eye(x_TSD.shape[1])
+            solved_TD[part_T] = np.einsum("ts,tsd->td", np.linalg.solve(kernel_TSS, y_TS[..., None])[..., 0], scaled_TSD)
+            continue
         matrix_TDD = np.matmul(x_TSD.transpose(0, 2, 1), x_TSD) + np.diag(precision_D)
         moment_TD = np.matmul(x_TSD.transpose(0, 2, 1), y_TS[..., None])
         solved_TD[part_T] = np.linalg.solve(matrix_TDD, moment_TD)[..., 0]

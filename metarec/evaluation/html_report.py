@@ -52,7 +52,8 @@ def render(report: Report) -> str:
             parts.append(f"<figure>{plots.curve(points, metric)}</figure>")
             parts.append(_table(curve_table(base, points, metric), points[-1]))
     parts += _comparison(report)
-    calibrated = [p for p in report.protocols if p.calibration and (p.base not in curves or p is curves[p.base][-1])]
+    calibrated = [p for p in report.protocols if p.calibration and (p.name == p.base or p is curves.get(p.base, [p])[-1])]
+    calibrated = [p for p in calibrated if p.name == p.base or not _whole(report, p.base)]
     if calibrated:
         parts.append("<h2>Calibration</h2>")
         parts.append(
@@ -85,9 +86,11 @@ def _facts(report: Report) -> str:
 
 
 def _cards(report: Report) -> str:
-    """Delta of the first headline metric of every protocol (of a curve: of its last point)."""
+    """Delta of the first headline metric of every protocol; points of a curve only where the whole support has no card."""
     cards = []
     for protocol in report.protocols:
+        if protocol.name != protocol.base and _whole(report, protocol.base):
+            continue
         metric = headline(protocol)[0]
         found = protocol.deltas.get(protocol.learner, {}).get(metric)
         if found is None:
@@ -107,14 +110,24 @@ def _cards(report: Report) -> str:
     )
 
 
+def _whole(report: Report, base: str) -> bool:
+    """Whether a protocol was also run with the whole support of its episodes."""
+    return any(protocol.name == base for protocol in report.protocols)
+
+
 def _comparison(report: Report) -> list[str]:
     """Cold against warm: one bar chart for the protocols that share a metric."""
     curves = report.curves()
     parts = []
     for metric in dict.fromkeys(headline(protocol)[0] for protocol in report.protocols):
         mine = [p for p in report.protocols if headline(p)[0] == metric]
-        # A curve is represented by its two ends.
-        ends = [p for p in mine if p.base not in curves or p in (curves[p.base][0], curves[p.base][-1])]
+        # A curve is represented by the whole support, else by its two ends.
+        ends = [
+            p
+            for p in mine
+            if p.base not in curves
+            or (p.name == p.base if _whole(report, p.base) else p in (curves[p.base][0], curves[p.base][-1]))
+        ]
         if len({p.base for p in ends}) < 2:
             continue
         better = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"

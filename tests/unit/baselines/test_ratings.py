@@ -80,11 +80,12 @@ def test_biases_converge_to_the_ridge_regression_on_indicators() -> None:
     np.testing.assert_allclose(found.offset_I, solved[USERS:], atol=1e-8)
 
 
-def test_fold_in_is_one_ridge_regression_per_task() -> None:
+@pytest.mark.parametrize("dim", [3, 30])
+def test_fold_in_is_one_ridge_regression_per_task(dim: int) -> None:
     random = np.random.default_rng(2)
     data = ratings()
     tasks = asked(data)
-    vector_ID, precision_D = random.normal(size=(ITEMS, 3)), np.array([1.0, 2.0, 5.0])
+    vector_ID, precision_D = random.normal(size=(ITEMS, dim)), random.uniform(1, 5, dim)
     residual_S = random.normal(size=len(tasks.support_item_S))
     found = fold_in(vector_ID, precision_D, residual_S, tasks)
     for task in range(len(tasks)):
