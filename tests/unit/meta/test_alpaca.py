@@ -14,7 +14,7 @@ from metarec.tasks.sampler import EpisodeConfig, EpisodeSampler
 from metarec.tasks.stats import label_stats
 from metarec.training.optimizer import Adam, OneCycle
 
-EXACT = Alpaca(id_dropout=0, cold_tasks=0, l2_id=0, l2_bias=0, l2_content=0, noise_shape=6)
+EXACT = Alpaca(id_dropout=0, cold_tasks=0, l2_id=0, l2_bias=0, l2_choice=0, l2_content=0, noise_shape=6)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -48,8 +48,9 @@ def textbook(theta: dict[str, torch.Tensor], family: PlantedFamily, tasks: TaskB
     noise = np.exp(par["noise.log_var"])[(code == 0).astype(int)]
     profile = users.dense_NP.numpy()[tasks.query.task_T[t]]
     prior = np.append(profile @ par["task.content"], profile @ par["task.content_bias"]) + par["task.mean"]
-    cov = np.diag(np.exp(par["prior.log_var"]))
     seen = tasks.support.row_TN[t][tasks.support.mask_TN[t]].numpy()
+    prior = prior + np.where(code[seen, None] > 0, par["row.choice"][code[seen]], 0).sum(0) / np.sqrt(1 + len(seen))
+    cov = np.diag(np.exp(par["prior.log_var"]))
     query = tasks.query.row_TN[t].numpy()
     kernel = phi[seen] @ cov @ phi[seen].T + np.diag(noise[seen])
     residual = tasks.support.label_TN[t][tasks.support.mask_TN[t]].numpy() - bias[seen] - phi[seen] @ prior
