@@ -16,7 +16,7 @@ ITEMS_PER_EMERGING = 10
 """One place in so many is for an emerging item."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RankedItem:
     """A scored candidate; `known` is false for one that nobody knows, which has the score of an item without id and content."""
 
@@ -40,9 +40,11 @@ def rank(
     distinct = list(dict.fromkeys(item_ids))
     if not distinct:
         return []
-    found = zip(distinct, engine.scores(adapted, distinct).tolist(), engine.knows(adapted, distinct).tolist(), strict=True)
-    ranked = [RankedItem(item_id=item_id, score=score, known=known) for item_id, score, known in found]
-    ranked.sort(key=lambda item: (not item.known, -item.score, item.item_id))
+    scores, known = engine.scores(adapted, distinct).tolist(), engine.knows(adapted, distinct).tolist()
+    order = sorted(range(len(distinct)), key=lambda place: (not known[place], -scores[place], distinct[place]))
+    if num_items and not emerging:
+        order = order[:num_items]
+    ranked = [RankedItem(item_id=distinct[place], score=scores[place], known=known[place]) for place in order]
     return _cut(ranked, num_items, emerging) if num_items else ranked
 
 
