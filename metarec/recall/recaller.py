@@ -1,7 +1,7 @@
 """Candidates for a user: the sources in order, each with its share of the list, without duplicates (DESIGN 6)."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,11 +29,13 @@ class Recaller:
         index = None if vectors is None else make_index(vectors.phi_IE, vectors.bias_I, exact_limit=exact_limit)
         self._shelf = Shelf(view=view, index=index, popular=_popular(view), fresh=_fresh(view))
 
-    def refresh(self, view: ItemView, changed_ids: Iterable[str]) -> None:
-        """Show a grown catalogue, in which `changed_ids` are new or have new content. Calls must not overlap."""
+    def refresh(self, view: ItemView) -> None:
+        """Show the items of a later view of the same checkpoint. Calls must not overlap."""
         index, vectors = self._shelf.index, view.vectors
-        if index is not None and vectors is not None:
-            index = index.updated(vectors.phi_IE, vectors.bias_I, np.unique(view.catalogue.rows(changed_ids)))
+        before, now = self._shelf.view.catalogue.upserted, view.catalogue.upserted
+        changed = [item_id for item_id, item in now.items() if before.get(item_id) is not item]
+        if index is not None and vectors is not None and changed:
+            index = index.updated(vectors.phi_IE, vectors.bias_I, np.sort(view.catalogue.rows(changed)))
         self._shelf = replace(self._shelf, view=view, index=index, fresh=_fresh(view))
 
     def retrieve(

@@ -69,9 +69,8 @@ class Finder:
         self._store.reopen()
         recaller = self._loaded.pop(engine.checkpoint)
         # What was upserted while the index was built.
-        changed = upsert_each(engine, self._shelf.items.values())
-        if changed:
-            recaller.refresh(engine.view, changed)
+        upsert_each(engine, self._shelf.items.values())
+        recaller.refresh(engine.view)
         self._serving = Serving(engine=engine, recaller=recaller)
 
     @property
@@ -141,8 +140,8 @@ class Finder:
             self._store.write_items(stored)
             serving = self._serving
             if serving is not None:
-                changed = serving.engine.upsert(stored)
-                serving.recaller.refresh(serving.engine.view, changed)
+                serving.engine.upsert(stored)
+                serving.recaller.refresh(serving.engine.view)
         return stored
 
     def repair(self) -> None:
