@@ -144,7 +144,7 @@ class Dataset:
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         (path / MANIFEST).unlink(missing_ok=True)
-        (path / "schema.yaml").write_text(self.schema.to_yaml())
+        (path / "schema.yaml").write_text(self.schema.to_yaml(), encoding="utf-8")
         pq.write_table(_entities(self.users, self.schema.user_id, self.user_ids), path / "users.parquet")
         pq.write_table(_entities(self.items, self.schema.item_id, self.item_ids), path / "items.parquet")
         events = self.interactions

@@ -31,10 +31,11 @@ FINAL = pa.schema([(name, pa.from_numpy_dtype(kind)) for name, kind in INTERACTI
 
 @dataclass(kw_only=True)
 class Ids:
-    """Rows of the entity table by id; ids that are met in interactions only are added behind."""
+    """Rows of the entity table by id; ids that are met in interactions only are added behind. `matched`: some were there."""
 
     known: int
     index: dict[str, int]
+    matched: bool = False
 
     @staticmethod
     def of(names: Sequence[str]) -> "Ids":
@@ -50,6 +51,7 @@ class Ids:
         """The row of each id."""
         encoded = names.dictionary_encode()
         rows = [self.index.setdefault(name, len(self.index)) for name in encoded.dictionary.to_pylist()]
+        self.matched = self.matched or min(rows, default=self.known) < self.known
         return np.array(rows, np.int32)[encoded.indices.to_numpy()] if rows else np.zeros(0, np.int32)
 
 
@@ -85,6 +87,17 @@ class EventReader:
             where = f" where {_condition(self.where)}" if self.where else ""
             raise DataError(
                 f"has no usable rows{where}" if self.report.read else "has a header but no rows", file=self.report.file
+            )
+        self._require_matches("users", schema.user_id, self.users)
+        self._require_matches("items", schema.item_id, self.items)
+
+    def _require_matches(self, table: str, column: str, ids: Ids) -> None:
+        if ids.known and not ids.matched:
+            here, there = next(iter(ids.added)), next(iter(ids.index))
+            raise DataError(
+                f"none of its ids is in the {table} table: '{here}' and others here, '{there}' and others there",
+                file=self.report.file,
+                column=column,
             )
 
     def _require(self, names: Sequence[str]) -> None:
@@ -129,6 +142,7 @@ class EventReader:
             text = pc.fill_null(self._converted(column, raw[column], strings).values, "")
             passed &= pc.is_in(text, value_set=pa.array(sorted(allowed))).to_numpy(zero_copy_only=False)
         self.report.add_mask("", f"not where {_condition(self.where)}", "left out", ~passed, row_N)
+        self.report.unwanted += int((~passed).sum())
         mask = pa.array(passed)
         return {name: column.filter(mask) for name, column in raw.items()}, row_N[passed]
 

@@ -126,7 +126,7 @@ def import_dataset(
     }
     step = _steps(opened, progress)
     with replaced_directory(out) as folder:
-        (folder / "schema.yaml").write_text(schema.to_yaml())
+        (folder / "schema.yaml").write_text(schema.to_yaml(), encoding="utf-8")
         users = _entities("users", schema.user_id, schema.users, opened, reports, settings, step("users"))
         items = _entities("items", schema.item_id, schema.items, opened, reports, settings, step("items"))
         reader = EventReader(

@@ -95,26 +95,26 @@ def draft_schema(files: Files, *, delimiter: str | None = None, encoding: str = 
         item_title=title,
         graph=files.graph is not None,
     )
-    unused = [name for name in events.columns if name not in {user_id, item_id, label.column, timestamp, scenario}]
+    unused = [name for name in events.named if name not in {user_id, item_id, label.column, timestamp, scenario}]
     return _commented(schema, why, users, items, unused)
 
 
 def _key(events: Source, table: Source | None, names: Sequence[str], what: str) -> str:
-    shared = [column for column in events.columns if table is None or column in table.columns]
+    shared = [column for column in events.named if table is None or column in table.named]
     found = next((column for name in names for column in shared if _plain(column) == name), None)
     if found is None and table is not None and len(shared) == 1:
         found = shared[0]
     if found is not None:
         return found
     if table is None:
-        hint = f"rename one of {', '.join(events.columns)} to '{what}_id'"
+        hint = f"rename one of {', '.join(events.named)} to '{what}_id'"
     else:
-        hint = f"it must have one name in both files; '{table.path}' has {', '.join(table.columns)}"
+        hint = f"it must have one name in both files; '{table.path}' has {', '.join(table.named)}"
     raise DataError(f"no column looks like the {what}'s id; {hint}", file=str(events.path))
 
 
 def _by_name(source: Source, names: Sequence[str]) -> str | None:
-    return next((column for name in names for column in source.columns if _plain(column) == name), None)
+    return next((column for name in names for column in source.named if _plain(column) == name), None)
 
 
 def _plain(name: str) -> str:
@@ -123,19 +123,19 @@ def _plain(name: str) -> str:
 
 def _sample(source: Source) -> dict[str, pa.ChunkedArray]:
     parts, count = [], 0
-    for chunk in source.chunks(source.columns):
+    for chunk in source.chunks(source.named):
         parts.append(chunk.columns)
         count += len(chunk.row_N)
         if count >= SAMPLE_ROWS:
             break
     if count == 0:
         raise DataError("has no rows", file=str(source.path))
-    return {name: pa.chunked_array([part[name] for part in parts]).slice(0, SAMPLE_ROWS) for name in source.columns}
+    return {name: pa.chunked_array([part[name] for part in parts]).slice(0, SAMPLE_ROWS) for name in source.named}
 
 
 def _label(events: Source, sample: dict[str, pa.ChunkedArray], taken: set[str | None]) -> tuple[Label, str]:
     named = _by_name(events, LABEL_NAMES)
-    numeric = {name: found for name in events.columns if name not in taken and (found := _numbers(sample[name]))}
+    numeric = {name: found for name in events.named if name not in taken and (found := _numbers(sample[name]))}
     column = named if named in numeric else next(iter(numeric), None)
     if column is None:
         return Label(
@@ -248,9 +248,14 @@ def _commented(schema: Schema, label_reason: str, users: Sequence[Draft], items:
             side, number = line.partition(":")[0], -1
         if line.startswith("- ") and side in reasons:
             number += 1
-            lines.append(f"{line}  # {reasons[side][number].reason}".replace("\n", " "))
+            lines.append(f"{line}  # {_comment(reasons[side][number].reason)}")
         elif line == "label:":
             lines.append(f"{line}  # {label_reason}")
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def _comment(text: str) -> str:
+    """Text of data as it may stand in a comment: one line, and only what YAML takes."""
+    return "".join(character if character.isprintable() else " " for character in text)

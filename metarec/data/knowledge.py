@@ -52,11 +52,9 @@ def read_links(
 
 
 def _name(source: Source, names: tuple[str, ...], why: str) -> str:
-    for name in names:
-        if name in source.columns:
-            return name
-    source.require(names[:1], why)
-    raise AssertionError("unreachable: require raises")
+    found = next((name for name in names if name in source.columns), names[0])
+    source.require([found], why)
+    return found
 
 
 def _read(source: Source, columns: Mapping[str, str], report: TableReport, progress: Progress) -> pa.Table:

@@ -5,7 +5,7 @@ is single-threaded because only then Arrow tells the numbers of rows with the wr
 """
 
 import codecs
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,9 +66,17 @@ class Source:
     is_recbole: bool = False
     """Whether the header has the types of RecBole's atomic files (`user_id:token`), which know no quotes."""
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Columns that a schema can name: not those without a name (an index, a spreadsheet's empty ones) or with one of two."""
+        counts = Counter(self.columns)
+        return tuple(name for name in self.columns if name and name.isprintable() and counts[name] == 1)
+
     def require(self, names: Sequence[str], why: str = "the schema names it") -> None:
-        """DataError when a column is missing."""
+        """DataError when a column is missing or there are two of that name."""
         for name in names:
+            if self.columns.count(name) > 1:
+                raise DataError("the header names this column twice", file=str(self.path), column=name)
             if name not in self.columns:
                 shown = ", ".join(f"'{column[:40]}'" for column in self.columns[:20])
                 hint = (
@@ -155,7 +163,7 @@ def open_source(path: Path, *, delimiter: str | None = None, encoding: str = "ut
             headers = tuple(pq.read_schema(path).names)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(path, error, encoding) from error
-        return _checked(Source(path=path, delimiter=None, encoding=encoding, columns=headers, headers=headers))
+        return Source(path=path, delimiter=None, encoding=encoding, columns=headers, headers=headers)
     if start.startswith(b"PK\x03\x04"):
         raise DataError("is a zip archive or a spreadsheet; give a CSV or Parquet file", file=name)
     compressed = path.suffix in (".gz", ".bz2", ".zst", ".lz4")
@@ -179,7 +187,7 @@ def open_source(path: Path, *, delimiter: str | None = None, encoding: str = "ut
     parts = [header.strip().rpartition(":") for header in headers]
     is_recbole = all(before and kind in RECBOLE_TYPES for before, _, kind in parts)
     columns = tuple(before if is_recbole else header.strip() for (before, _, _), header in zip(parts, headers, strict=True))
-    return _checked(Source(path=path, delimiter=used, encoding=encoding, columns=columns, headers=headers, is_recbole=is_recbole))
+    return Source(path=path, delimiter=used, encoding=encoding, columns=columns, headers=headers, is_recbole=is_recbole)
 
 
 def _open_csv(file: pa.NativeFile, source: Source, skip: object, convert: csv.ConvertOptions) -> csv.CSVStreamingReader:
@@ -217,13 +225,6 @@ def _compression(path: Path) -> str | None:
 def _codec(encoding: str) -> str:
     # Arrow passes these through untouched and strips the mark; any other codec is transcoded.
     return "utf8" if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig") else encoding
-
-
-def _checked(source: Source) -> Source:
-    for name in source.columns:
-        if source.columns.count(name) > 1:
-            raise DataError("the header names this column twice", file=str(source.path), column=name)
-    return source
 
 
 def _unreadable(path: Path, error: Exception, encoding: str) -> DataError:

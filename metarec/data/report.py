@@ -52,12 +52,16 @@ class Finding:
 
 @dataclass(kw_only=True)
 class TableReport:
-    """Counts and findings of one input file. `max_bad` None means MAX_BAD for bad values and 0 for unreadable rows."""
+    """Counts and findings of one input file. `max_bad` None means MAX_BAD for bad values and 0 for unreadable rows.
+
+    `unwanted` rows were read and passed over; they say nothing about how bad the others are.
+    """
 
     table: str
     file: str
     max_bad: float | None
     read: int = 0
+    unwanted: int = 0
     kept: int = 0
     bad: dict[Badness, int] = field(default_factory=lambda: {"value": 0, "structure": 0})
     findings: dict[tuple[str, str, Action], Finding] = field(default_factory=dict)
@@ -156,7 +160,7 @@ class TableReport:
     def check(self) -> None:
         """DataError naming the first bad row when more rows are bad than tolerated."""
         for badness in ("structure", "value"):
-            share = self.bad[badness] / max(self.read, 1)
+            share = self.bad[badness] / max(self.read - self.unwanted, 1)
             if share > self._tolerance(badness):
                 raise self._refusal(badness, share)
 
@@ -171,8 +175,9 @@ class TableReport:
         value = "" if first.value is None else f", got '{first.value}'"
         message = f"{first.problem}{value}"
         bad, allowed = self.bad[badness], self._tolerance(badness)
-        if self.read > 1 and (bad > 1 or allowed > 0):
-            message += f"; {bad:,} of {self.read:,} rows are bad ({share:.2%})"
+        wanted = self.read - self.unwanted
+        if wanted > 1 and (bad > 1 or allowed > 0):
+            message += f"; {bad:,} of {wanted:,} rows are bad ({share:.2%})"
         if len(found) > 1:
             message += ", among them " + ", ".join(f"{f.rows:,} × {f.column or 'row'}: {f.problem}" for f in found[1:4])
         remedy = "decode it with --encoding (often latin-1)" if "UTF-8" in first.problem else "correct the file"

@@ -159,7 +159,7 @@ class Schema:
     def read(path: Path) -> "Schema":
         """The schema in a YAML file. SchemaError names the file and what is wrong in it."""
         try:
-            data = yaml.safe_load(path.read_text())
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise SchemaError(f"no schema file '{path}'; draft one with: metarec data import --infer ...") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -173,7 +173,8 @@ class Schema:
 
     def to_yaml(self) -> str:
         """As the text of a schema.yaml."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        # One line a value, however long: comments are put behind some of them.
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=math.inf)
 
 
 def _named(members: tuple[Field, ...], name: str, side: str) -> Field:

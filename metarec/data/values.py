@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from metarec.data.columns import MISSING, Column, Mask, by_unique, some, strings, trimmed, union
 from metarec.data.schema import Label
@@ -107,8 +108,8 @@ def _truth(raw: pa.Array, missing: tuple[str, ...]) -> Column:
 
 
 def _scaled(found: Column) -> Column:
-    values = found.values.to_numpy(zero_copy_only=False).astype(np.float64)
-    notes: dict[str, Mask] = {}
+    values, dates = _dates_as_seconds(found.values.to_numpy(zero_copy_only=False).astype(np.float64))
+    notes: dict[str, Mask] = {"date without dashes converted to seconds": dates}
     size = np.abs(values)
     scale = np.ones(len(values))
     with np.errstate(invalid="ignore"):
@@ -123,6 +124,23 @@ def _scaled(found: Column) -> Column:
     return Column(
         values=pa.array(values / scale, from_pandas=True), problems=found.problems, notes=some({**found.notes, **notes})
     )
+
+
+def _dates_as_seconds(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], Mask]:
+    """Numbers such as 20240105 as seconds, and where they were. Read as seconds they would lie in August 1970; one alone may mean
+    either, but where more than half of a column are days of the calendar, days are meant."""
+    with np.errstate(invalid="ignore"):
+        likely = (values >= 19700101) & (values <= 20991231) & (values % 1 == 0)
+    places = np.flatnonzero(likely)
+    days = pd.to_datetime(pd.Series(values[places].astype(np.int64).astype(str)), format="%Y%m%d", utc=True, errors="coerce")
+    valid = days.notna().to_numpy()
+    mask = np.zeros(len(values), bool)
+    if 2 * valid.sum() <= np.isfinite(values).sum():
+        return values, mask
+    mask[places[valid]] = True
+    values = values.copy()
+    values[mask] = days[valid].astype("datetime64[us, UTC]").astype(np.int64).to_numpy() / 1e6
+    return values, mask
 
 
 def _moments(found: Column) -> Column:

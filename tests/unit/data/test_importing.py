@@ -171,6 +171,26 @@ def test_where_lets_through_any_value_of_a_column_and_all_columns(sandbox: Sandb
         sandbox.run(events, where={"stage": frozenset({"x"})})
 
 
+def test_rows_that_where_passes_over_do_not_dilute_the_bad_ones(sandbox: Sandbox):
+    cold = "".join(f"ann,x,3,{k},cold\n" for k in range(1000))
+    events = f"user,item,rating,time,state\n{cold}ann,x,3,1,warm\nbob,y,9,2,warm\n"
+    with pytest.raises(DataError, match=r"row 1002: label is above.*; 1 of 2 rows are bad \(50\.00%\)"):
+        sandbox.run(events, where={"state": frozenset({"warm"})})
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ("user,item,rating,time\n1.0,x,4,1\n", "column 'user': none of its ids is in the users table: '1.0' .* 'ann'"),
+        ("user,item,rating,time\nann,X,4,1\n", "column 'item': none of its ids is in the items table: 'X' .* 'x'"),
+    ],
+)
+def test_interactions_that_share_no_id_with_a_table_are_refused(sandbox: Sandbox, events: str, message: str):
+    with pytest.raises(DataError, match=message):
+        sandbox.run(events)
+    assert not sandbox.out.exists()
+
+
 def test_scenarios_are_named_in_order_of_appearance(sandbox: Sandbox):
     schema = Schema(user_id="user", item_id="item", label=RATING, scenario="where")
     imported = sandbox.run("user,item,rating,where\na,x,1,web\na,y,1,app\na,z,1,\nb,x,1,web\n", None, None, schema)

@@ -72,6 +72,17 @@ def test_columns_and_kinds_are_told_by_name_and_value(tmp_path):
     assert "- name: joined  # no value seen; leave it out?" in text
 
 
+def test_a_draft_can_be_read_whatever_the_columns_are_called_and_hold(tmp_path):
+    path = tmp_path / "items.csv"
+    long = "a name of more than eighty characters, which a dump would break into two lines if nobody told it not to"
+    path.write_text(f',movieId,"{long}",odd,"we#ird: \'name\'",,,twice,twice\n0,7,a,"x\x07 y",1,,,p,q\n1,8,b,"z\x85w",2,,,p,q\n')
+    text = draft_schema(Files(interactions=_table(tmp_path, "interactions", EVENTS), items=path))
+    (tmp_path / "schema.yaml").write_text(text, encoding="utf-8")
+    schema = Schema.read(tmp_path / "schema.yaml")
+    assert [field.name for field in schema.items] == [long, "odd", "we#ird: 'name'"]
+    assert "- name: odd  # 2 values such as 'x  y'" in text
+
+
 def test_a_label_of_zeros_and_ones_is_binary(tmp_path):
     schema, _ = _draft(tmp_path, interactions={"user": ["a", "b"], "item": ["x", "y"], "clicked": [True, False]})
     assert schema.label == Label(column="clicked", kind="binary")

@@ -90,7 +90,6 @@ def test_parquet_is_streamed_with_row_numbers_whatever_its_row_groups(tmp_path, 
         (b"", "is empty"),
         (b" \n\n", "is empty"),
         (b"a,b", "has a header but no rows"),
-        (b"a,a\n1,2\n", "column 'a': the header names this column twice"),
         (b"PK\x03\x04data", "zip archive or a spreadsheet"),
         (b"PAR1data", "cannot be read"),
         (b"\x00\x01\x02", "is no text"),
@@ -100,6 +99,15 @@ def test_parquet_is_streamed_with_row_numbers_whatever_its_row_groups(tmp_path, 
 def test_what_is_no_table_is_refused_by_name(tmp_path, content, message):
     with pytest.raises(DataError, match=rf"file '.*f\.csv'.*{message}"):
         open_source(_file(tmp_path, content))
+
+
+def test_columns_without_a_name_of_their_own_disturb_only_who_asks_for_them(tmp_path):
+    source = open_source(_file(tmp_path, b",a,b,b,\n0,1,2,3,\n"))
+    assert source.named == ("a",)
+    assert [chunk.columns["a"].to_pylist() for chunk in source.chunks(["a"])] == [[b"1"]]
+    source.require(["a"])
+    with pytest.raises(DataError, match="column 'b': the header names this column twice"):
+        source.require(["a", "b"])
 
 
 def test_absent_files_directories_and_unknown_encodings(tmp_path):

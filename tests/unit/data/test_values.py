@@ -129,6 +129,18 @@ def test_iso_times_keep_their_microseconds(moment):
     )
 
 
+@pytest.mark.parametrize("raw", [_raw("20200102", "", "20200103", "7"), pa.array([20200102, None, 20200103, 7])])
+def test_numbers_that_are_mostly_days_of_the_calendar_are_read_as_days(raw):
+    column = values.times(raw)
+    assert column.values.to_pylist()[::2] == [SECONDS, SECONDS + 86_400]
+    assert column.values[3].as_py() == 7
+    assert np.flatnonzero(column.notes["date without dashes converted to seconds"]).tolist() == [0, 2]
+
+
+def test_seconds_that_could_be_a_day_stay_seconds_among_others():
+    assert values.times(pa.array([20200102, 20200199, 100, 200])).values.to_pylist() == [20200102, 20200199, 100, 200]
+
+
 def test_bad_times_are_problems_and_conversions_are_noted():
     column = values.times(_raw("-5", "", "yesterday", str(SECONDS * 1000), "2020-01-02", "2150-01-01", "1960-01-01"))
     assert _problems(column) == {
