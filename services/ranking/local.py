@@ -58,6 +58,8 @@ def environment(port: int) -> dict[str, str]:
         "RAY_health_check_timeout_ms": "5000",
         "RAY_health_check_failure_threshold": "3",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+        # How long the helpers of a killed node go on trying to report its end before they end too.
+        "RAY_gcs_server_request_timeout_seconds": "10",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(port),
