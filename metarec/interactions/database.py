@@ -47,10 +47,13 @@ CREATE INDEX IF NOT EXISTS users_of_checkpoint ON users (checkpoint, user_id);
 CREATE TABLE IF NOT EXISTS deletions (user_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS forgotten (digest BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS imports (source TEXT PRIMARY KEY, next INTEGER NOT NULL, done INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL);
+INSERT INTO identity SELECT lower(hex(randomblob(8))) WHERE NOT EXISTS (SELECT 1 FROM identity);
 """
 """events: what was recorded, once per event id. support: the latest label of each user and item. users: revision and profile, and
-whether (dirty) and with which checkpoint the online store has this revision. deletions: users whose online rows are still to be
-blanked. forgotten: hashes of deleted users, whom a history import must not bring back. imports: how far a history has come."""
+whether (dirty) and with which checkpoint the online store has this revision. deletions: users whose online rows are still to
+be blanked. forgotten: hashes of deleted users, whom a history import must not bring back. imports: how far a history has come.
+identity: one row."""
 
 
 def connect(path: Path, *, read_only: bool = False, durable: bool = True) -> sqlite3.Connection:
@@ -85,6 +88,7 @@ class Database:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = connect(path)
         self._notes = connect(path, durable=False)
+        self.id: str = self._writer.execute("SELECT id FROM identity").fetchone()[0]
         self._write = threading.Lock()
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
 

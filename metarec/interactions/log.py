@@ -15,7 +15,7 @@ from metarec.interactions.records import (
     Appended,
     Page,
     UserRecord,
-    check_ids,
+    check,
     page_token,
     read_profile,
     read_token,
@@ -29,6 +29,9 @@ MAX_SUPPORT = 200
 MAX_SEEN = 2_000
 """Older items of a user that are still known to have been seen."""
 
+_MARK = "UPDATE users SET dirty = 1, revision = revision + 1"
+"""A new revision, so that a write that is under way now does not confirm what comes after it."""
+
 
 class InteractionLog:
     """The log in the SQLite file at `path`. Calls are thread-safe."""
@@ -37,14 +40,19 @@ class InteractionLog:
         self.max_support = max_support
         self._database = Database(path)
 
+    @property
+    def id(self) -> str:
+        """What tells this log from any other: sixteen hex digits, drawn when it was made."""
+        return self._database.id
+
     def append(self, interactions: Sequence[Interaction]) -> Appended:
         """Record interactions and update their users' support sets in one transaction; durable when this returns.
 
         An event id seen before, in the log or earlier in the call, counts as a duplicate and has no further effect.
-        InvalidInputError for an empty or overlong id; then nothing is recorded.
+        InvalidInputError for an empty or overlong id, or a label or time that is no number; then nothing is recorded.
         """
         for place, interaction in enumerate(interactions):
-            check_ids(interaction, f"interactions[{place}]")
+            check(interaction, f"interactions[{place}]")
         with self._database.transaction() as connection:
             recorded = [entry for entry in interactions if _insert(connection, entry)]
             _fold(connection, recorded)
@@ -145,12 +153,12 @@ class InteractionLog:
     def mark_dirty(self, user_id: str) -> None:
         """The online store may have lost the user, if the log has them."""
         with self._database.transaction() as connection:
-            connection.execute("UPDATE users SET dirty = 1 WHERE user_id = ?", (user_id,))
+            connection.execute(f"{_MARK} WHERE user_id = ?", (user_id,))
 
-    def mark_profiles_dirty(self) -> None:
-        """The online store may have other profiles than the log."""
+    def mark_all_dirty(self) -> None:
+        """The online store may have lost every user, or have other profiles than the log."""
         with self._database.transaction() as connection:
-            connection.execute("UPDATE users SET dirty = 1 WHERE profile IS NOT NULL")
+            connection.execute(_MARK)
 
     def confirm(self, written: Mapping[str, int], checkpoint: str) -> None:
         """The online store has these users at these revisions, adapted from `checkpoint`; later revisions stay dirty.
@@ -209,7 +217,8 @@ class InteractionLog:
 
 def _insert(connection: sqlite3.Connection, entry: Interaction) -> bool:
     cursor = connection.execute(
-        "INSERT OR IGNORE INTO events (event_id, user_id, item_id, label, time, scenario) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO events (event_id, user_id, item_id, label, time, scenario) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (event_id) DO NOTHING",
         (entry.event_id, entry.user_id, entry.item_id, entry.label, entry.timestamp, entry.scenario),
     )
     return cursor.rowcount == 1

@@ -1,6 +1,7 @@
 """What the interaction log gives out, and how rows become it."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,12 +46,16 @@ class Page:
     next_token: str
 
 
-def check_ids(interaction: Interaction, where: str) -> None:
-    """InvalidInputError, naming the field below `where`, unless event, user and item id have 1 to 256 bytes."""
+def check(interaction: Interaction, where: str) -> None:
+    """InvalidInputError, naming the field below `where`, unless ids have 1 to 256 bytes and label and time are finite."""
     for name in ("event_id", "user_id", "item_id"):
         size = len(getattr(interaction, name).encode())
         if not 1 <= size <= MAX_ID_BYTES:
             raise InvalidInputError(f"{name} has {size} bytes, must have 1 to {MAX_ID_BYTES}", field=f"{where}.{name}")
+    for name in ("label", "timestamp"):
+        value = getattr(interaction, name)
+        if not math.isfinite(value):
+            raise InvalidInputError(f"{name} must be a finite number, not {value}", field=f"{where}.{name}")
 
 
 def write_profile(features: Features) -> str:

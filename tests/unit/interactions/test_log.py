@@ -102,10 +102,20 @@ def test_the_support_set_does_not_depend_on_the_order_of_arrival(
     assert supports[0] == supports[1]
 
 
-@pytest.mark.parametrize(("field", "value"), [("event_id", ""), ("user_id", ""), ("item_id", "i" * 257), ("event_id", "é" * 129)])
-def test_one_wrong_event_and_nothing_is_recorded(log: InteractionLog, field: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("event_id", ""),
+        ("user_id", ""),
+        ("item_id", "i" * 257),
+        ("event_id", "é" * 129),
+        ("label", float("nan")),
+        ("timestamp", float("inf")),
+    ],
+)
+def test_one_wrong_event_and_nothing_is_recorded(log: InteractionLog, field: str, value: object) -> None:
     with pytest.raises(InvalidInputError) as raised:
-        log.append([event("good"), replace(event("bad"), **{field: value})])
+        log.append([event("good"), replace(event("bad"), **{field: value})])  # type: ignore[arg-type]  # by name
     assert raised.value.field == f"interactions[1].{field}"
     assert log.count() == 0
     assert log.user("u") is None
@@ -180,6 +190,19 @@ def test_a_user_is_dirty_until_their_newest_revision_is_confirmed(log: Interacti
     log.mark_dirty("v")
     log.mark_dirty("nobody")
     assert log.dirty_users() == ["v"]
+    log.mark_all_dirty()
+    # Writes that were under way confirm what they wrote, which the store may have lost since.
+    log.confirm({"u": 2, "v": 2}, "c-1")
+    assert log.dirty_users() == ["u", "v"]
+    log.confirm({"u": 3, "v": 3}, "c-1")
+    assert log.dirty_users() == []
+
+
+def test_a_log_keeps_its_id(log: InteractionLog, tmp_path: Path) -> None:
+    again, other = InteractionLog(tmp_path / "log.db"), InteractionLog(tmp_path / "other.db")
+    assert again.id == log.id != other.id
+    again.close()
+    other.close()
 
 
 def test_profiles_are_kept_and_make_a_user_dirty(log: InteractionLog) -> None:
@@ -192,10 +215,6 @@ def test_profiles_are_kept_and_make_a_user_dirty(log: InteractionLog) -> None:
     record = log.user("u")
     assert record is not None
     assert (record.profile, len(record.support), record.revision) == ({}, 1, 3)
-    log.append([event("e2", user="v")])
-    log.confirm({"u": 3, "v": 1}, "c-1")
-    log.mark_profiles_dirty()
-    assert log.dirty_users() == ["u"]
 
 
 def test_a_deleted_user_is_gone_and_the_deletion_stays_pending(log: InteractionLog) -> None:
