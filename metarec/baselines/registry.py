@@ -45,9 +45,19 @@ GROUP_SHRINKAGE = (300.0, 1000.0, 3000.0, 10_000.0)
 GROUP_FIELDS = ("age", "gender")
 
 
+PAIRED = ("item_knn", "ease")
+MAX_PAIRED_ITEMS = 12_000
+"""Items up to which a dense matrix of all pairs is affordable (a gigabyte; EASE inverts it)."""
+
+
+def too_large(dataset: "Dataset") -> tuple[str, ...]:
+    """The baselines that are left out because the catalogue is too large for a matrix of all pairs."""
+    return PAIRED if len(dataset.item_ids) > MAX_PAIRED_ITEMS else ()
+
+
 def topn_candidates(dataset: "Dataset") -> dict[str, Candidates]:
-    """The candidates that `dataset` allows: recency needs timestamps, popularity per group needs the profile field."""
-    found = dict(TOPN)
+    """The candidates that `dataset` allows: recency needs timestamps, popularity per group the profile field, pairs memory."""
+    found = {name: candidates for name, candidates in TOPN.items() if name not in too_large(dataset)}
     if not dataset.has_timestamps:
         del found["recent_popularity"]
     for field in GROUP_FIELDS:

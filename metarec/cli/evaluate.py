@@ -13,6 +13,7 @@ import click
 from metarec.cli.output import note, print_json, print_table, progress
 
 if TYPE_CHECKING:
+    from metarec.baselines.registry import too_large
     from metarec.cli.evaluate_inputs import Loaded
     from metarec.data.dataset import Dataset
     from metarec.evaluation.evaluate import Evaluation
@@ -134,6 +135,10 @@ def evaluate(
             results += _temporal(evaluation, loaded, other, ks, cuts)
         if HELD_OUT in wanted:
             results += evaluation.held_out(*loaded.split(dataset), ks)
+    if left_out := too_large(dataset):
+        notes.append(
+            f"{' and '.join(left_out)} are left out of top-N protocols: {len(dataset.item_ids)} items are too many for them"
+        )
     facts = {**loaded.facts, "data": str(data), "same_data": loaded.same_data}
     settings = {"seed": seed, "episodes": None if episodes is None else str(episodes), "shots": shots, "cuts": cuts}
     outcome = Report(learner=evaluation.learner, facts=facts, protocols=results, settings=settings, notes=notes)

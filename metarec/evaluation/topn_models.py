@@ -22,7 +22,8 @@ Floats = NDArray[np.float64]
 Scorer = Callable[[Sequence[TopNEpisode]], NDArray[np.float32]]
 
 LIST_LENGTH = 20
-METRICS = ("recall@20", "ndcg@20")
+CHUNK = 512
+"""Users scored at once: bounds memory to CHUNK x items scores."""
 
 
 def learner_scorer(prior: Prior, train: "Dataset") -> Scorer:
@@ -69,12 +70,17 @@ def measure(scorer: Scorer, episodes: Sequence[TopNEpisode], num_items: int) -> 
         empty = np.zeros((0, min(LIST_LENGTH, num_items)))
         zero = np.zeros(0)
         return Measured(list_UN=empty.astype(np.int64), score_UN=empty, recall_U=zero, ndcg_U=zero, coverage=float("nan"))
-    score_UI = scorer(episodes)
-    lists = top_lists(score_UI, [e.support_S for e in episodes], LIST_LENGTH)
-    found = evaluate_lists(lists, [e.target_Q for e in episodes], num_items)
+    lists, scores = [], []
+    for first in range(0, len(episodes), CHUNK):
+        part = episodes[first : first + CHUNK]
+        score_UI = scorer(part)
+        lists.append(top_lists(score_UI, [e.support_S for e in part], LIST_LENGTH))
+        scores.append(np.take_along_axis(score_UI, lists[-1], 1).astype(np.float64))
+    list_UN = np.concatenate(lists)
+    found = evaluate_lists(list_UN, [e.target_Q for e in episodes], num_items)
     return Measured(
-        list_UN=lists,
-        score_UN=np.take_along_axis(score_UI, lists, 1).astype(np.float64),
+        list_UN=list_UN,
+        score_UN=np.concatenate(scores),
         recall_U=found.recall_U,
         ndcg_U=found.ndcg_U,
         coverage=found.coverage,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from metarec.baselines.ials import ImplicitALS
 from metarec.baselines.neighbours import Ease, ItemKNN
 from metarec.baselines.popularity import GroupPopularity, Popularity, RecentPopularity
-from metarec.baselines.registry import TOPN, topn_candidates
+from metarec.baselines.registry import TOPN, too_large, topn_candidates
 from metarec.data.dataset import Dataset
 from metarec.errors import ConfigError
 
@@ -154,6 +154,14 @@ def test_candidates_follow_what_the_data_has() -> None:
     found = topn_candidates(cast(Dataset, bare))
     assert "recent_popularity" not in found
     assert not any(name.startswith("popularity_by") for name in found)
+
+
+def test_catalogues_too_large_for_all_pairs_do_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not too_large(train())
+    monkeypatch.setattr("metarec.baselines.registry.MAX_PAIRED_ITEMS", ITEMS - 1)
+    assert too_large(train()) == ("item_knn", "ease")
+    assert not {"item_knn", "ease"} & set(topn_candidates(train()))
+    assert "ials" in topn_candidates(train())
 
 
 def test_wrong_settings_are_named() -> None:
