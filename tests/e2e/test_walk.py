@@ -79,6 +79,19 @@ class Walk:
     addresses: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[str] | None = None
     said: list[str] = field(default_factory=list)
+    reader: threading.Thread | None = None
+
+    def end(self) -> int:
+        """Wait for the supervisor's end and read the rest of what it says; gives its exit status."""
+        assert self.process is not None
+        assert self.reader is not None
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        status = self.process.wait(timeout=WAIT_SECONDS)
+        self.reader.join()
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return status
 
     @property
     def data(self) -> Path:
@@ -116,13 +129,15 @@ class Walk:
 
 
 @pytest.fixture(scope="module")
-def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+def walk(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Walk]:
     walk = Walk(folder=tmp_path_factory.mktemp("walk"))
     write_tables(walk.folder)
     yield walk
+    if request.session.testsfailed:
+        print("\n".join(walk.said), walk.logs())
     if walk.process is not None and walk.process.poll() is None:
         walk.process.kill()
-        walk.process.wait()
+        walk.end()
 
 
 def wait_until(walk: Walk, condition: Callable[[], object]) -> None:
@@ -185,7 +200,8 @@ def test_up_starts_every_service(walk: Walk):
     assert walk.process.stdout is not None
     assert walk.process.stderr is not None
     stderr = walk.process.stderr
-    threading.Thread(target=lambda: walk.said.extend(line.rstrip() for line in stderr), daemon=True).start()
+    walk.reader = threading.Thread(target=lambda: walk.said.extend(line.rstrip() for line in stderr))
+    walk.reader.start()
     line = walk.process.stdout.readline()
     assert line, f"{walk.said}\n{walk.logs()}"
     walk.addresses = json.loads(line)["addresses"]
@@ -275,6 +291,6 @@ def test_one_ctrl_c_stops_everything(walk: Walk):
     assert walk.process is not None
     assert len(walk.processes()) > len(SERVICES)
     walk.process.send_signal(signal.SIGINT)
-    assert walk.process.wait(timeout=WAIT_SECONDS) == 0
+    assert walk.end() == 0
     assert walk.processes() == {}
     assert walk.said[-1] == "stopped"
