@@ -58,8 +58,6 @@ def environment(port: int) -> dict[str, str]:
         "RAY_health_check_timeout_ms": "5000",
         "RAY_health_check_failure_threshold": "3",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
-        # How long the helpers of a killed node go on trying to report its end before they end too.
-        "RAY_gcs_server_request_timeout_seconds": "10",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(port),
@@ -90,7 +88,7 @@ def serving(settings: Settings) -> Iterator[int]:
     own = {} if joined else {"num_cpus": 2, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     values = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
     try:
-        ray.init(address=joined, **own, **quiet)
+        ray.init(address=joined or "local", **own, **quiet)
         # Without a host there are no proxies.
         http = HTTPOptions() if joined else HTTPOptions(host=None)
         serve.start(http_options=http, grpc_options=gRPCOptions(port=port, grpc_servicer_functions=list(SERVICERS)))
