@@ -81,6 +81,14 @@ def feedback(
     emit(value, as_json=as_json, rows=rows, title=title)
 
 
+def _seconds(value: object) -> float:
+    """Seconds since the epoch, or ISO 8601 text, which YAML reads as a time of its own."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return read_time(str(value), "file")
+
+
 def _from_file(path: Path) -> list[Interaction]:
     interactions = []
     for number, record in enumerate(read_records(path, needed=("user_id", "item_id", "label"), optional=KEYS), 1):
@@ -90,11 +98,11 @@ def _from_file(path: Path) -> list[Interaction]:
                     user_id=str(record["user_id"]),
                     item_id=str(record["item_id"]),
                     label=float(str(record["label"])),
-                    timestamp=float(str(record.get("timestamp") or 0)),
+                    timestamp=_seconds(record.get("timestamp") or 0),
                     scenario=str(record.get("scenario") or ""),
                     event_id=str(record.get("event_id") or ""),
                 )
             )
-        except ValueError as error:
+        except (ValueError, InvalidInputError) as error:
             raise InvalidInputError(f"file '{path}', record {number}: {error}", field="file") from error
     return interactions

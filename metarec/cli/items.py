@@ -1,15 +1,13 @@
 """`metarec items`: lists, shows and upserts items of the running catalogue."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
 
 import click
 
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, note, progress
-from metarec.cli.values import feature_option, features_of, read_features, read_records, schema_fields, schema_option
+from metarec.cli.values import feature_option, read_entities, schema_option
 from metarec.types import Features, Item
 
 BATCH = 1000
@@ -84,15 +82,7 @@ def upsert(
     as_json: bool,
 ) -> None:
     """Add ITEM or replace its content; it can be recommended when this returns. Fields not given are unknown."""
-    if (item is None) == (path is None):
-        raise click.UsageError("give either ITEM with --feature, or --file")
-    if path is not None:
-        if features:
-            raise click.UsageError("--feature goes with ITEM, not with --file")
-        records = read_records(path, needed=("item_id",), optional=("features",))
-        given = [_item(str(record["item_id"]), features_of(record, path, number)) for number, record in enumerate(records, 1)]
-    else:
-        given = [_item(str(item), read_features(features, schema_fields(data, "items")))]
+    given = [Item(item_id=name, features=found) for name, found in read_entities("item", item, features, path, data)]
     stored: list[Item] = []
     with connect(gateway=gateway) as client, progress("upserting", quiet=len(given) <= BATCH) as advance:
         for first in range(0, len(given), BATCH):
@@ -100,11 +90,6 @@ def upsert(
             advance(len(stored), len(given))
     rows = [{"item": one.item_id, "revision": one.revision} for one in stored]
     emit([asdict(one) for one in stored], as_json=as_json, rows=rows, title=f"stored {len(stored)} items")
-
-
-def _item(item_id: str, features: Mapping[str, object]) -> Item:
-    # The client checks the values and names the field that is wrong.
-    return Item(item_id=item_id, features=cast(Features, features))
 
 
 def _row(item: Item) -> dict[str, object]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from metarec.errors import MetarecError, NotFoundError
+from metarec.errors import DataError, MetarecError, NotFoundError
 
 if TYPE_CHECKING:
     from metarec.client import Client
@@ -29,6 +29,7 @@ class Titles:
         if data is None:
             return
         import pyarrow.parquet as pq
+        from pyarrow import ArrowException
 
         from metarec.data.schema import Schema
 
@@ -37,7 +38,10 @@ class Titles:
         schema = Schema.read(data / "schema.yaml")
         self._field = schema.item_title
         if self._field is not None:
-            table = pq.read_table(data / "items.parquet", columns=[schema.item_id, self._field])
+            try:
+                table = pq.read_table(data / "items.parquet", columns=[schema.item_id, self._field])
+            except (OSError, ArrowException) as error:
+                raise DataError(f"cannot be read ({error}); import the data again", file=str(data)) from error
             pairs = zip(*(table[name].to_pylist() for name in (schema.item_id, self._field)), strict=True)
             self._titles = {str(item_id): str(title) for item_id, title in pairs if title}
 
@@ -54,8 +58,11 @@ class Titles:
             if item_id and item_id not in self._titles:
                 try:
                     title = client.get_item(item_id, timeout=1).features.get(self._field)
-                except MetarecError:
+                except NotFoundError:
                     title = None
+                except MetarecError:
+                    # Whoever cannot answer for one item would keep us waiting for each.
+                    return
                 self._titles[item_id] = title if isinstance(title, str) else ""
 
     def column(self, item_id: str) -> dict[str, object]:

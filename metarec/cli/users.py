@@ -2,15 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
 
 import click
 
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, note, progress
 from metarec.cli.titles import Titles, data_option
-from metarec.cli.values import feature_option, features_of, iso, read_features, read_records, schema_fields, schema_option
-from metarec.types import Features, User
+from metarec.cli.values import feature_option, iso, read_entities, schema_option
+from metarec.types import User
 
 BATCH = 1000
 
@@ -43,18 +42,7 @@ def upsert(
     as_json: bool,
 ) -> None:
     """Add USER or replace their profile. Fields not given are unknown."""
-    if (user is None) == (path is None):
-        raise click.UsageError("give either USER with --feature, or --file")
-    if path is not None:
-        if features:
-            raise click.UsageError("--feature goes with USER, not with --file")
-        records = read_records(path, needed=("user_id",), optional=("features",))
-        given = [
-            User(user_id=str(record["user_id"]), features=cast(Features, features_of(record, path, number)))
-            for number, record in enumerate(records, 1)
-        ]
-    else:
-        given = [User(user_id=str(user), features=cast(Features, read_features(features, schema_fields(data, "users"))))]
+    given = [User(user_id=name, features=found) for name, found in read_entities("user", user, features, path, data)]
     stored = 0
     with connect(gateway=gateway) as client, progress("upserting", quiet=len(given) <= BATCH) as advance:
         for first in range(0, len(given), BATCH):

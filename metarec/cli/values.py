@@ -5,11 +5,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
 from metarec.errors import InvalidInputError
+from metarec.types import Features
 
 if TYPE_CHECKING:
     from metarec.data.schema import Field
@@ -107,7 +108,7 @@ def read_records(path: Path, *, needed: Sequence[str], optional: Sequence[str]) 
     import yaml
 
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InvalidInputError(f"file '{path}' cannot be read: {error}", field="file") from error
@@ -127,12 +128,29 @@ def read_records(path: Path, *, needed: Sequence[str], optional: Sequence[str]) 
     return [dict(record) for record in records]
 
 
-def features_of(record: Mapping[str, object], path: Path, number: int) -> Mapping[str, object]:
-    """The `features` mapping of a record; empty when it has none."""
-    features = record.get("features") or {}
-    if not isinstance(features, Mapping):
-        raise InvalidInputError(f"file '{path}', record {number}: features must be a mapping of names to values", field="file")
-    return features
+def read_entities(
+    what: Literal["user", "item"], identity: str | None, features: Sequence[str], path: Path | None, data: Path | None
+) -> list[tuple[str, Features]]:
+    """Ids and features: the one of the command line, or those of a file (`{user_id, features: {name: value}}`).
+
+    The client checks the values and names the field that is wrong.
+    """
+    if (identity is None) == (path is None):
+        raise click.UsageError(f"give either {what.upper()} with --feature, or --file")
+    if identity is not None:
+        return [(identity, cast(Features, read_features(features, schema_fields(data, "users" if what == "user" else "items"))))]
+    assert path is not None
+    if features:
+        raise click.UsageError(f"--feature goes with {what.upper()}, not with --file")
+    key, found = f"{what}_id", []
+    for number, record in enumerate(read_records(path, needed=(key,), optional=("features",)), 1):
+        given = record.get("features") or {}
+        if not isinstance(given, Mapping):
+            raise InvalidInputError(
+                f"file '{path}', record {number}: features must be a mapping of names to values", field="file"
+            )
+        found.append((str(record[key]), cast(Features, given)))
+    return found
 
 
 def iso(seconds: float | None) -> str | None:

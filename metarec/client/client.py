@@ -14,6 +14,7 @@ from metarec.client import calls
 from metarec.client.calls import Call
 from metarec.client.channel import Channels, ClientSettings, ServiceName, open_channel
 from metarec.client.errors import client_error
+from metarec.errors import InvalidInputError
 from metarec.v1 import adaptation_pb2_grpc, gateway_pb2_grpc, recall_pb2_grpc, training_pb2_grpc
 from services.runtime.request import REQUEST_ID_KEY
 
@@ -26,6 +27,14 @@ STUBS: dict[ServiceName, Callable[[grpc.Channel], object]] = {
     "adaptation": adaptation_pb2_grpc.AdaptationServiceStub,
     "training": training_pb2_grpc.TrainingServiceStub,
 }
+
+
+def _built(build: Callable[P, Call[T]], *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+    """The call. InvalidInputError for a value that a message cannot hold: a number out of range, text that is no Unicode."""
+    try:
+        return build(*args, **kwargs)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInputError(f"cannot be sent: {error}") from error
 
 
 class _Sync(Generic[P, T]):
@@ -47,7 +56,7 @@ class _Sync(Generic[P, T]):
 
         @functools.wraps(self._build)
         def send(*args: P.args, **kwargs: P.kwargs) -> T:
-            return client._send(self._build(*args, **kwargs))
+            return client._send(_built(self._build, *args, **kwargs))
 
         return send
 
@@ -71,7 +80,7 @@ class _Async(Generic[P, T]):
 
         @functools.wraps(self._build)
         async def send(*args: P.args, **kwargs: P.kwargs) -> T:
-            return await client._send(self._build(*args, **kwargs))
+            return await client._send(_built(self._build, *args, **kwargs))
 
         return send
 

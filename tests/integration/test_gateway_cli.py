@@ -200,6 +200,18 @@ async def test_feedback_takes_a_file(run: Run, stages: Any, tmp_path: Path) -> N
         ("2", "7", 1.0),
     ]
     assert stages.adaptation.recorded["e1"].event_time.ToMilliseconds() == 1500
+    for name, text in (
+        ("e.json", '[{"user_id": "u", "item_id": "i", "label": 1, "event_id": "e2", "timestamp": "1998-04-01T00:00:02Z"}]'),
+        ("e.yaml", "{user_id: u, item_id: i, label: 1, event_id: e2, timestamp: 1998-04-01T00:00:02Z}"),
+    ):
+        stages.adaptation.recorded.clear()
+        (tmp_path / name).write_text(text)
+        status, _, err = await run("feedback", "--file", str(tmp_path / name))
+        assert status == 0, err
+        assert stages.adaptation.recorded["e2"].event_time.seconds == 891388802
+    path.write_text("{user_id: u, item_id: i, label: 1, timestamp: soon}")
+    status, _, err = await run("feedback", "--file", str(path))
+    assert (status, "record 1: 'soon' is no time" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

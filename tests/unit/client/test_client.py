@@ -65,6 +65,20 @@ def test_missing_feature_values_stay_out_and_impossible_ones_are_refused() -> No
         assert caught.value.field == "items[2].features.x"
 
 
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda client: client.create_training_job(seed=2**64),
+        lambda client: client.recommend("\udcff"),
+        lambda client: client.recommend("u", features={"age": 10**400}),
+        lambda client: client.record_interactions([Interaction(user_id="u", item_id="i", label=1, timestamp=1e18)]),
+    ],
+)
+def test_values_that_no_message_can_hold_are_wrong_input(send) -> None:
+    with Client() as client, pytest.raises(InvalidInputError, match="cannot be sent"):
+        send(client)
+
+
 def test_an_interaction_survives_the_wire() -> None:
     interaction = Interaction(user_id="u", item_id="i", label=4.0, timestamp=891350008.25, scenario="home", event_id="e")
     message = types_pb2.Interaction()
