@@ -1,6 +1,7 @@
 """Who may call the gateway: TLS and bearer tokens end here. Without either it listens in plain text, on loopback by default."""
 
 import hmac
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,10 +15,19 @@ SCHEME = "bearer"
 
 
 def credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """TLS credentials; None without a certificate. ConfigError when the files cannot be read."""
+    """TLS credentials; None without a certificate. ConfigError when the files cannot be read or used."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     key, chain = _read("METAREC_TLS_KEY", settings.tls_key), _read("METAREC_TLS_CERT", settings.tls_cert)
+    try:
+        # grpc would notice while it opens the port, and report a port that it cannot open.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"METAREC_TLS_CERT '{settings.tls_cert}' and METAREC_TLS_KEY '{settings.tls_key}' "
+            f"must be a certificate chain and its private key in PEM, without a password: {error}",
+            field="METAREC_TLS_CERT",
+        ) from error
     return grpc.ssl_server_credentials([(key, chain)])
 
 

@@ -1,18 +1,13 @@
 """Checks requests before any stage sees them: presence, lengths, ranges. What needs the schema is checked by the stages."""
 
-import math
-from collections.abc import Sequence
-
 from metarec.errors import InvalidInputError
 from metarec.v1 import gateway_pb2
-from services.runtime.convert import check_count, check_id
+from services.runtime.convert import check_count, check_id, check_label, check_time, check_unique
 
 MAX_ITEMS = 200
 DEFAULT_ITEMS = 10
 MAX_EXCLUDED = 1000
 MAX_BATCH = 1000
-# The years 1 to 9999, which google.protobuf.Timestamp covers.
-MIN_SECONDS, MAX_SECONDS = -62_135_596_800, 253_402_300_799
 
 
 def check_recommend(request: gateway_pb2.RecommendRequest) -> None:
@@ -35,11 +30,8 @@ def check_interactions(request: gateway_pb2.RecordInteractionsRequest) -> None:
         check_id(interaction.user_id, f"{at}.user_id")
         check_id(interaction.item_id, f"{at}.item_id")
         check_scenario(interaction.scenario, f"{at}.scenario")
-        if not math.isfinite(interaction.label):
-            raise InvalidInputError(f"must be a finite number, not {interaction.label}", field=f"{at}.label")
-        time = interaction.event_time
-        if not (MIN_SECONDS <= time.seconds <= MAX_SECONDS and 0 <= time.nanos < 1_000_000_000):
-            raise InvalidInputError(f"is no time: seconds {time.seconds}, nanos {time.nanos}", field=f"{at}.event_time")
+        check_label(interaction.label, None, f"{at}.label")
+        check_time(interaction.event_time, f"{at}.event_time")
 
 
 def check_explain(request: gateway_pb2.ExplainRequest) -> None:
@@ -52,25 +44,16 @@ def check_explain(request: gateway_pb2.ExplainRequest) -> None:
 def check_items(request: gateway_pb2.UpsertItemsRequest) -> None:
     """InvalidInputError unless there are 1 to 1000 items with ids, each once."""
     check_count(len(request.items), "items", most=MAX_BATCH)
-    _check_unique([item.item_id for item in request.items], "items", "item_id")
+    check_unique((item.item_id for item in request.items), "items", "item_id")
 
 
 def check_users(request: gateway_pb2.UpsertUsersRequest) -> None:
     """InvalidInputError unless there are 1 to 1000 users with ids, each once."""
     check_count(len(request.users), "users", most=MAX_BATCH)
-    _check_unique([user.user_id for user in request.users], "users", "user_id")
+    check_unique((user.user_id for user in request.users), "users", "user_id")
 
 
 def check_scenario(value: str, field: str) -> None:
     """InvalidInputError when `value` has more than 256 bytes; empty is the default scenario."""
     if value:
         check_id(value, field)
-
-
-def _check_unique(ids: Sequence[str], field: str, name: str) -> None:
-    seen: dict[str, int] = {}
-    for number, value in enumerate(ids):
-        check_id(value, f"{field}[{number}].{name}")
-        if value in seen:
-            raise InvalidInputError(f"'{value}' is in {field}[{seen[value]}] already", field=f"{field}[{number}].{name}")
-        seen[value] = number

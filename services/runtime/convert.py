@@ -68,7 +68,7 @@ def item_features(values: Mapping[str, types_pb2.FeatureValue], schema: Schema, 
 
 def users(messages: Sequence[types_pb2.User], schema: Schema) -> list[User]:
     """The users of a request, each id once."""
-    _unique((message.user_id for message in messages), "users", "user_id")
+    check_unique((message.user_id for message in messages), "users", "user_id")
     return [
         User(user_id=message.user_id, features=user_features(message.features, schema, f"users[{place}].features"))
         for place, message in enumerate(messages)
@@ -77,7 +77,7 @@ def users(messages: Sequence[types_pb2.User], schema: Schema) -> list[User]:
 
 def items(messages: Sequence[types_pb2.Item], schema: Schema) -> list[Item]:
     """The items of a request, each id once; revisions are output only and ignored."""
-    _unique((message.item_id for message in messages), "items", "item_id")
+    check_unique((message.item_id for message in messages), "items", "item_id")
     return [
         Item(item_id=message.item_id, features=item_features(message.features, schema, f"items[{place}].features"))
         for place, message in enumerate(messages)
@@ -97,7 +97,7 @@ def interactions(messages: Sequence[types_pb2.Interaction], schema: Schema | Non
         check_label(message.label, None if schema is None else schema.label, f"{at}.label")
         time = now + place * 1e-6
         if message.HasField("event_time"):
-            time = _seconds(message.event_time, f"{at}.event_time")
+            time = check_time(message.event_time, f"{at}.event_time")
             if time > now + MAX_AHEAD_SECONDS:
                 raise InvalidInputError("lies more than a day in the future", field=f"{at}.event_time")
         found.append(
@@ -123,6 +123,25 @@ def check_label(value: float, label: Label | None, field: str) -> None:
         raise InvalidInputError(f"must be 0 or 1, not {value:g}", field=field)
     if not label.minimum <= value <= label.maximum:
         raise InvalidInputError(f"must be {label.minimum:g} to {label.maximum:g}, not {value:g}", field=field)
+
+
+def check_time(stamp: Timestamp, field: str) -> float:
+    """Seconds since the epoch. InvalidInputError for what is no time."""
+    # The years 1 to 9999, which google.protobuf.Timestamp covers.
+    if not (-62_135_596_800 <= stamp.seconds <= 253_402_300_799 and 0 <= stamp.nanos < 1_000_000_000):
+        raise InvalidInputError(f"is no time: seconds {stamp.seconds}, nanos {stamp.nanos}", field=field)
+    return stamp.seconds + stamp.nanos / 1e9
+
+
+def check_unique(ids: Iterable[str], field: str, name: str) -> None:
+    """InvalidInputError unless these ids of `field[k].name` are ids, each once."""
+    seen: dict[str, int] = {}
+    for place, value in enumerate(ids):
+        at = f"{field}[{place}].{name}"
+        check_id(value, at)
+        if value in seen:
+            raise InvalidInputError(f"'{value}' is in {field}[{seen[value]}] already", field=at)
+        seen[value] = place
 
 
 def put_features(target: Mapping[str, types_pb2.FeatureValue], features: Features) -> None:
@@ -207,20 +226,3 @@ def _check_finite(values: Iterable[float], at: str) -> None:
     for value in values:
         if not math.isfinite(value):
             raise InvalidInputError(f"must be finite, not {value}", field=at)
-
-
-def _seconds(stamp: Timestamp, field: str) -> float:
-    # The years 1 to 9999, which google.protobuf.Timestamp covers.
-    if not (-62_135_596_800 <= stamp.seconds <= 253_402_300_799 and 0 <= stamp.nanos < 1_000_000_000):
-        raise InvalidInputError(f"is no time: seconds {stamp.seconds}, nanos {stamp.nanos}", field=field)
-    return stamp.seconds + stamp.nanos / 1e9
-
-
-def _unique(ids: Iterable[str], field: str, name: str) -> None:
-    seen: dict[str, int] = {}
-    for place, value in enumerate(ids):
-        at = f"{field}[{place}].{name}"
-        check_id(value, at)
-        if value in seen:
-            raise InvalidInputError(f"'{value}' is in {field}[{seen[value]}] already", field=at)
-        seen[value] = place

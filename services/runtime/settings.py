@@ -30,6 +30,7 @@ ENVIRONMENT: dict[str, str] = {
     "METAREC_TRAINING_ADDRESS": "address of the training service (127.0.0.1:50055)",
     "METAREC_GATEWAY_ADDRESS": "address of the gateway, for clients (127.0.0.1:50051)",
     "METAREC_GATEWAY_CA": "certificate authority that signed the gateway's certificate, for clients; turns TLS on (none)",
+    "METAREC_CACHE": "where `metarec data fetch` keeps downloads (~/.cache/metarec)",
     "METAREC_TLS_CERT": "certificate chain of the gateway in PEM; turns TLS on, needs METAREC_TLS_KEY (none)",
     "METAREC_TLS_KEY": "private key of METAREC_TLS_CERT in PEM (none)",
     "METAREC_AUTH_TOKEN_FILE": "bearer tokens, one a line: the gateway accepts any of them, clients send the first (none)",

@@ -101,6 +101,8 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path, token_file: Path) -
         authorization(Settings(service="gateway", auth_token_file=tmp_path / "missing"))
     with pytest.raises(ConfigError, match="METAREC_TLS_KEY cannot be read"):
         credentials(Settings(service="gateway", tls_cert=token_file, tls_key=tmp_path / "missing"))
+    with pytest.raises(ConfigError, match="must be a certificate chain and its private key"):
+        credentials(Settings(service="gateway", tls_cert=token_file, tls_key=token_file))
     with pytest.raises(ConfigError, match="METAREC_GATEWAY_CA cannot be read"):
         ClientSettings(gateway_ca=tmp_path / "missing").credentials("gateway")
     assert authorization(Settings(service="gateway")) is None

@@ -68,7 +68,7 @@ def test_a_certificate_needs_its_key() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    # `metarec_gateway_*` belong to clients; every other name of the table sets a field of the same name.
+    # `metarec_gateway_*` and `metarec_cache` belong to the command line; every other name sets a field of the same name.
     fields = set(Settings.__dataclass_fields__)
-    names = {name.removeprefix("METAREC_").lower() for name in ENVIRONMENT} - {"gateway_address", "gateway_ca"}
+    names = {name.removeprefix("METAREC_").lower() for name in ENVIRONMENT} - {"gateway_address", "gateway_ca", "cache"}
     assert names == fields - {"service"}
