@@ -1,5 +1,5 @@
 """What the adaptation service does by itself: finishes deletions, imports the dataset's history, publishes users that are not up
-to date (after a crash, an import or a promotion).
+to date (after a crash, a failed write, an import, a promotion, or when the online store has been lost, exchanged or loaded anew).
 
 Small histories are done before the service is ready; larger ones in the background, in pieces between which requests have their
 turn.
@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from metarec.adaptation.state import UserState
 from metarec.data.dataset import Dataset
 from metarec.errors import UnavailableError
 from metarec.interactions.history import import_history, rows_left
@@ -29,9 +30,12 @@ PAUSE_SECONDS = 5.0
 
 REPORT_SECONDS = 10.0
 
+STORE_MARK = ""
+"""Id, that no user can have, of the online row that says whose states the online store holds."""
+
 
 class Backfill:
-    """Brings log and online store up to date, once at `start` and then whenever a checkpoint is promoted."""
+    """Brings log and online store up to date: at `start`, whenever a checkpoint is promoted, and when told to `wake`."""
 
     def __init__(
         self, log: InteractionLog, store: LazyStore, live: LiveCheckpoint, publisher: Publisher, data: Path | None
@@ -43,16 +47,21 @@ class Backfill:
     def start(self) -> None:
         """Do what is small now, and leave the rest to a thread. NotFoundError when `data` is no dataset."""
         left = 0 if self._data is None else rows_left(self._log, self._data)
-        self._wake.set()
+        # Before the work, which a promotion cuts short.
+        self._live.listen(lambda engine: self.wake())
+        self.wake()
         if left <= READY_LIMIT:
             self._work()
-        self._live.listen(lambda engine: self._wake.set())
         self._thread.start()
+
+    def wake(self) -> None:
+        """Something is not up to date: a write to the online store has failed."""
+        self._wake.set()
 
     def close(self) -> None:
         """Stop after the current piece."""
         self._stop.set()
-        self._wake.set()
+        self.wake()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -75,7 +84,7 @@ class Backfill:
                 logger.warning("bringing users up to date is interrupted: %s", error.message)
             else:
                 logger.exception("bringing users up to date failed")
-            self._wake.set()
+            self.wake()
             return False
         return True
 
@@ -83,14 +92,23 @@ class Backfill:
         """Load the online store if nobody has, and finish deletions."""
         if self._store.schema is None:
             return
-        if self._store.materialize():
-            # What was loaded are the dataset's profiles; those that were upserted since come after them.
-            self._log.mark_profiles_dirty()
+        self._store.materialize()
+        self._claim_store()
         for user_id in self._log.pending_deletions():
             with self._publisher.locked([user_id]):
                 self._store.delete_user(user_id)
                 self._log.confirm_deletion(user_id)
                 self._log.mark_dirty(user_id)
+            # They may have acted again since, and what was acknowledged stays visible.
+            self._publisher.publish([user_id])
+
+    def _claim_store(self) -> None:
+        """Publish everybody again when the online store is new, was lost, loaded from another dataset or used by another log."""
+        mark = f"{self._log.id} {self._store.fingerprint}"
+        found = self._store.read_user(STORE_MARK)
+        if found is None or found.checkpoint != mark:
+            self._log.mark_all_dirty()
+            self._store.write_user_adaptation(STORE_MARK, UserState().encode(), 0, mark, 0)
 
     def _import(self) -> None:
         if self._data is None or not rows_left(self._log, self._data):

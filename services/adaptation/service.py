@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import grpc
@@ -14,7 +14,7 @@ from metarec.errors import NotFoundError
 from metarec.interactions.log import InteractionLog
 from metarec.v1 import adaptation_pb2, adaptation_pb2_grpc, gateway_pb2
 from services.adaptation.backfill import Backfill
-from services.adaptation.publisher import Publisher
+from services.adaptation.publisher import Published, Publisher
 from services.adaptation.tasks import Tasks
 from services.runtime import convert
 from services.runtime.features import LazyStore
@@ -112,7 +112,7 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
         appended = self._log.append(found)
         # Users of duplicates too: the first attempt may have failed between log and store.
         users = list(appended.support_sizes)
-        published = self._publisher.publish(users, list(dict.fromkeys(entry.item_id for entry in found)))
+        published = self._publish(users, list(dict.fromkeys(entry.item_id for entry in found)))
         # A user missing there was deleted by somebody else in the meantime.
         return gateway_pb2.RecordInteractionsResponse(
             num_recorded=appended.recorded,
@@ -123,11 +123,24 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
             checkpoint=next((entry.checkpoint for entry in published.values()), ""),
         )
 
+    def _publish(self, user_ids: Sequence[str], item_ids: Sequence[str] = ()) -> Mapping[str, Published]:
+        with self._repaired():
+            return self._publisher.publish(user_ids, item_ids)
+
+    @contextmanager
+    def _repaired(self) -> Iterator[None]:
+        """The log has it, whatever happens to the online store now: the caller is told, and it is tried again without them."""
+        try:
+            yield
+        except Exception:
+            self._backfill.wake()
+            raise
+
     def _upsert_users(self, request: gateway_pb2.UpsertUsersRequest) -> gateway_pb2.UpsertUsersResponse:
         convert.check_count(len(request.users), "users", most=MAX_BATCH)
         users = convert.users(request.users, self._schema.required())
         self._log.upsert_users(users)
-        self._publisher.publish([user.user_id for user in users])
+        self._publish([user.user_id for user in users])
         return gateway_pb2.UpsertUsersResponse(num_upserted=len(users))
 
     def _delete_user(self, request: gateway_pb2.DeleteUserRequest) -> gateway_pb2.DeleteUserResponse:
@@ -140,7 +153,8 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
                 raise NotFoundError(f"user '{user_id}' is unknown", metadata={"user_id": user_id})
             if events is not None:
                 if stored:
-                    self._store.delete_user(user_id)
+                    with self._repaired():
+                        self._store.delete_user(user_id)
                 self._log.confirm_deletion(user_id)
         return gateway_pb2.DeleteUserResponse(num_interactions_deleted=events or 0)
 

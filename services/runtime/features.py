@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from metarec.data.schema import Schema
-from metarec.errors import InvalidInputError, MetarecError, UnavailableError
+from metarec.errors import InvalidInputError, MetarecError, NotFoundError, UnavailableError
 from metarec.features.manifest import StoreManifest
 from metarec.features.store import FeatureStore, OnlineUser
 from metarec.types import Item, User
@@ -35,11 +35,19 @@ class LazyStore:
 
     @property
     def schema(self) -> Schema | None:
-        """The schema the store was built with; None while there is no store. Opens nothing."""
+        """The schema the store was built with; None while there is no store. Opens nothing.
+
+        FailedPreconditionError when the store's manifest is damaged: there is a store, and nothing may act as if there were none.
+        """
         try:
             return Schema.from_dict(StoreManifest.read(self._path).schema)
-        except MetarecError:
+        except NotFoundError:
             return None
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the dataset that the opened store was built from."""
+        return self._call(lambda store: store.fingerprint)
 
     def read_user(self, user_id: str) -> OnlineUser | None:
         """As FeatureStore.read_user."""

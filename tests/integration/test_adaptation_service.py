@@ -18,13 +18,21 @@ import pytest
 
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
-from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, NotFoundError, UnavailableError
+from metarec.errors import (
+    FailedPreconditionError,
+    InvalidInputError,
+    MetarecError,
+    NoCheckpointError,
+    NotFoundError,
+    UnavailableError,
+)
 from metarec.features.store import FeatureStore
 from metarec.interactions.log import InteractionLog
 from metarec.training.registry import Registry
 from metarec.types import Interaction, Item, User
 from metarec.v1 import adaptation_pb2, adaptation_pb2_grpc, gateway_pb2, types_pb2
 from services.adaptation import backfill
+from services.adaptation.publisher import Publisher
 from services.adaptation.service import Adaptation, build
 from services.runtime import convert
 from services.runtime.errors import from_rpc_error
@@ -282,6 +290,69 @@ async def test_when_the_store_fails_the_call_fails_and_a_retry_repairs(
     assert (found[0].revision, found[2]) == (2, 5)
 
 
+async def test_what_failed_is_repaired_without_the_caller(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that gives up after UNAVAILABLE: the log has the event and the deletion, so the store gets them too."""
+    monkeypatch.setattr(backfill, "PAUSE_SECONDS", 0.05)
+    async with serving(settings(trained)) as (stub, running):
+        await stub.RecordInteractions(fan("gone", 0))
+        with monkeypatch.context() as patch:
+
+            def fail(*_: object) -> None:
+                raise OSError("no route to the store")
+
+            patch.setattr(FeatureStore, "write_user_adaptation", fail)
+            patch.setattr(FeatureStore, "delete_user", fail)
+            assert isinstance(await refused(stub.RecordInteractions(fan("new", 1))), UnavailableError)
+            running._store._retry_at = 0.0
+            assert isinstance(await refused(stub.DeleteUser(gateway_pb2.DeleteUserRequest(user_id="gone"))), UnavailableError)
+        await until(lambda: not running._log.dirty_users() and not running._log.pending_deletions())
+    assert read(trained, "gone") is None
+    found = read(trained, "new")
+    assert found is not None
+    assert found[2] == 4
+
+
+async def test_a_user_who_acts_while_their_deletion_is_pending_stays_visible(trained: Path) -> None:
+    async with serving(settings(trained)) as (stub, running):
+        await stub.RecordInteractions(fan("back", 0))
+        running._log.delete_user("back")
+        await stub.RecordInteractions(Record(interactions=[event("again", "back", "i1")]))
+        running._backfill.wake()
+        await until(lambda: not running._log.pending_deletions() and not running._log.dirty_users())
+    found = read(trained, "back")
+    assert found is not None
+    assert [entry.item_id for entry in found[0].support] == ["i1"]
+
+
+async def test_a_store_whose_manifest_is_damaged_is_not_taken_for_no_store(stub: Stub, trained: Path) -> None:
+    """Without a store nobody can read a state, so events are acknowledged. With one they must be in it first."""
+    manifest = trained / "features" / "store.json"
+    whole = manifest.read_text()
+    manifest.write_text(whole[:-5])
+    error = await refused(stub.RecordInteractions(Record(interactions=[event("e1")])))
+    assert isinstance(error, FailedPreconditionError)
+    manifest.write_text(whole)
+    again = await stub.RecordInteractions(Record(interactions=[event("e1")]))
+    assert again.num_duplicates == 1
+    assert read(trained, "new") is not None
+
+
+@pytest.mark.parametrize("cause", ["lost", "another log"])
+async def test_everybody_is_written_again_to_an_online_store_that_has_others_or_nobody(trained: Path, cause: str) -> None:
+    async with serving(settings(trained)) as (stub, _):
+        await stub.RecordInteractions(fan("new", 1))
+    if cause == "lost":
+        for file in (trained / "features").glob("online.db*"):
+            file.unlink()
+    else:
+        async with serving(settings(trained, state=trained.parent / "other")) as (stub, _):
+            await stub.RecordInteractions(fan("new", 2, 1))
+    async with serving(settings(trained)):
+        found = read(trained, "new")
+    assert found is not None
+    assert [entry.item_id for entry in found[0].support] == ["i1", "i5", "i9", "i13"]
+
+
 async def test_a_profile_changes_what_a_user_is_adapted_to(stub: Stub, trained: Path) -> None:
     await stub.RecordInteractions(fan("new", 0, 1))
     before = read(trained, "new")
@@ -457,6 +528,26 @@ async def test_a_promotion_readapts_every_user(service: tuple[Stub, Adaptation],
         assert found is not None
         assert (found[1], found[0].checkpoint) == (other, other)
     assert (await stub.RecordInteractions(fan("c", 2))).checkpoint == other
+
+
+async def test_a_promotion_in_the_middle_of_the_start_is_not_missed(
+    trained: Path, tiny_dataset: "Dataset", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(trained)
+    (other,) = (info.id for info in registry.list() if not info.live)
+    real, promoted = Publisher.publish, []
+
+    def publish(self: Publisher, user_ids: list[str], item_ids: tuple[str, ...] = ()) -> object:
+        found = real(self, user_ids, item_ids)
+        if not promoted:
+            promoted.append(registry.promote(other, force=True))
+            assert self._live.refresh()
+        return found
+
+    monkeypatch.setattr(Publisher, "publish", publish)
+    async with serving(settings(trained, data=tiny_dataset.path)) as (_, service):
+        await until(lambda: service._log.users_with_stale(other) == [])
+        assert service._live.engine().checkpoint == other
 
 
 async def test_users_whose_write_was_cut_off_are_repaired_at_the_next_start(trained: Path) -> None:
