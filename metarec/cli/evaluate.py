@@ -102,8 +102,8 @@ def evaluate(
     """
     if cuts is not None and TEMPORAL not in protocols and (episodes is not None or protocols):
         raise click.UsageError("--cuts only means something for the protocol 'temporal'")
-    from metarec.cli.evaluate_inputs import Loaded
     from metarec.baselines.registry import too_large
+    from metarec.cli.evaluate_inputs import Loaded
     from metarec.data.dataset import Dataset
     from metarec.evaluation.evaluate import Evaluation
     from metarec.evaluation.results import Report
