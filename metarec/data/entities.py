@@ -72,10 +72,7 @@ def _convert(chunk: Chunk, key: str, fields: Sequence[Field], report: TableRepor
     report.read += len(chunk.row_N)
     found = {}
     for name, convert in [(key, values.ids), *((f.name, _converter(f, missing)) for f in fields)]:
-        try:
-            found[name] = convert(chunk.columns[name])
-        except DataError as error:
-            raise DataError(error.message, file=report.file, column=name) from None
+        found[name] = report.converted(name, chunk.columns[name], convert)
     names = [field.name for field in fields]
     usable = report.judge(found, chunk.columns, chunk.row_N, ids={key: "id is missing"}, optional=names)
     schema = empty_table(key, fields).schema.append(pa.field("_row", pa.int64()))

@@ -120,7 +120,7 @@ class EventReader:
             converters[schema.timestamp] = lambda column: values.times(column, self.missing)
         if schema.scenario is not None:
             converters[schema.scenario] = lambda column: values.categories(column, self.missing)
-        found = {name: self._converted(name, raw[name], convert) for name, convert in converters.items()}
+        found = {name: report.converted(name, raw[name], convert) for name, convert in converters.items()}
         good = report.judge(found, raw, row_N, ids={schema.user_id: "id is missing", schema.item_id: "id is missing"})
         kept, row_N = {name: column.values.filter(pa.array(good)) for name, column in found.items()}, row_N[good]
         nothing = np.zeros(len(row_N))
@@ -139,18 +139,12 @@ class EventReader:
             return raw, row_N
         passed = np.ones(len(row_N), bool)
         for column, allowed in self.where.items():
-            text = pc.fill_null(self._converted(column, raw[column], strings).values, "")
+            text = pc.fill_null(self.report.converted(column, raw[column], strings).values, "")
             passed &= pc.is_in(text, value_set=pa.array(sorted(allowed))).to_numpy(zero_copy_only=False)
         self.report.add_mask("", f"not where {_condition(self.where)}", "left out", ~passed, row_N)
         self.report.unwanted += int((~passed).sum())
         mask = pa.array(passed)
         return {name: column.filter(mask) for name, column in raw.items()}, row_N[passed]
-
-    def _converted(self, name: str, raw: pa.Array, convert: Callable[[pa.Array], Column]) -> Column:
-        try:
-            return convert(raw)
-        except DataError as error:
-            raise DataError(error.message, file=self.report.file, column=name) from None
 
     def _scenario_rows(self, names: pa.Array, row_N: NDArray[np.int64]) -> NDArray[np.int16]:
         column = self.schema.scenario

@@ -62,7 +62,7 @@ def _read(source: Source, columns: Mapping[str, str], report: TableReport, progr
     for chunk in source.chunks(list(columns.values())):
         report.add_malformed(chunk.malformed)
         report.read += len(chunk.row_N)
-        found = {column: values.ids(chunk.columns[column]) for column in columns.values()}
+        found = {column: report.converted(column, chunk.columns[column], values.ids) for column in columns.values()}
         absent = {column: f"{name} is missing" for name, column in columns.items()}
         usable = report.judge(found, chunk.columns, chunk.row_N, ids=absent)
         parts.append(pa.table({name: found[column].values for name, column in columns.items()}).filter(pa.array(usable)))

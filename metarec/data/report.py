@@ -1,6 +1,6 @@
 """What import found: counts per file, and every kind of row or value that was dropped, changed or added, and why."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -111,6 +111,13 @@ class TableReport:
             first = int(np.argmax(mask_N))
             value = None if raw is None else raw[first].as_py()
             self.add(column, problem, action, rows=count, row=int(row_N[first]), value=value, badness=badness)
+
+    def converted(self, column: str, raw: pa.Array, convert: Callable[[pa.Array], Column]) -> Column:
+        """What `convert` makes of a column. DataError, with file and column, where the column's type forbids it."""
+        try:
+            return convert(raw)
+        except DataError as error:
+            raise DataError(error.message, file=self.file, column=column) from None
 
     def judge(
         self,

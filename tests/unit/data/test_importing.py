@@ -416,3 +416,13 @@ def test_any_table_is_imported_or_refused_with_a_reason(tmp_path_factory, rows, 
     table = imported.report.tables[0]
     dropped = sum(f.rows for f in table.findings.values() if f.action in ("row dropped", "last row kept") and f.badness == "fine")
     assert table.read == len(rows) == table.kept + dropped + sum(table.bad.values())
+
+
+def test_a_graph_of_lists_is_refused_with_file_and_column(tmp_path: Path):
+    triples = tmp_path / "graph.parquet"
+    pq.write_table(pa.table({"head": [["a", "b"]], "relation": ["r"], "tail": ["c"]}), triples)
+    events, links = tmp_path / "events.csv", tmp_path / "links.csv"
+    events.write_text("user,item,rating\nann,x,4\n")
+    links.write_text("item,entity\nx,a\n")
+    with pytest.raises(DataError, match=r"file '.*graph\.parquet', column 'head': holds list"):
+        import_dataset(Files(interactions=events, graph=triples, links=links), WITH_GRAPH, tmp_path / "out")
