@@ -1,5 +1,7 @@
 """Training in one process: a dataset in, a prior out. Workers, tests and evaluation protocols build on it."""
 
+import torch
+
 from metarec.data.dataset import Dataset
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.prior import Prior
@@ -30,7 +32,7 @@ def fit(
     recipe = recipe.for_labels(dataset.schema.label.kind)
     encoder = encoder or FeatureEncoder.fit(dataset.schema, dataset.users, dataset.items, dataset.graph)
     inputs = prepare(dataset, encoder, recipe, seed)
-    around = Surroundings(watch=progress or silent, device=device)
+    around = Surroundings(watch=progress or silent, device=device, threads=torch.get_num_threads())
     states = {head.target: train_head(inputs, head, seed, around) for head in recipe.heads}
     return assemble(dataset, encoder, inputs, recipe, states, seed)
 

@@ -43,11 +43,15 @@ class Alone:
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """Where and beside whom a head is trained. `stopped` is asked after every step and ends the run at a saved state."""
+    """Where and beside whom a head is trained. `stopped` is asked after every step and ends the run at a saved state.
+
+    `threads` are this process's: parts of the gradient side by side, times torch's own threads.
+    """
 
     workers: Workers = Alone()
     store: StateStore | None = None
     watch: Watch = silent
     stopped: Callable[[], bool] = lambda: False
     device: str = "cpu"
+    threads: int = 1
     save_every_steps: int = SAVE_EVERY_STEPS

@@ -74,7 +74,6 @@ def work(assignment: Assignment, watch: Watch | None = None) -> dict[str, str]:
 
     Errors are returned, not raised: Ray would take them for a worker's death and try again.
     """
-    torch.set_num_threads(assignment.threads)
     torch.use_deterministic_algorithms(True, warn_only=assignment.device == "gpu")
     group = torch.distributed.is_available() and torch.distributed.is_initialized()
     workers: Workers = (
@@ -89,6 +88,7 @@ def work(assignment: Assignment, watch: Watch | None = None) -> dict[str, str]:
         watch=watch,
         stopped=StopFile(directory).requested,
         device=assignment.device,
+        threads=assignment.threads,
         save_every_steps=assignment.save_every_steps,
     )
     try:

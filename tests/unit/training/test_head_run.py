@@ -211,3 +211,11 @@ def test_items_as_tasks_train_too(inputs: Inputs) -> None:
     recipe = Recipe(name="items", heads=(replace(RECIPE.heads[0], kind="item", epochs=2),))
     state = train_head(inputs, recipe.heads[0], 0, Surroundings())
     assert len(state.history) == 2
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.learner)
+def test_threads_do_not_change_a_bit(inputs: Inputs, head: HeadRecipe) -> None:
+    before = torch.get_num_threads()
+    one, two = (train_head(inputs, head, 0, Surroundings(threads=threads)) for threads in (1, 2))
+    assert same(one, two)
+    assert torch.get_num_threads() == before
