@@ -3,7 +3,7 @@
 The gradient of a batch is always the weighted sum over `gradient_shards` parts of its tasks, each with a generator seeded from
 (seed, epoch, step, shard). Workers share the parts, so N of them compute what one computes, up to the order of the sum.
 Within a worker the parts run side by side in threads, each with few threads of its own: operations are small, and where cores are
-busy torch's own threads wait for one another longer than they compute. Parts are added in order: threads change no bit of the result.
+busy torch's own threads wait for one another longer than they compute. Parts are added in order: no bit depends on threads.
 """
 
 import math
