@@ -84,9 +84,8 @@ class Alpaca:
         """`mean` (T, D + 1), `factor` (T, D + 1, D + 1) with Cov[w] = factor factor', and `noise_scale` (T,)."""
         linear = _linear(model)
         phi_TSD, bias_TS = linear.batch_features(theta, support)
-        prior_TD = linear.task_prior(theta, support.tables.tasks, support.task_T) + _choice(theta, phi_TSD, support.mask_TN).sum(
-            1
-        )
+        profile_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
+        prior_TD = profile_TD + _choice(theta, phi_TSD, support.mask_TN).sum(1)
         return self._posterior(theta, phi_TSD, bias_TS, _noise(theta, support), prior_TD, support)
 
     def _posterior(
