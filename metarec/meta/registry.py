@@ -17,17 +17,23 @@ LEARNERS: dict[str, str] = {
 """Module and class of each learner; modules load when a learner is made."""
 
 
-def make_learner(name: str, settings: Mapping[str, object] | None = None) -> MetaLearner:
-    """The learner `name` with `settings` over its defaults; ConfigError on unknown names and settings."""
+def learner_type(name: str) -> type[MetaLearner]:
+    """The class of the learner `name`; ConfigError lists the known names."""
     if name not in LEARNERS:
         raise ConfigError(f"learner '{name}' is unknown; use one of {', '.join(sorted(LEARNERS))}", field="learner")
     module, _, attribute = LEARNERS[name].partition(":")
-    learner_type: type[MetaLearner] = getattr(import_module(module), attribute)
-    known = {field.name for field in fields(learner_type)}  # type: ignore[arg-type]  # learners are dataclasses
+    found: type[MetaLearner] = getattr(import_module(module), attribute)
+    return found
+
+
+def make_learner(name: str, settings: Mapping[str, object] | None = None) -> MetaLearner:
+    """The learner `name` with `settings` over its defaults; ConfigError on unknown names and settings."""
+    made = learner_type(name)
+    known = {field.name for field in fields(made)}  # type: ignore[arg-type]  # learners are dataclasses
     for key in settings or {}:
         if key not in known:
             raise ConfigError(f"setting '{key}' of learner '{name}' is unknown; use one of {', '.join(sorted(known))}", field=key)
-    return learner_type(**dict(settings or {}))
+    return made(**dict(settings or {}))
 
 
 def learner_settings(learner: MetaLearner) -> dict[str, object]:

@@ -4,7 +4,7 @@ import numpy as np
 
 from metarec.errors import ConfigError
 from metarec.meta.prior import Head
-from metarec.meta.registry import make_learner
+from metarec.meta.registry import learner_type, make_learner
 from metarec.models.contract import MetaParams
 from metarec.models.registry import make_model
 from metarec.tasks.sampler import EpisodeConfig
@@ -17,14 +17,15 @@ STREAMS: dict[Target, int] = {"explicit": 1, "implicit": 2}
 
 def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
     """The head of a recipe with these parameters. ConfigError for unknown names and settings, or a learner of another target."""
+    target = learner_type(recipe.learner).target
+    if target != recipe.target:
+        raise ConfigError(f"learner '{recipe.learner}' predicts '{target}', not '{recipe.target}'", field="learner")
     try:
         learner, model = make_learner(recipe.learner, recipe.learner_settings), make_model(recipe.model, recipe.model_settings)
     except TypeError as error:  # a comparison with a value of the wrong type, before check_types can name it
         raise ConfigError(f"wrong learner or model settings of head '{recipe.target}': {error}", field="learner") from error
     check_types(learner)
     check_types(model)
-    if learner.target != recipe.target:
-        raise ConfigError(f"learner '{recipe.learner}' predicts '{learner.target}', not '{recipe.target}'", field="learner")
     return Head(target=recipe.target, learner=learner, model=model, theta=theta)
 
 
