@@ -22,8 +22,10 @@ def figures(result: Mapping[str, object]) -> dict[str, object]:
 def show(demo: Demo, result: Mapping[str, object]) -> None:
     """A table for each metric: a row for each model, a column for each protocol, the best of each column in bold."""
     protocols, learner = cast(Protocols, result["protocols"]), str(result["learner"])
-    demo.say(f"trained anew on the first {float(CUTS):.0%} of all ratings in time order and judged on the rest (P5's last cut of five);")
-    demo.say("and the checkpoint itself on the ratings of users that its training held out")
+    demo.say(
+        f"P5: trained anew on the first {float(CUTS):.0%} of all ratings in time order, judged on the rest (one cut of five);"
+    )
+    demo.say("held_out: the checkpoint itself on the ratings of users that its training held out")
     for metric, higher in METRICS.items():
         columns = {name: models for name, models in protocols.items() if _metric(models) == metric}
         if not columns:
