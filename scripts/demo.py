@@ -101,7 +101,7 @@ def run(demo: Demo) -> dict[str, object]:
     return {
         "train_seconds": trained["train_seconds"],
         "evaluation": evaluated["protocols"],
-        "delta": evaluated["deltas"],
+        "delta": evaluated["delta"],
         "latency_ms": latency,
         "cold_list": described(cold),
         "adapted_list": described(adapted),

@@ -15,8 +15,13 @@ Protocols = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
 
 def figures(result: Mapping[str, object]) -> dict[str, object]:
-    """What summary.json keeps of the result: every protocol and model, the deltas, who the learner is."""
-    return {name: result[name] for name in ("protocols", "deltas", "learner")}
+    """What summary.json keeps of the result: every protocol and model, who the learner is, and for each protocol the delta of the
+    figure that is shown against the best plain baseline."""
+    protocols, learner = cast(Protocols, result["protocols"]), str(result["learner"])
+    deltas = cast(Protocols, result["deltas"])
+    shown = {name: _metric(models) for name, models in protocols.items()}
+    delta = {name: {"metric": metric, **deltas[name][learner][metric]} for name, metric in shown.items() if metric}
+    return {"protocols": protocols, "learner": learner, "delta": delta}
 
 
 def show(demo: Demo, result: Mapping[str, object]) -> None:

@@ -106,8 +106,10 @@ class Demo:
 
 
 def clean() -> dict[str, str]:
-    """The environment without METAREC_ settings of the user's shell: the demo is the same for everybody."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("METAREC_")}
+    """The environment without METAREC_ settings of the user's shell: the demo is the same for everybody. Ray's notes to developers
+    are not for those who watch."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("METAREC_")}
+    return {**kept, "PYTHONWARNINGS": "ignore::DeprecationWarning"}
 
 
 def code_hash(*packages: str) -> str:

@@ -104,7 +104,11 @@ def test_the_evaluation_is_shown_with_the_learner_first_and_the_best_in_bold(dem
     evaluation = load("demo_evaluation")
     figure = {"sd": 0.0, "episodes": 3}
     models = {name: {"ndcg@20": {"mean": mean, **figure}} for name, mean in (("popularity", 0.4), ("alpaca", 0.5))}
-    evaluation.show(demo, {"protocols": {"temporal@1": models}, "deltas": {}, "learner": "alpaca"})
+    delta = {"baseline": "popularity", "value": 0.25, "interval": [0.1, 0.3]}
+    deltas = {"temporal@1": {"alpaca": {"ndcg@20": delta, "coverage": {}}}}
+    kept = evaluation.figures({"protocols": {"temporal@1": models}, "deltas": deltas, "learner": "alpaca", "notes": []})
+    assert kept["delta"] == {"temporal@1": {"metric": "ndcg@20", **delta}}
+    evaluation.show(demo, kept)
     rows = [line for line in printed(demo).splitlines() if "0.4" in line or "0.5" in line]
     assert "alpaca (the learner)" in rows[0]
     assert "popularity" in rows[1]
