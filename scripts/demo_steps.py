@@ -106,8 +106,8 @@ class Demo:
 
 
 def clean() -> dict[str, str]:
-    """The environment without METAREC_ settings of the user's shell: the demo is the same for everybody. Ray's notes to developers
-    are not for those who watch."""
+    """The environment without METAREC_ settings of the user's shell: the demo is the same for everybody. What Ray tells its
+    developers is not for those who watch."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("METAREC_")}
     return {**kept, "PYTHONWARNINGS": "ignore::DeprecationWarning"}
 
