@@ -14,7 +14,7 @@ from metarec.evaluation.tables import order
 
 LEARNER, JOINT = "#0b5fff", "#d9480f"
 PLAIN = ("#495057", "#868e96", "#2b8a3e", "#9c36b5", "#c2255c", "#e67700", "#1098ad", "#5f3dc4")
-MAX_PLAIN = 6
+MAX_PLAIN = 8
 """Plain baselines in one plot: the best ones; all of them stand in the tables."""
 FRAMED = 4
 """The axis of a curve fits the learner and so many of the best others; a hopeless baseline may leave the frame."""
@@ -103,6 +103,8 @@ def reliability(protocol: ProtocolResult) -> str:
 def _styles(protocol: ProtocolResult, metric: str) -> list[tuple[str, dict[str, Any]]]:
     """Models with the metric and how they are drawn: the learner, the joint model and the best plain baselines."""
     found: list[tuple[str, dict[str, Any]]] = []
+    # A baseline keeps its colour in all plots of a report, whatever its rank.
+    colour = {model: PLAIN[k % len(PLAIN)] for k, model in enumerate(sorted(protocol.plain()))}
     plain = 0
     for model in order(protocol, metric):
         if model.endswith(MEDIAN) or (metric and metric not in protocol.values[model]):
@@ -112,7 +114,7 @@ def _styles(protocol: ProtocolResult, metric: str) -> list[tuple[str, dict[str, 
         elif model == protocol.joint:
             found.append((model, {"color": JOINT, "linewidth": 2.0, "marker": "s", "zorder": 2}))
         elif plain < MAX_PLAIN:
-            found.append((model, {"color": PLAIN[plain], "linewidth": 1.3, "marker": ".", "zorder": 1}))
+            found.append((model, {"color": colour[model], "linewidth": 1.3, "marker": ".", "zorder": 1}))
             plain += 1
     return found
 
