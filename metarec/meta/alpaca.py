@@ -12,10 +12,10 @@ of a task is scaled by its own residuals (normal-inverse-gamma, Bishop 2006, 2.3
 
 What a task has rows about says something by itself, whatever the labels (SVD++, Koren 2008, eq. 15): the prior mean is
 
-    w0 = W0 x + (1 + |S|)^(-1/2) sum_{j in S} C phi_j
+    w0 = W0 x + (1 + |S|)^(-1/2) sum_{j in S} (C phi_j + y_j)
 
-with one learned map C, which unknown entities pass as known ones do. Without support it is that of the profile; and row j's
-share of a score gains phi(q)' C phi_j / sqrt(1 + |S|), so that explanations stay exact.
+with one learned map C, which unknown entities pass as known ones do, and a vector y_j per known entity. Without support it is
+that of the profile; and row j's share of a score gains phi(q)' (C phi_j + y_j) / sqrt(1 + |S|), so that explanations stay exact.
 """
 
 import math
@@ -42,6 +42,7 @@ class Alpaca:
     id_dropout: share of row entities whose id vector is hidden in a step, so that content carries unknown ones
     cold_tasks: share of tasks in a step whose rows are all shown without ids
     l2_id, l2_bias: weights of the mean squared id vector and id bias of the rows a batch touches
+    l2_choice: the same of y
     l2_content: weight of the squared content maps
     huber: query errors beyond this many units of the label cost linearly in the outer loss (Huber 1964); 0: all squared
     noise_shape: prior rows of evidence on a task's noise level; 0 keeps the noise the same for all tasks
@@ -55,6 +56,7 @@ class Alpaca:
     cold_tasks: float = 0.1
     l2_id: float = 0.5
     l2_bias: float = 0.05
+    l2_choice: float = 0.03
     l2_content: float = 0.0
     huber: float = 0.0
     noise_shape: float = 8.0
@@ -63,15 +65,17 @@ class Alpaca:
         for name in ("id_dropout", "cold_tasks"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be in [0, 1)", field=name)
-        for name in ("l2_id", "l2_bias", "l2_content", "huber", "noise_shape"):
+        for name in ("l2_id", "l2_bias", "l2_choice", "l2_content", "huber", "noise_shape"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must not be negative", field=name)
 
     def init(self, model: Scorer, tables: Tables, generator: torch.Generator, stats: LabelStats | None = None) -> MetaParams:
-        """The model's parameters, noise levels and C; `stats` sets mu, the row biases and the scale of the noise."""
+        """The model's parameters, noise levels, C and y; `stats` sets mu, the row biases and the scale of the noise."""
         theta = dict(model.init(tables, generator))
         std = 1.0 if stats is None else stats.std
-        theta["task.choice"] = torch.zeros(len(theta["task.mean"]), len(theta["task.mean"]))
+        width = len(theta["task.mean"])
+        theta["task.choice"] = torch.zeros(width, width)
+        theta["row.choice"] = torch.zeros(len(theta["row.id"]), width)
         theta["predict.log_scale"] = torch.zeros(2)
         theta["noise.log_var"] = torch.tensor([math.log(0.6 * std**2 + 1e-6), math.log(0.7 * std**2 + 1e-6)])
         if stats is not None:
@@ -85,7 +89,7 @@ class Alpaca:
         linear = _linear(model)
         phi_TSD, bias_TS = linear.batch_features(theta, support)
         profile_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
-        prior_TD = profile_TD + _choice(theta, phi_TSD, support.mask_TN).sum(1)
+        prior_TD = profile_TD + _choice(theta, phi_TSD, support, _unknown(support)).sum(1)
         return self._posterior(theta, phi_TSD, bias_TS, _noise(theta, support), prior_TD, support)
 
     def _posterior(
@@ -131,7 +135,7 @@ class Alpaca:
         phi_ND, bias_N, unknown_N, at_TN = self._features(linear, live, rows, unique_N, keep_N, cold_T, at_TN)
         phi_TND, bias_TN, unknown_TN = phi_ND[at_TN], bias_N[at_TN], unknown_N[at_TN]
         noise_TN = torch.exp(live["noise.log_var"])[unknown_TN]
-        choice_TSD = _choice(live, phi_TND[:, :width], support.mask_TN)
+        choice_TSD = _choice(live, phi_TND[:, :width], support, unknown_TN[:, :width])
         prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T) + choice_TSD.sum(1)
         fast = self._posterior(live, phi_TND[:, :width], bias_TN[:, :width], noise_TN[:, :width], prior_TD, support)
         mean_TQ, raw_TQ = _predictive(live, fast, phi_TND[:, width:], bias_TN[:, width:], noise_TN[:, width:])
@@ -149,7 +153,7 @@ class Alpaca:
         nll = (weight_T * nll_TQ.sum(1) / count_T).sum()
         loss = error + nll
         code_N = rows.code_N[unique_N]
-        for name, weight in (("row.id", self.l2_id), ("row.id_bias", self.l2_bias)):
+        for name, weight in (("row.id", self.l2_id), ("row.id_bias", self.l2_bias), ("row.choice", self.l2_choice)):
             if weight:
                 loss = loss + weight * live[name][code_N].square().sum() / len(unique_N)
         if self.l2_content:
@@ -159,7 +163,7 @@ class Alpaca:
         gradient = {
             name: torch.zeros_like(live[name]) if value is None else value for name, value in zip(names, gradients, strict=True)
         }
-        for name in ("row.id", "row.id_bias"):
+        for name in ("row.id", "row.id_bias", "row.choice"):
             gradient[name][0] = 0.0  # code 0 has no id: its row stays 0
         metrics = {"loss": float(error.detach()), "nll": float(nll.detach()), "objective": float(loss.detach())}
         return gradient, metrics
@@ -204,12 +208,12 @@ class Alpaca:
         return fast["mean"]
 
     def contributions(self, model: Scorer, theta: MetaParams, support: Batch, query: Batch) -> dict[str, Tensor]:
-        """mu, b(q), phi(q)' W0 x and, for each support row j, alpha_j k(q, j) + phi(q)' C phi_j / sqrt(1 + |S|); 0 if padded."""
+        """mu, b(q), phi(q)' W0 x and, for each support row j, alpha_j k(q, j) + phi(q)' (C phi_j + y_j) / sqrt(1 + |S|)."""
         linear = _linear(model)
         phi_TSD, bias_TS = linear.batch_features(theta, support)
         phi_TQD, bias_TQ = linear.batch_features(theta, query)
         profile_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
-        choice_TSD = _choice(theta, phi_TSD, support.mask_TN)
+        choice_TSD = _choice(theta, phi_TSD, support, _unknown(support))
         prior_TD = profile_TD + choice_TSD.sum(1)
         var_D = torch.exp(theta["prior.log_var"])
         mask_TS = support.mask_TN.to(phi_TSD.dtype)
@@ -231,10 +235,12 @@ def _linear(model: Scorer) -> LinearGaussian:
     return cast(LinearGaussian, model)
 
 
-def _choice(theta: MetaParams, phi_TSD: Tensor, mask_TS: Tensor) -> Tensor:
-    """C phi_j / sqrt(1 + |S|) of each support row (T, S, D + 1); 0 for padded rows."""
-    scale_T1 = (1 + mask_TS.sum(1, keepdim=True, dtype=phi_TSD.dtype)).rsqrt()
-    return (phi_TSD * (mask_TS * scale_T1)[..., None]) @ theta["task.choice"]
+def _choice(theta: MetaParams, phi_TSD: Tensor, support: Batch, unknown_TS: Tensor) -> Tensor:
+    """(C phi_j + y_j) / sqrt(1 + |S|) of each support row (T, S, D + 1), y_j only where known; 0 for padded rows."""
+    mask_TS = support.mask_TN.to(phi_TSD.dtype)
+    y_TSD = theta["row.choice"][support.tables.rows.code_N[support.row_TN]] * (1 - unknown_TS)[..., None]
+    scale_TS = mask_TS * (1 + mask_TS.sum(1, keepdim=True)).rsqrt()
+    return (phi_TSD @ theta["task.choice"] + y_TSD) * scale_TS[..., None]
 
 
 def _noise(theta: MetaParams, batch: Batch) -> Tensor:

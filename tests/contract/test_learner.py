@@ -25,7 +25,7 @@ EXACT = 1e-12
 RANDOM = {"id_dropout": 0.0, "cold_tasks": 0.0}
 """Settings that make an outer step random, at the value where it is not."""
 
-SHARED = {"l2_id": 0.0, "l2_bias": 0.0}
+SHARED = {"l2_id": 0.0, "l2_bias": 0.0, "l2_choice": 0.0}
 """Settings of penalties that depend on which rows the whole batch touches."""
 
 

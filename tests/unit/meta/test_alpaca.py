@@ -14,7 +14,7 @@ from metarec.tasks.sampler import EpisodeConfig, EpisodeSampler
 from metarec.tasks.stats import label_stats
 from metarec.training.optimizer import Adam, OneCycle
 
-EXACT = Alpaca(id_dropout=0, cold_tasks=0, l2_id=0, l2_bias=0, l2_content=0, noise_shape=6)
+EXACT = Alpaca(id_dropout=0, cold_tasks=0, l2_id=0, l2_bias=0, l2_choice=0, l2_content=0, noise_shape=6)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -49,7 +49,8 @@ def textbook(theta: dict[str, torch.Tensor], family: PlantedFamily, tasks: TaskB
     profile = users.dense_NP.numpy()[tasks.query.task_T[t]]
     prior = np.append(profile @ par["task.content"], profile @ par["task.content_bias"]) + par["task.mean"]
     seen = tasks.support.row_TN[t][tasks.support.mask_TN[t]].numpy()
-    prior = prior + (phi[seen] @ par["task.choice"]).sum(0) / np.sqrt(1 + len(seen))
+    free = np.where(code[seen, None] > 0, par["row.choice"][code[seen]], 0)
+    prior = prior + (phi[seen] @ par["task.choice"] + free).sum(0) / np.sqrt(1 + len(seen))
     cov = np.diag(np.exp(par["prior.log_var"]))
     query = tasks.query.row_TN[t].numpy()
     kernel = phi[seen] @ cov @ phi[seen].T + np.diag(noise[seen])
