@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import click
 from metarec.cli.output import cell, emit, json_option, note, print_error, print_table
 from metarec.errors import InterruptedRunError
 from metarec.training.progress import early_stop_note
-from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, RECIPES, get_recipe
+from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, RECIPES, Recipe, get_recipe
 
 if TYPE_CHECKING:
     from metarec.training.gate import Gate
@@ -112,7 +113,7 @@ def train(
     try:
         with TrainDisplay() as display:
             checkpoint = run_training(
-                data, chosen, out=out, seed=seed, gate=_gate() if judge else None, progress=display, options=options
+                data, chosen, out=out, seed=seed, gate=_gate(chosen) if judge else None, progress=display, options=options
             )
     except InterruptedRunError as error:
         print_error(error.message)
@@ -136,11 +137,15 @@ def train(
         note(f"make it live with: metarec checkpoints promote {info.id}")
 
 
-def _gate() -> "Gate":
+def _gate(recipe: Recipe) -> "Gate":
     """The gate of the evaluation package; loading it costs seconds, so only when it is wanted."""
     from metarec.evaluation.gate import DefaultGate
+    from metarec.training.loop import fit
 
-    return DefaultGate()
+    ranking = tuple(head for head in recipe.heads if head.target == "implicit")
+    if not ranking:
+        return DefaultGate()
+    return DefaultGate(retrain=lambda train, seed: fit(train, replace(recipe, heads=ranking), seed=seed))
 
 
 def _command() -> str:

@@ -86,10 +86,11 @@ def evaluate_temporal(
     return TemporalReport(protocols=lists.results(protocols), tuned=tuned)
 
 
-def tune_baselines(train: "Dataset", ks: Sequence[int]) -> dict[str, dict[str, int]]:
+def tune_baselines(train: "Dataset", ks: Sequence[int], only: Sequence[str] = ()) -> dict[str, dict[str, int]]:
     """Per group of users (`cold`, `warm`) and baseline, the position of the candidate that does best at a cut inside `train`.
 
-    Quality is the mean of recall and nDCG over the group's protocols; without episodes the first candidate stands.
+    Quality is the mean of recall and nDCG over the group's protocols; without episodes the first candidate stands. `only` names
+    the baselines wanted, all by default.
     """
     inner = temporal_splits(train, (VALIDATION_CUT,))[0]
-    return choose_candidates(inner.train, {"cold": [inner.cold(k) for k in ks], "warm": [inner.warm()]})
+    return choose_candidates(inner.train, {"cold": [inner.cold(k) for k in ks], "warm": [inner.warm()]}, only)

@@ -51,7 +51,9 @@ def test_figures_of_learner_and_baselines_stand_behind_the_verdict(prior: Prior,
     )
     best = max(value for name, value in metrics.items() if name.endswith("_ndcg@20") and not name.startswith("delta"))
     assert metrics["delta_ndcg@20"] == pytest.approx((metrics["ndcg@20"] - best) / (1 - best))
-    assert report.delta == min(metrics["delta_mae"], metrics["delta_ndcg@20"])
+    assert metrics["delta_mae_low"] <= metrics["delta_mae"] <= metrics["delta_mae_high"]
+    shown_worse = metrics["delta_mae_high"] <= 0
+    assert report.delta == (min(metrics["delta_mae"], metrics["delta_ndcg@20"]) if shown_worse else metrics["delta_ndcg@20"])
     assert report.passed == (report.delta > 0)
     assert metrics["users"] == 10
     json.dumps(asdict(report))
@@ -61,6 +63,41 @@ def test_a_ruined_prior_is_turned_away_and_the_real_one_does_better(prior: Prior
     bad, good = GATE(ruined(prior), *parts), GATE(prior, *parts)
     assert not bad.passed
     assert bad.delta < good.delta
+
+
+def test_a_rating_head_shown_to_be_worse_decides_whatever_the_ranking(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
+    explicit = prior.head("explicit")
+    worse = replace(explicit, theta={**explicit.theta, "mu": explicit.theta["mu"] + 2})
+    report = GATE(replace(prior, heads={**prior.heads, "explicit": worse}), *parts)
+    assert report.metrics["delta_mae_high"] < 0
+    assert report.delta <= report.metrics["delta_mae"]
+    assert not report.passed
+
+
+def test_where_there_are_times_rankings_are_judged_on_the_users_to_come(
+    prior: Prior, parts: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained_on: list[Dataset] = []
+
+    def retrain(train: Dataset, seed: int) -> Prior:
+        trained_on.append(train)
+        return prior
+
+    def apart(part: Dataset) -> Dataset:
+        events = part.interactions
+        return part.with_interactions(replace(events, timestamp_N=events.user_N * 1e6 + events.timestamp_N % 1_000))
+
+    parts = (apart(parts[0]), apart(parts[1]))
+    gate = replace(GATE, retrain=retrain)
+    assert "cut" not in gate(prior, *parts).metrics
+    assert trained_on == []
+    monkeypatch.setattr("metarec.evaluation.gate.MIN_COLD_USERS", 1)
+    report = gate(prior, *parts)
+    (train,) = trained_on
+    times = np.sort(np.concatenate([part.interactions.timestamp_N for part in parts]))
+    assert train.interactions.timestamp_N.max() < times[int(0.9 * len(times))]
+    assert report.metrics["cold_users"] >= 1
+    assert report.metrics["cut"] == 0.9
 
 
 def test_equal_inputs_give_equal_reports(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
