@@ -67,7 +67,7 @@ def test_a_ruined_prior_is_turned_away_and_the_real_one_does_better(prior: Prior
 
 def test_a_rating_head_shown_to_be_worse_decides_whatever_the_ranking(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
     explicit = prior.head("explicit")
-    worse = replace(explicit, theta={**explicit.theta, "mu": explicit.theta["mu"] + 2})
+    worse = replace(explicit, theta={**explicit.theta, "mu": explicit.theta["mu"] + 50})
     report = GATE(replace(prior, heads={**prior.heads, "explicit": worse}), *parts)
     assert report.metrics["delta_mae_high"] < 0
     assert report.delta <= report.metrics["delta_mae"]
