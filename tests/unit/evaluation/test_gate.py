@@ -67,7 +67,8 @@ def test_a_ruined_prior_is_turned_away_and_the_real_one_does_better(prior: Prior
 
 def test_a_rating_head_shown_to_be_worse_decides_whatever_the_ranking(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
     explicit = prior.head("explicit")
-    worse = replace(explicit, theta={**explicit.theta, "mu": explicit.theta["mu"] + 50})
+    noise_C = 100 * torch.randn(prior.items.num_codes + 1, generator=torch.Generator().manual_seed(0))
+    worse = replace(explicit, theta={**explicit.theta, "row.id_bias": noise_C})
     report = GATE(replace(prior, heads={**prior.heads, "explicit": worse}), *parts)
     assert report.metrics["delta_mae_high"] < 0
     assert report.delta <= report.metrics["delta_mae"]
