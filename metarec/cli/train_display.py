@@ -17,6 +17,7 @@ STAGES = {
     "waiting": "waiting",
     "blend": "choosing the blend on validation users",
     "gate": "judging beside the plain baselines",
+    "unjudged": "not judged:",
     "publish": "publishing",
     "stopping": "stopping: saving the state (once more to stop at once)",
 }

@@ -185,7 +185,11 @@ class _Run:
         report: GateReport | None = None
         if gate is not None:
             self.watch(Progress(stage="gate"))
-            report = gate(prior, *split(self.dataset, inputs.validation_user_U))
+            try:
+                report = gate(prior, *split(self.dataset, inputs.validation_user_U))
+            except FailedPreconditionError as error:
+                # Too little data to judge is no reason to throw the training away; promotion will ask for force.
+                self.watch(Progress(stage="unjudged", note=error.message))
         self.watch(Progress(stage="publish"))
         history: dict[str, tuple[EpochMetrics, ...]] = {target: tuple(state.history) for target, state in states.items()}
         manifest = Manifest(

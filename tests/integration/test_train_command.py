@@ -95,6 +95,16 @@ def test_a_failed_gate_refuses_with_the_figures_unless_forced(data: str, tmp_pat
     assert Registry(tmp_path).live() == Registry(tmp_path).list()[0].id
 
 
+def test_with_too_little_data_to_judge_the_checkpoint_is_published_unjudged(data: str, tmp_path: Path) -> None:
+    result = invoke("--data", data, "--out", str(tmp_path), "--promote", *QUICK)
+    assert result.exit_code == 1
+    assert "not judged: no held-out user has 15 interactions" in result.stderr
+    assert "publishing" in result.stderr
+    (info,) = Registry(tmp_path).list()
+    assert not info.gate_passed
+    assert not info.live
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
