@@ -150,7 +150,7 @@ def promote(demo: Demo, registry: Path, checkpoint: str) -> None:
     """Make the checkpoint live; the gate has the say, and a demo goes on without it, saying so."""
     info = Registry(registry).get(checkpoint)
     if info.gate_passed:
-        demo.say(f"it passed its gate: delta {info.delta:+.4f} against the best plain baseline on users held out")
+        demo.say(f"it passed its gate: delta {info.delta:+.4f} against the best plain baseline")
     else:
         demo.say(f"[yellow]it did not pass its gate[/] (delta {info.delta:+.4f}): promoted by force, to show the services")
     force = [] if info.gate_passed else ["--force"]
