@@ -21,7 +21,7 @@ from metarec.tasks.batch import Tables, TaskBatch
 from metarec.tasks.sampler import EpisodeSampler
 from metarec.tasks.stats import LabelStats, label_stats
 from metarec.training.batches import pick_device, tables_on, tasks_on
-from metarec.training.heads import episode_config, head_seed, make_head
+from metarec.training.heads import episode_config, head_seed, make_head, training_learner
 from metarec.training.inputs import Inputs
 from metarec.training.optimizer import Adam, OneCycle
 from metarec.training.progress import Progress, early_stop_note
@@ -55,7 +55,7 @@ class _HeadRun:
             inputs.layout(recipe.kind, validation=True), host, config, self.seed, recipe.validation_tasks
         )
         self.tables: Tables = tables_on(host, pick_device(around.device))
-        self.head = make_head(recipe, {})
+        self.head = replace(make_head(recipe, {}), learner=training_learner(recipe, len(layout.row_N)))
         self.schedule = OneCycle(
             peak=recipe.outer_lr,
             num_steps=recipe.epochs * self.sampler.steps_per_epoch,

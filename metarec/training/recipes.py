@@ -34,6 +34,8 @@ class HeadRecipe:
                          not depend on it
     patience             epochs without a better validation loss before training stops; 0 never stops early
     validation_tasks     most validation tasks per epoch
+    penalty_rows         training rows for which the learner's l2_* settings are meant; with fewer, n, they grow by
+                         sqrt(penalty_rows / n), threefold at most, since less data must be trusted less; 0: never
     """
 
     target: Target
@@ -52,6 +54,7 @@ class HeadRecipe:
     gradient_shards: int = 2
     patience: int = 4
     validation_tasks: int = 256
+    penalty_rows: int = 0
 
     def __post_init__(self) -> None:
         if self.target not in get_args(Target):
@@ -62,7 +65,7 @@ class HeadRecipe:
         for name in ("epochs", "batch_size", "gradient_shards"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}", field=name)
-        for name in ("patience", "validation_tasks", "clip_norm"):
+        for name in ("patience", "validation_tasks", "clip_norm", "penalty_rows"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}", field=name)
         if self.outer_lr <= 0:
@@ -192,8 +195,9 @@ EXPLICIT = HeadRecipe(
     episodes={"max_query": 500, "row_weight": 0.5},
     epochs=24,
     batch_size=128,
-    # Under a one-cycle rate validation wavers until the rate falls.
-    patience=8,
+    # Under a one-cycle rate validation wavers until the rate falls: 8 stopped ML-100K at .747 instead of .740.
+    patience=16,
+    penalty_rows=600_000,
 )
 IMPLICIT = HeadRecipe(
     target="implicit",
