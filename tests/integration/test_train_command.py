@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -180,6 +181,19 @@ def test_ctrl_c_saves_says_how_to_resume_and_exits_with_130(data: str, tmp_path:
 
 def test_on_a_terminal_there_is_a_bar_per_head(monkeypatch: pytest.MonkeyPatch) -> None:
     pty_read, pty_write = os.openpty()
+    parts: list[bytes] = []
+
+    def read() -> None:
+        try:
+            while part := os.read(pty_read, 4096):
+                parts.append(part)
+        except OSError:
+            return  # the other end was closed
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "140")
     with os.fdopen(pty_write, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         with TrainDisplay() as display:
@@ -188,9 +202,9 @@ def test_on_a_terminal_there_is_a_bar_per_head(monkeypatch: pytest.MonkeyPatch) 
                 display(Progress(target=head, epoch=1, epochs=2, step=3, steps=5))
                 metrics = {"epoch": 1, "train_loss": 0.5, "seconds": 1.0}
                 display(Progress(target=head, epoch=1, epochs=2, step=5, steps=5, metrics=metrics))
-        terminal.flush()
-    shown = os.read(pty_read, 100_000).decode()
+    reader.join()
     os.close(pty_read)
+    shown = b"".join(parts).decode()
     assert "building the feature store" in shown
     assert "explicit" in shown
     assert "implicit" in shown
