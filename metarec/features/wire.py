@@ -45,7 +45,7 @@ _VALUE_FIELD: dict[Kind, str] = {
 class Value(Protocol):
     """The part of feast.types.Value that is used here."""
 
-    def WhichOneof(self, group: str) -> str | None:  # noqa: N802 (a protobuf method)
+    def WhichOneof(self, group: str) -> str | None:  # noqa: N802  # named by protobuf
         """Name of the set field."""
         ...
 

@@ -11,7 +11,9 @@ from metarec.training.files import Json, canonical, sha256
 from metarec.training.gate import GateReport
 from metarec.training.recipes import Recipe
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Grows when theta or files change so that an older checkpoint cannot be read; 2: alpaca has `task.choice` and `row.choice`."""
+
 MANIFEST = "manifest.json"
 
 

@@ -150,7 +150,7 @@ GROUPS = {"learner": "learner_settings", "model": "model_settings", "episodes": 
 def _set(head: HeadRecipe, path: str, value: Setting, full: str) -> HeadRecipe:
     group, dot, rest = path.partition(".")
     if dot and group in GROUPS and rest:
-        return replace(head, **{GROUPS[group]: {**getattr(head, GROUPS[group]), rest: value}})  # type: ignore[arg-type]  # a mapping
+        return replace(head, **{GROUPS[group]: {**getattr(head, GROUPS[group]), rest: value}})  # type: ignore[arg-type]  # mappings of settings
     plain = {f.name for f in fields(HeadRecipe)} - {"target", *GROUPS.values()}
     if path not in plain:
         known = ", ".join(sorted(plain | {f"{group}.NAME" for group in GROUPS}))

@@ -23,7 +23,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             # clone: a tensor on the file's memory map would change under the reader when the file is replaced in place
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118  # a file handle, not a dict
     except (OSError, SafetensorError, ValueError) as error:
         raise CorruptCheckpointError(f"'{path}' cannot be read: {error}", metadata={"file": path.name}) from error
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships without types
 
 from metarec.errors import MetarecError, UnavailableError
 from services.runtime.health import SERVICE as HEALTH_SERVICE

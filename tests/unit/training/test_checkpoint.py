@@ -15,7 +15,7 @@ from metarec.meta.blend import prior_scores
 from metarec.meta.prior import Prior
 from metarec.tasks.tables import encode_unknown_items, encode_unknown_users
 from metarec.training.checkpoint import load_checkpoint, save_checkpoint
-from metarec.training.manifest import MANIFEST, Manifest, read_manifest
+from metarec.training.manifest import FORMAT_VERSION, MANIFEST, Manifest, read_manifest
 from metarec.training.recipes import Recipe
 from metarec.types import GateReport
 
@@ -146,7 +146,7 @@ def rewrite(path: Path, **changes: object) -> None:
 
 def test_a_newer_format_is_refused(copy: Path) -> None:
     rewrite(copy, format=99)
-    with pytest.raises(CorruptCheckpointError, match="has format 99, this metarec reads 1"):
+    with pytest.raises(CorruptCheckpointError, match=f"has format 99, this metarec reads {FORMAT_VERSION}"):
         load_checkpoint(copy)
 
 
