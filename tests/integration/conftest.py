@@ -24,6 +24,7 @@ import pytest
 from metarec.client import AsyncClient, ClientSettings
 from metarec.errors import MetarecError
 from metarec.training.files import canonical, sha256
+from metarec.training.manifest import FORMAT_VERSION
 from metarec.v1 import (
     adaptation_pb2,
     adaptation_pb2_grpc,
@@ -254,7 +255,7 @@ async def stages() -> AsyncIterator[Stages]:
 def registry(tmp_path: Path) -> Path:
     """A registry whose live checkpoint lists popular items and holds nothing else."""
     manifest: dict[str, object] = {
-        "format": 1,
+        "format": FORMAT_VERSION,
         "recipe": {"name": "default"},
         "created": 0.0,
         "gate": None,
