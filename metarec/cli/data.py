@@ -13,7 +13,7 @@ from metarec.cli.output import emit, json_option, note, print_json, print_table,
 from metarec.errors import AlreadyExistsError, DataError, InvalidInputError
 
 if TYPE_CHECKING:
-    from metarec.data.importing import Files
+    from metarec.data.files import Files
 
 file_type = click.Path(path_type=Path)
 data_option = click.option("--data", "path", type=file_type, required=True, help="Dataset directory.")
@@ -71,8 +71,18 @@ Examples:
 """,
 )
 @click.option("--interactions", type=file_type, required=True, help="CSV or Parquet: who did what with which item.")
-@click.option("--users", type=file_type, help="CSV or Parquet: one row per user.  [default: the ids in the interactions]")
-@click.option("--items", type=file_type, help="CSV or Parquet: one row per item.  [default: the ids in the interactions]")
+@click.option(
+    "--users",
+    type=file_type,
+    multiple=True,
+    help="CSV or Parquet: one row per user; repeat it for files with more fields.  [default: the ids in the interactions]",
+)
+@click.option(
+    "--items",
+    type=file_type,
+    multiple=True,
+    help="CSV or Parquet: one row per item; repeat it for files with more fields.  [default: the ids in the interactions]",
+)
 @click.option("--graph", type=file_type, help="Knowledge graph, CSV or Parquet with columns head, relation, tail.")
 @click.option(
     "--links", type=file_type, help="Entity of each item, CSV or Parquet with columns item_id (as in the schema), entity."
@@ -105,8 +115,8 @@ Examples:
 @json_option
 def import_(
     interactions: Path,
-    users: Path | None,
-    items: Path | None,
+    users: Sequence[Path],
+    items: Sequence[Path],
     graph: Path | None,
     links: Path | None,
     schema_path: Path | None,
@@ -126,10 +136,19 @@ def import_(
     all of it went well.
     """
     from metarec.data.columns import MISSING
-    from metarec.data.importing import Files, ImportSettings, import_dataset
+    from metarec.data.files import Files
+    from metarec.data.importing import ImportSettings, import_dataset
     from metarec.data.schema import Schema
 
-    files = Files(interactions=interactions, users=users, items=items, graph=graph, links=links)
+    files = Files(
+        interactions=interactions,
+        users=users[0] if users else None,
+        items=items[0] if items else None,
+        graph=graph,
+        links=links,
+        more_users=tuple(users[1:]),
+        more_items=tuple(items[1:]),
+    )
     settings = ImportSettings(
         max_bad=max_bad,
         where=_where(where),

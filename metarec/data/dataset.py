@@ -90,6 +90,12 @@ class Dataset:
         times = self.interactions.timestamp_N
         return bool(len(times)) and bool(np.any(times != times[0]))
 
+    @property
+    def has_varied_labels(self) -> bool:
+        """Whether there is more than one label: where every event is positive, labels tell nothing."""
+        labels = self.interactions.label_N
+        return bool(len(labels)) and bool(np.any(labels != labels[0]))
+
     def with_interactions(self, interactions: Interactions) -> "Dataset":
         """The same entities with other interactions (a part of a split)."""
         return replace(self, interactions=interactions)

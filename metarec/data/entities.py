@@ -5,7 +5,7 @@ every later step holds it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -39,9 +39,10 @@ def read_entities(
     progress: Progress = lambda done, note: None,
 ) -> pa.Table:
     """The table with its id column first and then the fields. DataError where it is unusable."""
-    source.require([key, *(field.name for field in fields)])
+    names = [key, *(column for field in fields for column in field.sources)]
+    source.require(names)
     parts = []
-    for chunk in source.chunks([key, *(field.name for field in fields)]):
+    for chunk in source.chunks(names):
         parts.append(_convert(chunk, key, fields, report, missing))
         progress(chunk.done, f"{report.read:,} rows")
     report.check()
@@ -52,6 +53,22 @@ def read_entities(
     report.check()
     report.kept = len(table)
     return table.drop_columns(["_row"])
+
+
+def with_more(table: pa.Table, other: pa.Table, key: str, report: TableReport) -> pa.Table:
+    """The table with the fields of another one, by id; ids that only the other has are left out, with their number reported."""
+    place = {name: row for row, name in enumerate(other[key].to_pylist())}
+    rows = [place.pop(name, None) for name in table[key].to_pylist()]
+    left = next(iter(place), None)
+    report.add(key, "id is not in the first file of its kind", "left out", rows=len(place), value=left)
+    if len(place) == len(other):
+        raise DataError(f"has none of the {len(table):,} ids of the first file of its kind", file=report.file, column=key)
+    report.kept = len(other) - len(place)
+    return pa.table({**_columns(table), **_columns(other.drop_columns([key]).take(pa.array(rows, pa.int64())))})
+
+
+def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(table.column_names, table.columns, strict=True))
 
 
 def empty_table(key: str, fields: Sequence[Field]) -> pa.Table:
@@ -70,14 +87,22 @@ def with_added(table: pa.Table, ids: Sequence[str]) -> pa.Table:
 def _convert(chunk: Chunk, key: str, fields: Sequence[Field], report: TableReport, missing: tuple[str, ...]) -> pa.Table:
     report.add_malformed(chunk.malformed)
     report.read += len(chunk.row_N)
+    raw = {key: chunk.columns[key], **{field.name: _raw(field, chunk.columns) for field in fields}}
     found = {}
     for name, convert in [(key, values.ids), *((f.name, _converter(f, missing)) for f in fields)]:
-        found[name] = report.converted(name, chunk.columns[name], convert)
+        found[name] = report.converted(name, raw[name], convert)
     names = [field.name for field in fields]
-    usable = report.judge(found, chunk.columns, chunk.row_N, ids={key: "id is missing"}, optional=names)
+    usable = report.judge(found, raw, chunk.row_N, ids={key: "id is missing"}, optional=names)
     schema = empty_table(key, fields).schema.append(pa.field("_row", pa.int64()))
     columns = [*(found[name].values for name in (key, *names)), pa.array(chunk.row_N)]
     return pa.table(columns, schema=schema).filter(pa.array(usable))
+
+
+def _raw(field: Field, columns: Mapping[str, pa.Array]) -> pa.Array:
+    """The column of a field; where it has several, one struct a row."""
+    if not field.columns:
+        return columns[field.name]
+    return pa.StructArray.from_arrays([columns[name] for name in field.columns], names=list(field.columns))
 
 
 def _converter(field: Field, missing: tuple[str, ...]) -> Callable[[pa.Array], Column]:

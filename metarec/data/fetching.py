@@ -18,7 +18,8 @@ from pathlib import Path
 from metarec.data.contents import fingerprint
 from metarec.data.dataset import MANIFEST, Dataset
 from metarec.data.entities import Progress
-from metarec.data.importing import FileRole, Files, Imported, import_dataset
+from metarec.data.files import FileRole, Files
+from metarec.data.importing import Imported, import_dataset
 from metarec.data.replacing import check_target
 from metarec.data.schema import Schema
 from metarec.errors import ConfigError, DataError, InvalidInputError, MetarecError, UnavailableError

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pyarrow as pa
 
-from metarec.data.columns import MISSING, Column, Mask, digits, some, strings
+from metarec.data.columns import MISSING, Column, Mask, digits, some, strings, union
 from metarec.data.schema import Field
 from metarec.data.values import categories, numbers, texts
 from metarec.errors import DataError
@@ -13,6 +13,8 @@ from metarec.errors import DataError
 
 def feature(raw: pa.Array, field: Field, missing: tuple[str, ...] = MISSING) -> Column:
     """The values of one schema field. DataError when the column's type cannot hold its kind."""
+    if field.columns:
+        return _joined(raw, missing)
     nested = pa.types.is_nested(raw.type)
     if nested and not (_is_list(raw.type) and field.kind in ("multi_categorical", "vector")):
         raise DataError(f"holds {raw.type}, which kind '{field.kind}' of the schema cannot be")
@@ -75,6 +77,30 @@ def _vectors(raw: pa.Array, separator: str | None, dim: int, missing: tuple[str,
         values.append(None if length[k] else entries)
     problems = {**problems, f"vector has not {dim} entries": length, "vector has an entry that is no finite number": content}
     return Column(values=pa.array(values, pa.list_(pa.float32())), problems=some(problems))
+
+
+def _joined(raw: pa.StructArray, missing: tuple[str, ...]) -> Column:
+    """Vectors whose entries are columns of their own, given as one struct a row; missing where all entries are."""
+    parts = [numbers(part, missing) for part in raw.flatten()]
+    table_ND = np.stack([part.values.to_numpy(zero_copy_only=False).astype(np.float64) for part in parts], axis=1)
+    problems = _any([part.problems for part in parts])
+    gone_ND = np.isnan(table_ND)
+    wrong_N = union(problems, len(raw))
+    problems["vector has missing entries"] = gone_ND.any(1) & ~gone_ND.all(1) & ~wrong_N
+    empty_N = gone_ND.any(1) | wrong_N
+    values = [None if empty else row for empty, row in zip(empty_N, table_ND.tolist(), strict=True)]
+    return Column(
+        values=pa.array(values, pa.list_(pa.float32())), problems=some(problems), notes=_any([part.notes for part in parts])
+    )
+
+
+def _any(parts: list[dict[str, Mask]]) -> dict[str, Mask]:
+    """Rows under the mask of a name in any part."""
+    found: dict[str, Mask] = {}
+    for part in parts:
+        for name, mask in part.items():
+            found[name] = found[name] | mask if name in found else mask
+    return found
 
 
 def _entries(row: list[object]) -> list[float] | None:

@@ -7,15 +7,16 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metarec.data.columns import MISSING
 from metarec.data.dataset import complete
-from metarec.data.entities import Progress, empty_table, read_entities, with_added
+from metarec.data.entities import Progress, empty_table, read_entities, with_added, with_more
 from metarec.data.events import EventReader, Ids, write_events
+from metarec.data.files import FileRole, Files, fields_by_file
 from metarec.data.knowledge import read_links, read_triples
 from metarec.data.reading import Source, open_source
 from metarec.data.repeats import Buckets
@@ -23,23 +24,6 @@ from metarec.data.replacing import check_target, replaced_directory
 from metarec.data.report import ImportReport, TableReport
 from metarec.data.schema import Field, Schema
 from metarec.errors import ConfigError, SchemaError
-
-FileRole = Literal["users", "items", "interactions", "graph", "links"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Files:
-    """The input. Without `users` or `items` the ids of that side come from the interactions; the schema then has no fields there.
-
-    `names` says how reports call a file that is not called by its path.
-    """
-
-    interactions: Path
-    users: Path | None = None
-    items: Path | None = None
-    graph: Path | None = None
-    links: Path | None = None
-    names: Mapping[FileRole, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +100,7 @@ def import_dataset(
     _check_files(files, schema, settings)
     check_target(out)
     opened = {
-        name: open_source(path, delimiter=settings.delimiter, encoding=settings.encoding)
-        for name in get_args(FileRole)
-        if (path := getattr(files, name)) is not None
+        name: open_source(path, delimiter=settings.delimiter, encoding=settings.encoding) for name, path in files.paths().items()
     }
     reports = {
         name: TableReport(table=name, file=files.names.get(name, str(source.path)), max_bad=settings.max_bad)
@@ -127,8 +109,8 @@ def import_dataset(
     step = _steps(opened, progress)
     with replaced_directory(out) as folder:
         (folder / "schema.yaml").write_text(schema.to_yaml(), encoding="utf-8")
-        users = _entities("users", schema.user_id, schema.users, opened, reports, settings, step("users"))
-        items = _entities("items", schema.item_id, schema.items, opened, reports, settings, step("items"))
+        users = _entities("users", schema.user_id, schema.users, opened, reports, settings, step)
+        items = _entities("items", schema.item_id, schema.items, opened, reports, settings, step)
         reader = EventReader(
             source=opened["interactions"],
             schema=schema,
@@ -173,6 +155,8 @@ def import_dataset(
 
 def _check_files(files: Files, schema: Schema, settings: ImportSettings) -> None:
     for name, fields in (("users", schema.users), ("items", schema.items)):
+        if getattr(files, name) is None and getattr(files, f"more_{name}"):
+            raise SchemaError(f"further files of {name} need a first one that says which {name} there are", field=name)
         if getattr(files, name) is None and fields:
             raise SchemaError(
                 f"the schema has fields of {name} ('{fields[0].name}', ...); give their file with --{name}", field=name
@@ -193,17 +177,25 @@ def _entities(
     opened: Mapping[str, Source],
     reports: Mapping[str, TableReport],
     settings: ImportSettings,
-    progress: Progress,
+    step: Callable[[str], Progress],
 ) -> pa.Table:
+    """The users or items of all their files: the first says which there are, further ones hold more fields."""
     if name not in opened:
         return empty_table(key, fields)
-    return read_entities(opened[name], key, fields, reports[name], settings.missing, progress)
+    roles = [role for role in opened if role == name or role.startswith(f"{name} ")]
+    held = fields_by_file({role: opened[role] for role in roles}, fields)
+    table = read_entities(opened[name], key, held[name], reports[name], settings.missing, step(name))
+    for role in roles[1:]:
+        more = read_entities(opened[role], key, held[role], reports[role], settings.missing, step(role))
+        table = with_more(table, more, key, reports[role])
+    return table.select([key, *(field.name for field in fields)])
 
 
 def _steps(opened: Mapping[str, Source], progress: Progress) -> Callable[[str], Progress]:
     """Progress of each step, as a share of the whole: steps weigh by the size of their file."""
     sizes = {name: float(source.path.stat().st_size) for name, source in opened.items()}
-    order = {name: sizes.get(name, 0.0) for name in ("users", "items", "interactions", "repeated", "graph", "links")}
+    further = [name for name in opened if name not in get_args(FileRole)]
+    order = {name: sizes.get(name, 0.0) for name in ("users", "items", *further, "interactions", "repeated", "graph", "links")}
     order["repeated"] = sizes["interactions"] / 4
     total, names = sum(order.values()), list(order)
 

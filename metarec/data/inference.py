@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from metarec.data import values
 from metarec.data.columns import union
-from metarec.data.importing import Files
+from metarec.data.files import Files
 from metarec.data.reading import Source, open_source
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import DataError, SchemaError
@@ -18,6 +18,9 @@ SAMPLE_ROWS = 100_000
 """Rows of each file that are looked at."""
 
 MAX_CODES = 25
+MIN_ENTRIES = 3
+"""As many numbered columns are taken for the entries of a vector."""
+
 STRAY_SHARE = 0.01
 """A column is one of numbers still when this share of its values is not."""
 
@@ -68,8 +71,8 @@ def draft_schema(files: Files, *, delimiter: str | None = None, encoding: str = 
     """The text of a schema.yaml with comments. DataError where no column can be taken for user, item or label."""
     sources = {
         name: open_source(path, delimiter=delimiter, encoding=encoding)
-        for name in ("interactions", "users", "items")
-        if (path := getattr(files, name)) is not None
+        for name, path in files.paths().items()
+        if name not in ("graph", "links")
     }
     events = sources["interactions"]
     user_id = _key(events, sources.get("users"), USER_NAMES, "user")
@@ -78,8 +81,8 @@ def draft_schema(files: Files, *, delimiter: str | None = None, encoding: str = 
     timestamp = _by_name(events, TIME_NAMES)
     scenario = _by_name(events, SCENARIO_NAMES)
     label, why = _label(events, sample, {user_id, item_id, timestamp, scenario})
-    users = _drafts(sources.get("users"), user_id)
-    items = _drafts(sources.get("items"), item_id)
+    users = [draft for name in sources if name.startswith("users") for draft in _drafts(sources[name], user_id)]
+    items = [draft for name in sources if name.startswith("items") for draft in _drafts(sources[name], item_id)]
     names = {_plain(draft.field.name): draft.field.name for draft in items}
     title = next((names[name] for name in TITLE_NAMES if name in names), None)
     if title is not None:
@@ -162,11 +165,31 @@ def _numbers(column: pa.ChunkedArray) -> list[float] | None:
     return None if len(numbers) == 0 or wrong > STRAY_SHARE * len(numbers) else numbers.unique().to_pylist()
 
 
-def _drafts(source: Source | None, key: str) -> list[Draft]:
-    if source is None:
-        return []
+def _drafts(source: Source, key: str) -> list[Draft]:
     sample = _sample(source)
-    return [_draft(name, column.combine_chunks()) for name, column in sample.items() if name != key]
+    drafts = [_draft(name, column.combine_chunks()) for name, column in sample.items() if name != key]
+    return _numbered(drafts)
+
+
+def _numbered(drafts: Sequence[Draft]) -> list[Draft]:
+    """Numeric columns that are called by one name and a number, such as `image_1` to `image_64`, are the entries of a vector."""
+    groups: dict[str, list[str]] = {}
+    for draft in drafts:
+        if draft.field.kind == "numeric" and (match := re.fullmatch(r"(.*?)[_.-]?\d+", draft.field.name)) and match[1]:
+            groups.setdefault(match[1], []).append(draft.field.name)
+    taken = {draft.field.name for draft in drafts}
+    vectors = {name: columns for name, columns in groups.items() if len(columns) >= MIN_ENTRIES and name not in taken}
+    group_of = {column: name for name, columns in vectors.items() for column in columns}
+    found: list[Draft] = []
+    for draft in drafts:
+        name = group_of.get(draft.field.name)
+        if name is None:
+            found.append(draft)
+        elif draft.field.name == groups[name][0]:
+            columns = tuple(groups[name])
+            field = Field(name=name, kind="vector", columns=columns)
+            found.append(Draft(field=field, reason=f"{len(columns)} numbered columns of numbers"))
+    return found
 
 
 def _draft(name: str, column: pa.Array) -> Draft:

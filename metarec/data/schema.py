@@ -22,13 +22,15 @@ Yaml = Mapping[str, object]
 class Field:
     """One feature of users or items.
 
-    `separator` splits a multi-categorical or vector value that comes as one string; `dim` is the length of a vector.
+    `separator` splits a multi-categorical or vector value that comes as one string; `dim` is the length of a vector. A vector may
+    also come as several numeric `columns`, one for each entry; `name` is then no column of the file.
     """
 
     name: str
     kind: FieldKind
     separator: str | None = None
     dim: int | None = None
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -41,10 +43,31 @@ class Field:
             raise SchemaError(f"field '{self.name}' of kind '{self.kind}' takes no separator", field=self.name)
         if self.separator is not None and (not isinstance(self.separator, str) or not self.separator):
             raise SchemaError(f"separator of field '{self.name}' must be a non-empty string", field=self.name)
+        self._check_columns()
         if self.kind == "vector" and (not isinstance(self.dim, int) or isinstance(self.dim, bool) or self.dim < 1):
             raise SchemaError(f"vector field '{self.name}' needs dim, a whole number of at least 1", field=self.name)
         if self.kind != "vector" and self.dim is not None:
             raise SchemaError(f"field '{self.name}' of kind '{self.kind}' takes no dim", field=self.name)
+
+    def _check_columns(self) -> None:
+        given: object = self.columns
+        if not isinstance(given, list | tuple) or not all(isinstance(column, str) and column for column in given):
+            raise SchemaError(f"columns of field '{self.name}' must be a list of column names, got {given!r}", field=self.name)
+        object.__setattr__(self, "columns", tuple(given))
+        if not given:
+            return
+        if self.kind != "vector" or self.separator is not None:
+            raise SchemaError(f"field '{self.name}' takes no columns: only a vector without a separator does", field=self.name)
+        if len(set(given)) < len(given):
+            raise SchemaError(f"columns of field '{self.name}' must differ: {', '.join(given)}", field=self.name)
+        if self.dim is not None and self.dim != len(given):
+            raise SchemaError(f"field '{self.name}' has {len(given)} columns but dim {self.dim}; leave dim out", field=self.name)
+        object.__setattr__(self, "dim", len(given))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The columns of a file that hold the field."""
+        return self.columns or (self.name,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +137,10 @@ class Schema:
                     )
                 if name == key:
                     raise SchemaError(f"{side} has its id column '{name}' among the fields", field=f"{side}.{name}")
+            used = [column for field in members for column in field.sources]
+            for column in used:
+                if used.count(column) > 1 or column == key:
+                    raise SchemaError(f"{side} has column '{column}' in two fields", field=f"{side}.{column}")
         if self.item_title is not None and self.item_title not in {field.name for field in self.items}:
             raise SchemaError(f"item_title '{self.item_title}' is no field of items", field="item_title")
 

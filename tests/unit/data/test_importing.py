@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from metarec.data import importing, reading
 from metarec.data.dataset import Dataset
-from metarec.data.importing import Files, Imported, ImportSettings, import_dataset
+from metarec.data.files import Files
+from metarec.data.importing import Imported, ImportSettings, import_dataset
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import AlreadyExistsError, ConfigError, DataError, SchemaError
 
@@ -426,3 +427,74 @@ def test_a_graph_of_lists_is_refused_with_file_and_column(tmp_path: Path):
     links.write_text("item,entity\nx,a\n")
     with pytest.raises(DataError, match=r"file '.*graph\.parquet', column 'head': holds list"):
         import_dataset(Files(interactions=events, graph=triples, links=links), WITH_GRAPH, tmp_path / "out")
+
+
+PICTURED = Schema(
+    user_id="user",
+    item_id="item",
+    label=RATING,
+    timestamp="time",
+    items=(
+        Field(name="look", kind="vector", columns=("look_1", "look_2")),
+        Field(name="title", kind="text"),
+        Field(name="length", kind="numeric"),
+    ),
+)
+
+
+def _pictured(tmp_path: Path, looks: str, titles: str = "item,title\nx,Tom\ny,Why\nz,Zoo\n") -> Dataset:
+    sandbox = Sandbox(tmp_path)
+    files = {name: sandbox.write(name, text) for name, text in (("e", EVENTS), ("i", titles), ("l", looks))}
+    given = Files(interactions=files["e"], items=files["i"], more_items=(files["l"],))
+    import_dataset(given, PICTURED, sandbox.out, ImportSettings(max_bad=1))
+    return sandbox.open()
+
+
+def test_a_further_file_adds_fields_to_the_items_and_its_columns_can_be_the_entries_of_a_vector(tmp_path):
+    dataset = _pictured(tmp_path, "item,look_1,look_2,length\ny,0.5,-1,90\nx,,,80\nw,1,1,1\n")
+    assert list(dataset.items.columns) == ["item", "look", "title", "length"]
+    assert list(dataset.item_ids) == ["x", "y", "z"]
+    assert dataset.items["look"][0] is None
+    assert dataset.items["look"][1].tolist() == [0.5, -1.0]
+    assert dataset.items["length"].tolist()[:2] == [80.0, 90.0]
+    assert np.isnan(dataset.items["length"][2])
+    assert dataset.schema == PICTURED
+    findings = json.loads((dataset.path / "import.json").read_text())["findings"]
+    left = [finding for finding in findings if finding["action"] == "left out"]
+    assert [(finding["table"], finding["rows"], finding["first_value"]) for finding in left] == [("items 2", 1, "w")]
+
+
+def test_an_entry_that_is_missing_or_no_number_costs_the_vector_only(tmp_path):
+    dataset = _pictured(tmp_path, "item,look_1,look_2,length\nx,1,,5\ny,1,high,6\nz,1,2,7\n")
+    assert [value is None for value in dataset.items["look"]] == [True, True, False]
+    assert dataset.items["length"].tolist() == [5.0, 6.0, 7.0]
+    findings = json.loads((dataset.path / "import.json").read_text())["findings"]
+    problems = {finding["problem"] for finding in findings if finding["action"] == "set to missing"}
+    assert problems == {"vector has missing entries", "value is no number"}
+
+
+def test_a_further_file_must_add_something_and_leave_no_doubt(tmp_path):
+    looks = "item,look_1,look_2,length\nx,1,2,5\n"
+    with pytest.raises(SchemaError, match=r"the schema names no column of '.*l\.csv'"):
+        _pictured(tmp_path, "item,unused\nx,1\n", titles="item,title,look_1,look_2,length\nx,Tom,1,2,3\n")
+    with pytest.raises(SchemaError, match=r"field 'title' is in '.*i\.csv' and '.*l\.csv'"):
+        _pictured(tmp_path, looks.replace("length", "title"), titles="item,title,length\nx,Tom,1\n")
+    with pytest.raises(DataError, match="none of the 3 ids"):
+        _pictured(tmp_path, looks.replace("x", "other"))
+    with pytest.raises(DataError, match=r"i\.csv', column 'length'.*no such column"):
+        _pictured(tmp_path, "item,look_1,look_2\nx,1,2\n")
+    files = Files(interactions=tmp_path / "e.csv", more_items=(tmp_path / "l.csv",))
+    with pytest.raises(SchemaError, match="need a first one"):
+        import_dataset(files, Schema(user_id="user", item_id="item", label=RATING), tmp_path / "out")
+
+
+def test_a_parquet_file_of_vector_entries_is_read_like_a_csv_one(tmp_path):
+    sandbox = Sandbox(tmp_path)
+    looks = tmp_path / "looks.parquet"
+    columns = {"item": ["y", "x"], "look_1": np.array([0.5, np.nan], np.float32), "look_2": [3, None], "length": [1, 2]}
+    pq.write_table(pa.table(columns), looks)
+    files = Files(
+        interactions=sandbox.write("e", EVENTS), items=sandbox.write("i", "item,title\nx,Tom\ny,Why\n"), more_items=(looks,)
+    )
+    import_dataset(files, PICTURED, sandbox.out)
+    assert [None if value is None else value.tolist() for value in sandbox.open().items["look"]] == [None, [0.5, 3.0]]

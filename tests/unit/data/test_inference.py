@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metarec.data.importing import Files
+from metarec.data.files import Files
 from metarec.data.inference import draft_schema
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import DataError
@@ -112,3 +112,22 @@ def test_ids_that_cannot_be_told_are_asked_for(tmp_path):
         _draft(tmp_path, interactions=events)
     with pytest.raises(DataError, match=r"one name in both files; '.*' has uid, age"):
         _draft(tmp_path, interactions=events, users={"uid": ["a"], "age": [3]})
+
+
+def test_numbered_columns_of_numbers_are_the_entries_of_a_vector(tmp_path):
+    images = {f"image_{k}": [0.5 * k, 1.25] for k in range(1, 4)}
+    names = {"item": ["x", "y"], **images, "part1": [0.5, 1.5], "part2": [2.5, 3.5]}
+    schema, text = _draft(tmp_path, interactions={"user": ["a", "b"], "item": ["x", "y"], "rating": [1, 2]}, items=names)
+    assert schema.items == (
+        Field(name="image", kind="vector", columns=("image_1", "image_2", "image_3")),
+        Field(name="part1", kind="numeric"),
+        Field(name="part2", kind="numeric"),
+    )
+    assert "- name: image  # 3 numbered columns of numbers" in text
+
+
+def test_fields_of_a_further_file_are_drafted_too(tmp_path):
+    tables = {"e": EVENTS, "i": {"movieId": [7, 8], "year": [1990, 1995]}, "l": {"movieId": [7, 8], "length": [90.5, 100.5]}}
+    e, i, more = (_table(tmp_path, name, columns) for name, columns in tables.items())
+    text = draft_schema(Files(interactions=e, items=i, more_items=(more,)))
+    assert text.index("- name: year") < text.index("- name: length")

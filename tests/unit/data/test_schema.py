@@ -61,6 +61,12 @@ def test_hashes_of_different_schemas_differ():
         ({"users": [{"name": "tags", "kind": "multi_categorical", "separator": ""}]}, "must be a non-empty string"),
         ({"items": [{"name": "v", "kind": "vector"}]}, "needs dim"),
         ({"items": [{"name": "v", "kind": "text", "dim": 3}]}, "takes no dim"),
+        ({"items": [{"name": "v", "kind": "text", "columns": ["a"]}]}, "only a vector without a separator"),
+        ({"items": [{"name": "v", "kind": "vector", "separator": " ", "columns": ["a"]}]}, "only a vector without a separator"),
+        ({"items": [{"name": "v", "kind": "vector", "columns": "a"}]}, "must be a list of column names, got 'a'"),
+        ({"items": [{"name": "v", "kind": "vector", "columns": ["a", "a"]}]}, "must differ: a, a"),
+        ({"items": [{"name": "v", "kind": "vector", "dim": 3, "columns": ["a"]}]}, "has 1 columns but dim 3; leave dim out"),
+        ({"items": [{"name": "v", "kind": "vector", "columns": ["a"]}, {"name": "a", "kind": "numeric"}]}, "'a' in two fields"),
         ({"items": [{"name": "a", "kind": "text"}] * 2}, "items has field 'a' twice"),
         ({"items": [{"name": "i", "kind": "text"}]}, "its id column 'i' among the fields"),
         ({"items": [{"name": "graph", "kind": "text"}]}, "'graph' has a reserved name"),
@@ -98,3 +104,12 @@ def test_fields_are_found_by_name():
     assert FULL.user_field("age").kind == "numeric"
     with pytest.raises(SchemaError, match="users has no field 'cover'; it has: age, city"):
         FULL.user_field("cover")
+
+
+def test_a_vector_of_several_columns_has_as_many_entries(tmp_path):
+    looks = {"name": "look", "kind": "vector", "columns": ["a", "b", "c"]}
+    schema = Schema.from_dict({**MINIMAL, "items": [looks]})
+    assert (schema.items[0].dim, schema.items[0].sources) == (3, ("a", "b", "c"))
+    (tmp_path / "schema.yaml").write_text(schema.to_yaml(), encoding="utf-8")
+    assert Schema.read(tmp_path / "schema.yaml") == schema
+    assert Schema.from_dict({**MINIMAL, "items": [{**looks, "dim": 3}]}).hash == schema.hash
