@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from metarec.meta.contract import Metrics
-from metarec.meta.gradient import GradientLearner, gradient_scorer, live_parameters
+from metarec.meta.gradient import GradientLearner
+from metarec.meta.inner import Form, Inputs
 from metarec.meta.objectives import row_loss
-from metarec.models.contract import MetaParams, Scorer
+from metarec.models.contract import MetaParams
 from metarec.tasks.batch import TaskBatch
 
 
@@ -21,17 +22,12 @@ class Joint(GradientLearner):
 
     name: ClassVar[str] = "joint"
 
-    def meta_gradient(
-        self, model: Scorer, theta: MetaParams, tasks: TaskBatch, generator: torch.Generator
-    ) -> tuple[MetaParams, Metrics]:
-        """Gradient of the mean over tasks of the loss on all their rows, without adaptation."""
-        scorer, live = gradient_scorer(model), live_parameters(theta)
-        known_I = self.known_rows(tasks.query.tables.rows, generator)
-        total_T = torch.zeros_like(tasks.weight_T)
-        count_T = torch.zeros_like(tasks.weight_T)
-        for part in (tasks.support, tasks.query):
-            score_TN = scorer.forward(scorer.initial(live, part), scorer.inputs(live, part, known_I))
+    def outer_loss(self, form: Form, theta: MetaParams, support: Inputs, query: Inputs, tasks: TaskBatch) -> Tensor:
+        """Each task's loss on all its rows, without adaptation. Learned rates follow the query loss after fine-tuning."""
+        total_T, count_T = torch.zeros((), device=support[0].device), torch.zeros((), device=support[0].device)
+        for part, inputs in ((tasks.support, support), (tasks.query, query)):
+            score_TN = form.score(theta, form.start(theta, part), inputs)
             mask_TN = part.mask_TN.to(score_TN.dtype)
             total_T = total_T + (row_loss(self.objective, score_TN, part.label_TN) * mask_TN).sum(1)
             count_T = count_T + mask_TN.sum(1)
-        return self.outer_gradient(live, total_T / count_T.clamp_min(1.0), tasks)
+        return total_T / count_T.clamp_min(1.0) + self.rate_loss(form, theta, support, query, tasks)

@@ -7,32 +7,25 @@ gradients as constants. For recommendation as in MeLU (Lee et al. 2019): decisio
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from metarec.meta.contract import Metrics
-from metarec.meta.gradient import GradientLearner, gradient_scorer, live_parameters
-from metarec.meta.objectives import task_loss
-from metarec.models.contract import MetaParams, Scorer
-from metarec.tasks.batch import TaskBatch
+from metarec.meta.gradient import GradientLearner
+from metarec.meta.inner import Form
+from metarec.models.contract import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Maml(GradientLearner):
-    """MAML; `first_order=True` gives its first-order form."""
+    """MAML.
+
+    first_order: take the inner gradients as constants in the outer step
+    """
 
     name: ClassVar[str] = "maml"
 
-    def meta_gradient(
-        self, model: Scorer, theta: MetaParams, tasks: TaskBatch, generator: torch.Generator
-    ) -> tuple[MetaParams, Metrics]:
-        """Gradient of the mean over tasks of the query loss after adaptation."""
-        scorer, live = gradient_scorer(model), live_parameters(theta)
-        known_I = self.known_rows(tasks.query.tables.rows, generator)
-        inputs = scorer.inputs(live, tasks.support, known_I)
-        fast = self.inner_loop(scorer, scorer.initial(live, tasks.support), inputs, tasks.support, outer=True)
-        score_TQ = scorer.forward(fast, scorer.inputs(live, tasks.query, known_I))
-        loss_T = task_loss(self.objective, score_TQ, tasks.query.label_TN, tasks.query.mask_TN)
-        return self.outer_gradient(live, loss_T, tasks)
+    first_order: bool = False
+
+    def form(self, model: Scorer) -> Form:
+        """The outer gradient goes through the inner steps unless `first_order`."""
+        return self.make_form(model, first_order=self.first_order)
 
 
 @dataclass(frozen=True, kw_only=True)

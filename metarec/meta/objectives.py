@@ -25,6 +25,12 @@ def row_loss(objective: Objective, score_TN: Tensor, label_TN: Tensor) -> Tensor
     return (score_TN - label_TN).square()
 
 
+def row_slope(objective: Objective, score_TN: Tensor, label_TN: Tensor) -> Tensor:
+    """Derivative of `row_loss` by the score (T, N)."""
+    label_TN = label_TN.to(score_TN.dtype)
+    return torch.sigmoid(score_TN) - label_TN if objective == "cross_entropy" else 2 * (score_TN - label_TN)
+
+
 def task_loss(objective: Objective, score_TN: Tensor, label_TN: Tensor, mask_TN: Tensor) -> Tensor:
     """Mean loss of each task's rows (T,), 0 for tasks without any; padded rows do not count."""
     mask_TN = mask_TN.to(score_TN.dtype)

@@ -10,9 +10,12 @@ from metarec.meta.contract import MetaLearner
 LEARNERS: dict[str, str] = {
     "alpaca": "metarec.meta.alpaca:Alpaca",
     "alpaca_implicit": "metarec.meta.implicit:ImplicitAlpaca",
+    "anil": "metarec.meta.anil:Anil",
     "fomaml": "metarec.meta.maml:FirstOrderMaml",
     "joint": "metarec.meta.joint:Joint",
     "maml": "metarec.meta.maml:Maml",
+    "meta_sgd": "metarec.meta.meta_sgd:MetaSgd",
+    "reptile": "metarec.meta.reptile:Reptile",
 }
 """Module and class of each learner; modules load when a learner is made."""
 

@@ -66,6 +66,24 @@ class GradientScorer(Scorer, Protocol):
         ...
 
 
+LayerInputs = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Rows (T, N, E), their half of the first layer (T, N, H), tasks (T, E') and their half with the bias (T, H)."""
+
+
+class LayeredScorer(GradientScorer, Protocol):
+    """A scorer that is a network with two hidden layers over inputs that do not adapt: it fits the dual form of meta.dual."""
+
+    def layer_inputs(self, theta: MetaParams, batch: Batch, known_I: Tensor | None = None) -> LayerInputs:
+        """What does not adapt, and the first layer of theta applied to it."""
+        ...
+
+    def layers(
+        self, theta: MetaParams, fast: FastWeights, inputs: LayerInputs, gram_TNS: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden layers (T, N, H) twice and scores (T, N); weights that are not in `fast` are those of theta."""
+        ...
+
+
 def trainable(theta: Mapping[str, Tensor]) -> MetaParams:
     """The parameters of theta without derived ones."""
     return {name: value for name, value in theta.items() if not name.startswith("cache.")}
