@@ -176,7 +176,7 @@ class Engine:
         """Predictive mean and variance of the label of each item; the variance is None when the learner has none.
 
         A checkpoint without an explicit head predicts its ranking score. Means are those of the predictive distribution, so they
-        may lie a little outside the label's range.
+        may lie a little outside the label's range. Of binary labels they are probabilities, by the checkpoint's link.
         """
         view = adapted.view
         if "explicit" not in view.heads:
@@ -190,6 +190,10 @@ class Engine:
         head = view.heads["explicit"]
         with torch.no_grad():
             found = head.learner.predict(head.model, head.theta, fast, query_batch(view, adapted.profile, row_N))
+        if self.prior.link is not None:
+            score_N = found.mean_TQ[0].double().numpy()
+            link = self.prior.link
+            return link.probability(score_N).astype(np.float32), link.variance(score_N).astype(np.float32)
         variance = None if found.variance_TQ is None else cast(Floats, found.variance_TQ[0].float().numpy())
         return cast(Floats, found.mean_TQ[0].float().numpy()), variance
 

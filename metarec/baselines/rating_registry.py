@@ -1,7 +1,8 @@
 """The plain rating baselines by name, tuned on the training part alone.
 
 Training users are held out, every candidate is fitted on the rest and asked tasks drawn from them; the candidate with the
-smallest absolute error is fitted again on everything. What it got wrong on the held-out users is its predictive variance.
+smallest absolute error (squared error on binary labels, whose estimates are probabilities) is fitted again on everything. What
+it got wrong on the held-out users is its predictive variance.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +62,12 @@ PLAIN: Mapping[str, tuple[Make, Sequence[Settings]]] = {
 }
 """Baselines that need no other: constructor and the settings to choose from."""
 
+CLICK_FACTORS: Sequence[Settings] = tuple(
+    {"embedding_dim": dim, "regularization": strength, "fold_regularization": 0.75 * strength}
+    for dim, strength in ((16, 2.0), (16, 3.0), (16, 4.0), (16, 6.0), (24, 3.0))
+)
+"""The settings of factors for binary labels: a penalty on factors has the unit of labels."""
+
 CONTENT: Mapping[str, type[ContentRidge]] = {"content_ridge": ContentRidge, "item_content_ridge": ItemContentRidge}
 CONTENT_REGULARIZATIONS = (15.0, 30.0, 60.0, 120.0)
 
@@ -84,6 +91,8 @@ def fit_rating_baselines(
         if only and name not in only and name != BiasALS.name:
             continue
         say(name)
+        if train.binary and name == BiasALS.name:
+            candidates = CLICK_FACTORS
         choice = _tune([(settings, make(**settings).fit(inner)) for settings in candidates], tasks, train)
         fitted[name] = choice.refit(make, train)
     if train.item_IP.shape[1] and (not only or set(CONTENT) & set(only)):
@@ -126,13 +135,14 @@ class _Choice:
 
 
 def _tune(candidates: Sequence[tuple[Settings, RatingBaseline]], tasks: RatingTasks, train: RatingData) -> _Choice:
-    """The fitted candidate with the smallest mean over tasks of the absolute error; the first without tasks to tune on."""
+    """The fitted candidate with the smallest mean error over tasks; the first without tasks to tune on."""
     best, best_error, variance = candidates[0][0], np.inf, ((train.maximum - train.minimum) / 4) ** 2
     for settings, fitted in candidates if len(tasks) else ():
         error_Q = np.clip(fitted.predict(tasks), train.minimum, train.maximum) - tasks.query_label_Q
-        error = float(task_means(np.abs(error_Q), tasks).mean())
+        square = float(task_means(error_Q**2, tasks).mean())
+        error = square if train.binary else float(task_means(np.abs(error_Q), tasks).mean())
         if error < best_error:
-            best, best_error, variance = settings, error, float(task_means(error_Q**2, tasks).mean())
+            best, best_error, variance = settings, error, square
     return _Choice(settings=best, variance=max(variance, 1e-6))
 
 

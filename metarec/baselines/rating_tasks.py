@@ -18,7 +18,8 @@ class RatingData:
     """Training ratings, and the content of every entity that may be asked for.
 
     `user_N`, `item_N` (int64) are rows of `user_UP` and `item_IP` (float32, encoded content); both tables may hold entities
-    without ratings, or unknown to the dataset altogether. `minimum` and `maximum` are the range of labels.
+    without ratings, or unknown to the dataset altogether. `minimum` and `maximum` are the range of labels; `binary` ones are 0
+    or 1, and what is estimated is a probability.
     """
 
     user_N: Ints
@@ -28,6 +29,7 @@ class RatingData:
     item_IP: NDArray[np.float32]
     minimum: float
     maximum: float
+    binary: bool = False
 
     @property
     def num_users(self) -> int:
@@ -52,6 +54,7 @@ class RatingData:
         *,
         minimum: float,
         maximum: float,
+        binary: bool = False,
     ) -> "RatingData":
         """The interactions of a dataset; entity tables start with the dataset's own rows."""
         return cls(
@@ -62,6 +65,7 @@ class RatingData:
             item_IP=item_IP,
             minimum=minimum,
             maximum=maximum,
+            binary=binary,
         )
 
 

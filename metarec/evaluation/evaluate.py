@@ -24,7 +24,6 @@ from metarec.evaluation.rating_run import (
     learner_name,
     learner_predictor,
     moved,
-    rating_target,
     run_contest,
     training_rows,
 )
@@ -125,12 +124,10 @@ class Evaluation:
         if not keep_N.any():
             raise FailedPreconditionError("no interactions of the dataset are left for the plain baselines to learn from")
         scale = label_scale(self.dataset, episodes.tasks.query_label_Q)
-        models: dict[str, Predictor] = {
-            self.learner: learner_predictor(self.prior.head(rating_target(self.prior)), tables, scale)
-        }
+        models: dict[str, Predictor] = {self.learner: learner_predictor(self.prior, tables, scale)}
         if self.joint is not None:
             other = entities(self.joint, self.dataset, tables.user_ids, tables.item_ids)
-            predict = learner_predictor(self.joint.head(rating_target(self.joint)), other, scale)
+            predict = learner_predictor(self.joint, other, scale)
             models[self.joint_name] = moved(predict, tables, other)
 
         def tell(name: str) -> None:

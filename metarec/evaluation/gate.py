@@ -1,7 +1,8 @@
 """The promotion gate (DESIGN 4.3): a checkpoint must beat the plain baselines on users it was not trained on.
 
-Every head is compared with the plain baseline that does best at the same task: the explicit head by mean absolute error, the
-ranking score by nDCG@20 over the whole catalogue; both averaged over k-shot episodes of the held-out users. A head's delta is
+Every head is compared with the plain baseline that does best at the same task: the explicit head by mean absolute error (mean
+squared error on binary labels, where the absolute one rewards extremes instead of probabilities), the ranking score by nDCG@20
+over the whole catalogue; both averaged over k-shot episodes of the held-out users. A head's delta is
 (loss of the best baseline - loss of the learner) / loss of the best baseline, a ranking's loss being 1 - nDCG.
 
 The ranking score is what is served, so its delta must be positive: a good rating head must not carry a ranking that is worse than
@@ -74,12 +75,12 @@ class DefaultGate:
         metrics: dict[str, float] = {"users": float(len(asked))}
         ratings = self._ratings(prior, train, validation, metrics) if "explicit" in prior.heads else None
         if "implicit" not in prior.heads:
-            gain = metrics["delta_mae"]
+            gain = metrics[f"delta_{_error(train)}"]
         else:
             in_time = self._in_time(everything)
             gain = self._lists(prior, train, asked, metrics) if in_time is None else self._lists_in_time(in_time, metrics)
             if ratings is not None and ratings[1] <= 0:
-                gain = min(gain, metrics["delta_mae"])
+                gain = min(gain, metrics[f"delta_{_error(train)}"])
         return GateReport(delta=gain, passed=gain > 0, metrics=metrics)
 
     def _ratings(self, prior: Prior, train: "Dataset", validation: "Dataset", metrics: dict[str, float]) -> Interval:
@@ -95,25 +96,27 @@ class DefaultGate:
             prior.items.dense_NP.numpy(),
             minimum=label.minimum,
             maximum=label.maximum,
+            binary=label.kind == "binary",
         )
         fitted = fit_rating_baselines(data, seed=self.seed, only=RATING_BASELINES, max_tuning_ratings=self.max_tuning)
 
         def loss(predicted: "Sequence[np.ndarray]") -> Floats:
             errors = [np.abs(np.clip(mean_Q, label.minimum, label.maximum) - asked.tasks.query_label_Q) for mean_Q in predicted]
+            errors = [error_Q**2 for error_Q in errors] if label.kind == "binary" else errors
             return np.asarray(np.mean([task_means(error_Q, asked.tasks) for error_Q in errors], axis=0), np.float64)
 
         drawn = [asked.first_shots(k) for k in self.shots]
-        mine_T = loss(
-            [predict_episodes(prior.head("explicit"), tables, part.with_users(np.arange(len(part))))[0] for part in drawn]
-        )
+        said = [predict_episodes(prior.head("explicit"), tables, part.with_users(np.arange(len(part))))[0] for part in drawn]
+        mine_T = loss(said if prior.link is None else [prior.link.probability(mean_Q) for mean_Q in said])
         plain = {name: loss([model.predict(part.tasks)[0] for part in drawn]) for name, model in fitted.items()}
         best = min(plain, key=lambda name: float(plain[name].mean()))
         resampler = Resampler.of(np.zeros(len(mine_T)), np.arange(len(mine_T)), seed=self.seed)
         drawn_R = resampler.means({"learner": mine_T, "plain": plain[best]})
-        found = delta("mae", best, (float(mine_T.mean()), drawn_R["learner"]), (float(plain[best].mean()), drawn_R["plain"]))
-        metrics["mae"] = float(mine_T.mean())
-        metrics |= {f"{name}_mae": float(loss_T.mean()) for name, loss_T in plain.items()}
-        metrics |= {"delta_mae": found.value, "delta_mae_low": found.interval[0], "delta_mae_high": found.interval[1]}
+        name = _error(train)
+        found = delta(name, best, (float(mine_T.mean()), drawn_R["learner"]), (float(plain[best].mean()), drawn_R["plain"]))
+        metrics[name] = float(mine_T.mean())
+        metrics |= {f"{model}_{name}": float(loss_T.mean()) for model, loss_T in plain.items()}
+        metrics |= {f"delta_{name}": found.value, f"delta_{name}_low": found.interval[0], f"delta_{name}_high": found.interval[1]}
         return found.interval
 
     def _lists(self, prior: Prior, train: "Dataset", asked: "Episodes", metrics: dict[str, float]) -> float:
@@ -141,6 +144,11 @@ class DefaultGate:
         for name, place in tune_baselines(split.train, self.shots, only=TOPN_BASELINES)["cold"].items():
             scorers[name] = baseline_scorer(candidates[name][place]().fit(split.train))
         return _list_delta(scorers, tests, len(split.train.item_ids), metrics)
+
+
+def _error(train: "Dataset") -> str:
+    """The error by which ratings are judged."""
+    return "mse" if train.schema.label.kind == "binary" else "mae"
 
 
 def _list_delta(

@@ -22,7 +22,7 @@ from metarec.evaluation.predict import predict_episodes
 from metarec.evaluation.results import MEDIAN, ProtocolResult
 from metarec.evaluation.scores import ScoreFile
 from metarec.meta.point_estimates import median_grade
-from metarec.meta.prior import Head, Prior
+from metarec.meta.prior import Prior
 from metarec.types import Target
 
 if TYPE_CHECKING:
@@ -82,13 +82,16 @@ def _user_rows(dataset: "Dataset", entities: Entities) -> NDArray[np.int64]:
     return np.fromiter((row_of.get(str(user), -1) for user in dataset.user_ids), np.int64, len(dataset.user_ids))
 
 
-def learner_predictor(head: Head, entities: Entities, scale: LabelScale) -> Predictor:
-    """A trained head: an explicit one estimates labels, an implicit one only ranks."""
+def learner_predictor(prior: Prior, entities: Entities, scale: LabelScale) -> Predictor:
+    """The rating head of a prior: an explicit one estimates labels (binary ones through the link), an implicit one only ranks."""
+    head = prior.head(rating_target(prior))
 
     def predict(episodes: Episodes) -> Predictions:
         mean_Q, variance_Q = predict_episodes(head, entities.tables, episodes)
         if head.target == "implicit":
             return Predictions(score_Q=mean_Q)
+        if prior.link is not None:
+            return Predictions(score_Q=mean_Q, estimate_Q=prior.link.probability(mean_Q), variance_Q=prior.link.variance(mean_Q))
         return Predictions(score_Q=mean_Q, estimate_Q=np.clip(mean_Q, scale.minimum, scale.maximum), variance_Q=variance_Q)
 
     return predict
@@ -129,6 +132,7 @@ def fit_baselines(
         item_IP=entities.items.dense_NP.numpy(),
         minimum=label.minimum,
         maximum=label.maximum,
+        binary=label.kind == "binary",
     )
     return fit_rating_baselines(data, seed=seed, watch=watch)
 

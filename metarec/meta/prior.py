@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from metarec.errors import InvalidInputError, NotFoundError
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.contract import MetaLearner
+from metarec.meta.link import Link
 from metarec.models.contract import MetaParams, Scorer
 from metarec.tasks.batch import EntityTable
-from metarec.types import Target
+from metarec.types import Target, TaskKind
 
 if TYPE_CHECKING:
     from metarec.data.schema import Schema
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """One trained learner: what it predicts, its configuration and its parameters."""
+    """One trained learner: what it predicts, what its tasks are, its configuration and its parameters."""
 
     target: Target
+    kind: TaskKind = "user"
     learner: MetaLearner
     model: Scorer
     theta: MetaParams
@@ -37,7 +39,8 @@ class Prior:
     """A meta-learned prior with everything needed to adapt and score.
 
     `items` row k encodes `item_ids[k]`; `popularity_I` (float32) its number of training interactions. The ranking score is
-    implicit mean + `blend` * explicit mean; with one head missing it is the other alone. `checkpoint` is "" until published.
+    implicit mean + `blend` * explicit mean; with one head missing it is the other alone. `link` turns explicit means of binary
+    labels into probabilities (None for other labels). `checkpoint` is "" until published.
     """
 
     schema: "Schema"
@@ -47,6 +50,7 @@ class Prior:
     popularity_I: NDArray[np.float32]
     heads: Mapping[Target, Head]
     blend: float = 0.0
+    link: Link | None = None
     checkpoint: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 

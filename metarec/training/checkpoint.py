@@ -23,6 +23,7 @@ from metarec import __version__
 from metarec.data.schema import Schema
 from metarec.errors import CorruptCheckpointError, MetarecError
 from metarec.features.encoder import FeatureEncoder
+from metarec.meta.link import Link
 from metarec.meta.prior import Head, Prior
 from metarec.meta.registry import make_learner
 from metarec.models.contract import trainable
@@ -32,7 +33,7 @@ from metarec.training.files import Json, canonical, sha256, write_atomically
 from metarec.training.manifest import FORMAT_VERSION, MANIFEST, Manifest, content_hash, verify
 from metarec.training.registry import locate
 from metarec.training.tensors import arrays_to_tensors, read_tensors, tensor_bytes
-from metarec.types import Target
+from metarec.types import Target, TaskKind
 
 NUM_POPULAR = 200
 
@@ -65,6 +66,7 @@ def save_checkpoint(prior: Prior, directory: Path, manifest: Manifest, checkpoin
         "gate": None if manifest.gate is None else {**asdict(manifest.gate), "metrics": dict(manifest.gate.metrics)},
         "heads": {target: _describe(head) for target, head in prior.heads.items()},
         "blend": prior.blend,
+        "link": None if prior.link is None else asdict(prior.link),
         "num_items": len(prior.item_ids),
         "popular": [prior.item_ids[int(row)] for row in order],
         "versions": {
@@ -83,6 +85,7 @@ def save_checkpoint(prior: Prior, directory: Path, manifest: Manifest, checkpoin
 
 def _describe(head: Head) -> Json:
     return {
+        "kind": head.kind,
         "learner": head.learner.name,
         "learner_settings": _settings(head.learner),
         "model": head.model.name,
@@ -175,12 +178,19 @@ def _load(directory: Path, manifest: Json) -> Prior:
         popularity_I=arrays["popularity_I"].numpy(),
         heads=heads,
         blend=float(cast(float, manifest["blend"])),
+        link=_link(manifest),
         checkpoint=str(manifest["id"]),
     )
+
+
+def _link(manifest: Json) -> Link | None:
+    found = cast(dict[str, float] | None, manifest.get("link"))
+    return None if found is None else Link(**found)
 
 
 def load_head(target: Target, description: Json, theta: dict[str, Tensor]) -> Head:
     """The head that `_describe` wrote down."""
     learner = make_learner(str(description["learner"]), cast(Json, description["learner_settings"]))
     model = make_model(str(description["model"]), cast(Json, description["model_settings"]))
-    return Head(target=target, learner=learner, model=model, theta=theta)
+    kind = cast(TaskKind, description.get("kind", "user"))  # checkpoints of before item tasks do not say
+    return Head(target=target, kind=kind, learner=learner, model=model, theta=theta)

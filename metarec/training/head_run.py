@@ -55,13 +55,14 @@ class _HeadRun:
             inputs.layout(recipe.kind, validation=True), host, config, self.seed, recipe.validation_tasks
         )
         self.tables: Tables = tables_on(host, pick_device(around.device))
-        self.head = replace(make_head(recipe, {}), learner=training_learner(recipe, len(layout.row_N)))
+        stats = label_stats(layout, host.rows)
+        self.head = replace(make_head(recipe, {}), learner=training_learner(recipe, len(layout.row_N), stats.std))
         self.schedule = OneCycle(
             peak=recipe.outer_lr,
             num_steps=recipe.epochs * self.sampler.steps_per_epoch,
             warmup_fraction=recipe.warmup_fraction,
         )
-        self.state = self._restore() or self._start(host, label_stats(layout, host.rows))
+        self.state = self._restore() or self._start(host, stats)
         self.state.optimizer.beta2 = recipe.beta2
         self.names = [name for name, value in sorted(self.state.theta.items()) if value.is_floating_point()]
 

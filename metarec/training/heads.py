@@ -22,6 +22,10 @@ MAX_GROWTH = 3.0
 """Most that penalties grow on small data, as measured to help on ML-100K; beyond, little is left of what items differ in."""
 
 
+UNITLESS = ("l2_id", "l2_content", "l2_task")
+"""Penalties on what has not the unit of labels."""
+
+
 def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
     """The head of a recipe with these parameters. ConfigError for unknown names and settings, or a learner of another target."""
     target = learner_type(recipe.learner).target
@@ -33,7 +37,7 @@ def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
         raise ConfigError(f"wrong learner or model settings of head '{recipe.target}': {error}", field="learner") from error
     check_types(learner)
     check_types(model)
-    return Head(target=recipe.target, learner=learner, model=model, theta=theta)
+    return Head(target=recipe.target, kind=recipe.kind, learner=learner, model=model, theta=theta)
 
 
 def head_seed(seed: int, target: Target) -> int:
@@ -41,14 +45,23 @@ def head_seed(seed: int, target: Target) -> int:
     return int(np.random.SeedSequence([seed, STREAMS[target]]).generate_state(1)[0])
 
 
-def training_learner(recipe: HeadRecipe, num_rows: int) -> MetaLearner:
-    """The learner as it is trained on `num_rows` rows: penalties grow where there are fewer than `penalty_rows` of them."""
+def training_learner(recipe: HeadRecipe, num_rows: int, label_std: float) -> MetaLearner:
+    """The learner as it is trained on `num_rows` rows with labels of this deviation.
+
+    Penalties grow where there are fewer than `penalty_rows` rows; those of vectors, which are free of the labels' unit, follow
+    the squared error where `penalty_std` is set (biases and shifts of taste have that unit themselves).
+    """
     learner = make_head(recipe, {}).learner
-    growth = min(MAX_GROWTH, math.sqrt(recipe.penalty_rows / max(1, num_rows)))
-    if growth <= 1:
+    growth = max(1.0, min(MAX_GROWTH, math.sqrt(recipe.penalty_rows / max(1, num_rows))))
+    scale = (label_std / recipe.penalty_std) ** 2 if recipe.penalty_std else 1.0
+    if growth == 1 and scale == 1:
         return learner
     settings = learner_settings(learner)
-    grown = {name: growth * cast(float, value) for name, value in settings.items() if name.startswith("l2_")}
+    grown = {
+        name: growth * (scale if name in UNITLESS else 1.0) * cast(float, value)
+        for name, value in settings.items()
+        if name.startswith("l2_")
+    }
     return make_learner(learner.name, {**settings, **grown})
 
 

@@ -1,4 +1,4 @@
-"""What every worker trains on: encoded entities and interactions, split into training users and validation users.
+"""What every worker trains on: encoded entities and interactions, split into training tasks and validation tasks.
 
 Prepared once by the driver (features come through the feature store), written beside the run, read by every worker: so all
 workers, and a run that is resumed, see the same numbers.
@@ -27,20 +27,27 @@ VALIDATION_STREAM = 7
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Encoded users and items and the interactions among them; `validation_user_U` (bool) marks held-out users."""
+    """Encoded users and items and the interactions among them.
+
+    `validation_user_U` (bool) marks the users held out from every head, `validation_item_I` (bool) the items held out from heads
+    of kind `item`; none where no head has that kind of task.
+    """
 
     users: EntityTable
     items: EntityTable
     interactions: Interactions
     validation_user_U: NDArray[np.bool_]
+    validation_item_I: NDArray[np.bool_]
 
     def tables(self, kind: TaskKind) -> Tables:
         """Tables with users as tasks, or items."""
         return Tables(tasks=self.users, rows=self.items) if kind == "user" else Tables(tasks=self.items, rows=self.users)
 
     def layout(self, kind: TaskKind, *, validation: bool) -> TaskLayout:
-        """The tasks of one side of the split. For kind `item` the validation rows are those of held-out users."""
-        chosen = self.interactions.select(self.validation_user_U[self.interactions.user_N] == validation)
+        """The tasks of one side of the split: held-out users, or held-out items among the users that training may see."""
+        user_N = self.validation_user_U[self.interactions.user_N]
+        item_N = self.validation_item_I[self.interactions.item_N]
+        chosen = self.interactions.select(user_N == validation if kind == "user" else ~user_N & (item_N == validation))
         sizes = (len(self.users), len(self.items))
         num_tasks, num_rows = sizes if kind == "user" else sizes[::-1]
         return TaskLayout.from_interactions(chosen, kind=kind, num_tasks=num_tasks, num_rows=num_rows)
@@ -61,6 +68,7 @@ class Inputs:
             "items": self.items.dense_NP.numpy(),
             "items.code": self.items.code_N.numpy(),
             "validation_user": self.validation_user_U,
+            "validation_item": self.validation_item_I,
             "user": events.user_N,
             "item": events.item_N,
             "label": events.label_N,
@@ -104,12 +112,16 @@ class Inputs:
                 scenarios=tuple(described["scenarios"]),
             ),
             validation_user_U=arrays["validation_user"],
+            validation_item_I=arrays["validation_item"],
         )
 
 
 def prepare(dataset: Dataset, encoder: FeatureEncoder, recipe: Recipe, seed: int) -> Inputs:
-    """Encode the dataset's entities and hold out validation users. Ids become known through training users alone."""
-    held_out_U = hold_out_users(dataset.interactions, len(dataset.user_ids), recipe, seed)
+    """Encode the dataset's entities and hold out validation tasks. Ids become known through training users alone."""
+    kinds = {head.kind for head in recipe.heads}
+    events, none_U, none_I = dataset.interactions, np.zeros(len(dataset.user_ids), bool), np.zeros(len(dataset.item_ids), bool)
+    held_out_U = hold_out_users(events, len(none_U), recipe, seed) if "user" in kinds else none_U
+    held_out_I = _hold_out(events.item_N, len(none_I), recipe, [seed, VALIDATION_STREAM, 1]) if "item" in kinds else none_I
     mine = ~held_out_U[dataset.interactions.user_N]
     known_U = np.zeros(len(dataset.user_ids), bool)
     known_I = np.zeros(len(dataset.item_ids), bool)
@@ -120,16 +132,21 @@ def prepare(dataset: Dataset, encoder: FeatureEncoder, recipe: Recipe, seed: int
         items=entity_table(encoder.encode_items(dataset.items), encoder.item_blocks, known_I),
         interactions=dataset.interactions,
         validation_user_U=held_out_U,
+        validation_item_I=held_out_I,
     )
 
 
 def hold_out_users(interactions: Interactions, num_users: int, recipe: Recipe, seed: int) -> NDArray[np.bool_]:
     """Mask (U) of the validation users, drawn from those with two interactions or more; at least one user stays for training."""
-    candidates = np.flatnonzero(np.bincount(interactions.user_N, minlength=num_users) >= 2)
+    return _hold_out(interactions.user_N, num_users, recipe, [seed, VALIDATION_STREAM])
+
+
+def _hold_out(task_N: NDArray[np.int32], num_tasks: int, recipe: Recipe, seed: list[int]) -> NDArray[np.bool_]:
+    candidates = np.flatnonzero(np.bincount(task_N, minlength=num_tasks) >= 2)
     wanted = min(round(recipe.validation_fraction * len(candidates)), recipe.max_validation_users)
     count = max(1, min(wanted, len(candidates) - 1)) if len(candidates) > 1 else 0
-    mask = np.zeros(num_users, bool)
-    mask[np.random.default_rng([seed, VALIDATION_STREAM]).permutation(candidates)[:count]] = True
+    mask = np.zeros(num_tasks, bool)
+    mask[np.random.default_rng(seed).permutation(candidates)[:count]] = True
     return mask
 
 

@@ -9,6 +9,7 @@ from metarec.training.blending import best_blend
 from metarec.training.head_run import train_head
 from metarec.training.heads import make_head
 from metarec.training.inputs import Inputs, prepare
+from metarec.training.linking import best_link
 from metarec.training.progress import Watch, silent
 from metarec.training.recipes import Recipe
 from metarec.training.state import HeadState
@@ -29,7 +30,7 @@ def fit(
 
     `encoder` is fitted on the dataset's entities unless one is given.
     """
-    recipe = recipe.for_labels(dataset.schema.label.kind)
+    recipe = recipe.for_labels(dataset.schema.label.kind, varied=dataset.has_varied_labels)
     encoder = encoder or FeatureEncoder.fit(dataset.schema, dataset.users, dataset.items, dataset.graph)
     inputs = prepare(dataset, encoder, recipe, seed)
     around = Surroundings(watch=progress or silent, device=device, threads=torch.get_num_threads())
@@ -40,7 +41,8 @@ def fit(
 def assemble(
     dataset: Dataset, encoder: FeatureEncoder, inputs: Inputs, recipe: Recipe, states: dict[Target, HeadState], seed: int
 ) -> Prior:
-    """The prior of trained heads, with the blend chosen on validation users."""
+    """The prior of trained heads, with the blend, and the link of binary labels, chosen on validation tasks."""
+    recipes = {head.target: head for head in recipe.heads}
     heads = {head.target: make_head(head, states[head.target].best) for head in recipe.heads}
     return Prior(
         schema=dataset.schema,
@@ -49,5 +51,10 @@ def assemble(
         items=inputs.items,
         popularity_I=inputs.popularity_I,
         heads=heads,
-        blend=best_blend(inputs, {head.target: head for head in recipe.heads}, heads, seed),
+        blend=best_blend(inputs, recipes, heads, seed),
+        link=(
+            best_link(inputs, recipes["explicit"], heads["explicit"], seed)
+            if dataset.schema.label.kind == "binary" and "explicit" in heads
+            else None
+        ),
     )

@@ -36,6 +36,8 @@ class HeadRecipe:
     validation_tasks     most validation tasks per epoch
     penalty_rows         training rows for which the learner's l2_* settings are meant; with fewer, n, they grow by
                          sqrt(penalty_rows / n), threefold at most, since less data must be trusted less; 0: never
+    penalty_std          deviation of the labels for which the learner's l2_* settings are meant; with another, s, they are
+                         multiplied by (s / penalty_std)^2, as the squared error is; 0: never
     """
 
     target: Target
@@ -55,6 +57,7 @@ class HeadRecipe:
     patience: int = 4
     validation_tasks: int = 256
     penalty_rows: int = 0
+    penalty_std: float = 0.0
 
     def __post_init__(self) -> None:
         if self.target not in get_args(Target):
@@ -65,7 +68,7 @@ class HeadRecipe:
         for name in ("epochs", "batch_size", "gradient_shards"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}", field=name)
-        for name in ("patience", "validation_tasks", "clip_norm", "penalty_rows"):
+        for name in ("patience", "validation_tasks", "clip_norm", "penalty_rows", "penalty_std"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}", field=name)
         if self.outer_lr <= 0:
@@ -78,7 +81,11 @@ class HeadRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A named training run. `validation_fraction` of the users are held out for early stopping, the blend and the gate."""
+    """A named training run.
+
+    `validation_fraction` of the users, `max_validation_users` at most, are held out for early stopping, the blend and the gate;
+    as many of the items are, from heads whose tasks are items.
+    """
 
     name: str
     heads: tuple[HeadRecipe, ...]
@@ -117,11 +124,17 @@ class Recipe:
             raise ConfigError(f"unknown recipe settings: {', '.join(unknown)}", field=unknown[0])
         return cls(**{**data, "heads": tuple(HeadRecipe(**head) for head in heads)})  # type: ignore[arg-type]  # checked above
 
-    def for_labels(self, label_kind: str) -> "Recipe":
-        """This recipe without the explicit head where labels are binary: there is no rating to predict (DESIGN 4.1)."""
-        if label_kind != "binary" or len(self.heads) == 1:
+    def for_labels(self, label_kind: str, *, varied: bool = True) -> "Recipe":
+        """This recipe for labels of this kind; `varied` says whether there is more than one value among them.
+
+        Where every event is positive an explicit head has nothing to tell apart and is left out. Penalties of the closed form are
+        settings for grades from 1 to 5: on binary labels they follow the scale of the labels.
+        """
+        if label_kind != "binary":
             return self
-        return replace(self, heads=tuple(head for head in self.heads if head.target == "implicit") or self.heads)
+        if not varied:
+            return replace(self, heads=tuple(head for head in self.heads if head.target == "implicit") or self.heads)
+        return replace(self, heads=tuple(_on_clicks(head) for head in self.heads))
 
     def override(self, settings: Mapping[str, str]) -> "Recipe":
         """Settings replaced: `epochs` (all heads), `explicit.epochs` (one head), `explicit.learner.NAME`, `validation_fraction`.
@@ -142,6 +155,15 @@ class Recipe:
         if path in {"validation_fraction", "max_validation_users"}:
             return replace(self, **{path: value})  # type: ignore[arg-type]  # the constructor checks the range
         return replace(self, heads=tuple(_set(head, path, value, path) for head in self.heads))
+
+
+GRADES_STD = 1.117
+"""Deviation of the grades of MovieLens-1M, on which the recipes' penalties were chosen."""
+
+
+def _on_clicks(head: HeadRecipe) -> HeadRecipe:
+    closed_form = head.target == "explicit" and head.model == "linear_gaussian"
+    return replace(head, penalty_std=GRADES_STD) if closed_form and not head.penalty_std else head
 
 
 GROUPS = {"learner": "learner_settings", "model": "model_settings", "episodes": "episodes"}

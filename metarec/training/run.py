@@ -89,7 +89,7 @@ def train(
     check_device(options)
     dataset = Dataset.open(Path(data))
     chosen = recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
-    chosen = enough_shards(chosen.for_labels(dataset.schema.label.kind), options.workers)
+    chosen = enough_shards(chosen.for_labels(dataset.schema.label.kind, varied=dataset.has_varied_labels), options.workers)
     for head in chosen.heads:  # wrong settings are told before the work starts
         make_head(head, {})
         episode_config(head)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
@@ -188,15 +189,41 @@ def test_a_run_of_the_same_settings_after_it_has_ended_is_a_new_one(data: Path, 
     assert [info.id for info in Registry(tmp_path).list()] == [two, one]
 
 
-def test_binary_labels_train_the_implicit_head_alone(tiny_dataset: "Dataset", tmp_path: Path) -> None:
+def test_binary_labels_train_an_explicit_head_that_predicts_probabilities(tiny_dataset: "Dataset", tmp_path: Path) -> None:
     from dataclasses import replace
 
+    from metarec.adaptation.engine import Engine
     from metarec.data.schema import Label
+    from metarec.types import Interaction
 
     schema = replace(tiny_dataset.schema, label=Label(column="rating", kind="binary"))
     events = replace(tiny_dataset.interactions, label_N=(tiny_dataset.interactions.label_N > 3).astype("float32"))
     data = replace(tiny_dataset, schema=schema, interactions=events).save(tmp_path / "data").path
     train(data, RECIPE.override({"epochs": "1"}), out=tmp_path / "out", options=OPTIONS)
     prior = load_checkpoint(tmp_path / "out")
+    assert set(prior.heads) == {"implicit", "explicit"}
+    assert prior.link is not None
+    assert prior.link.slope > 0
+    engine = Engine(prior)
+    items = list(prior.item_ids[:6])
+    adapted = engine.adapt([Interaction(user_id="", item_id=items[0], label=1.0)])
+    mean, variance = engine.predict(adapted, items)
+    assert ((mean > 0) & (mean < 1)).all()
+    assert variance is not None
+    np.testing.assert_allclose(variance, mean * (1 - mean), rtol=1e-5)
+    terms = engine.contributions(adapted, items[1])
+    assert sum(term.value for term in terms) == pytest.approx(float(engine.scores(adapted, items)[1]), abs=1e-4)
+
+
+def test_where_every_event_is_positive_the_implicit_head_is_alone(tiny_dataset: "Dataset", tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from metarec.data.schema import Label
+
+    schema = replace(tiny_dataset.schema, label=Label(column="rating", kind="binary"))
+    events = replace(tiny_dataset.interactions, label_N=np.ones_like(tiny_dataset.interactions.label_N))
+    data = replace(tiny_dataset, schema=schema, interactions=events).save(tmp_path / "data").path
+    train(data, RECIPE.override({"epochs": "1"}), out=tmp_path / "out", options=OPTIONS)
+    prior = load_checkpoint(tmp_path / "out")
     assert set(prior.heads) == {"implicit"}
-    assert prior.blend == 0.0
+    assert (prior.blend, prior.link) == (0.0, None)

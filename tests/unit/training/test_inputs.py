@@ -29,6 +29,7 @@ def test_what_workers_read_is_what_the_driver_wrote(inputs: Inputs, tmp_path: Pa
         assert torch.equal(one.dense_NP, two.dense_NP)
         assert (one.blocks, one.num_codes) == (two.blocks, two.num_codes)
     np.testing.assert_array_equal(inputs.validation_user_U, loaded.validation_user_U)
+    np.testing.assert_array_equal(inputs.validation_item_I, loaded.validation_item_I)
     for name in ("user_N", "item_N", "label_N", "timestamp_N", "scenario_N"):
         np.testing.assert_array_equal(getattr(inputs.interactions, name), getattr(loaded.interactions, name))
 
@@ -70,3 +71,23 @@ def test_the_gate_sees_the_same_split_as_training(tiny_dataset: "Dataset", input
     assert len(train.interactions) + len(validation.interactions) == len(tiny_dataset.interactions)
     assert set(np.unique(validation.interactions.user_N)) == set(np.flatnonzero(inputs.validation_user_U))
     assert len(train.interactions) == len(inputs.layout("user", validation=False).row_N)
+
+
+def test_heads_whose_tasks_are_items_are_validated_on_items_held_out_from_them(
+    tiny_dataset: "Dataset", small_recipe: Recipe
+) -> None:
+    encoder = FeatureEncoder.fit(tiny_dataset.schema, tiny_dataset.users, tiny_dataset.items)
+    users, items = small_recipe.heads[1], replace(small_recipe.heads[0], kind="item")
+    both = prepare(tiny_dataset, encoder, replace(small_recipe, heads=(items, users)), 0)
+    assert both.validation_user_U.any()
+    assert both.validation_item_I.sum() == round(0.1 * len(tiny_dataset.item_ids))
+    train, asked = both.layout("item", validation=False), both.layout("item", validation=True)
+    assert not (train.counts[both.validation_item_I]).any()
+    assert not (asked.counts[~both.validation_item_I]).any()
+    for layout in (train, asked):
+        assert not both.validation_user_U[layout.row_N].any()
+    alone = prepare(tiny_dataset, encoder, replace(small_recipe, heads=(items,)), 0)
+    assert not alone.validation_user_U.any()
+    assert len(alone.layout("item", validation=False).row_N) + len(alone.layout("item", validation=True).row_N) == len(
+        tiny_dataset.interactions
+    )

@@ -2,7 +2,7 @@ import pytest
 
 from metarec.errors import ConfigError
 from metarec.training.heads import episode_config, make_head
-from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, RECIPES, HeadRecipe, Recipe, get_recipe
+from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, GRADES_STD, RECIPES, HeadRecipe, Recipe, get_recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -99,10 +99,20 @@ def test_unknown_settings_in_written_recipes_are_refused() -> None:
         Recipe.from_dict({**data, "speed": 3})
 
 
-def test_binary_labels_leave_the_explicit_head_out() -> None:
-    assert [head.target for head in get_recipe("alpaca").for_labels("binary").heads] == ["implicit"]
-    assert get_recipe("alpaca").for_labels("rating") == get_recipe("alpaca")
-    assert [head.target for head in get_recipe("maml").for_labels("binary").heads] == ["explicit"]
+def test_binary_labels_keep_both_heads_with_penalties_on_their_scale() -> None:
+    recipe = get_recipe("alpaca")
+    clicks = recipe.for_labels("binary")
+    assert [head.target for head in clicks.heads] == ["explicit", "implicit"]
+    assert (clicks.heads[0].penalty_std, clicks.heads[1]) == (GRADES_STD, recipe.heads[1])
+    own = recipe.override({"explicit.penalty_std": "2.5"})
+    assert own.for_labels("binary").heads[0].penalty_std == 2.5
+    assert recipe.for_labels("rating") == recipe
+    assert get_recipe("maml").for_labels("binary") == get_recipe("maml")
+
+
+def test_events_that_are_all_positive_leave_the_explicit_head_out() -> None:
+    assert [head.target for head in get_recipe("alpaca").for_labels("binary", varied=False).heads] == ["implicit"]
+    assert [head.target for head in get_recipe("maml").for_labels("binary", varied=False).heads] == ["explicit"]
 
 
 def test_a_recipe_needs_heads_and_one_per_target() -> None:

@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from metarec.errors import InvalidInputError
+from metarec.meta.link import Link, fit_link
+
+
+def test_the_curve_that_drew_the_labels_is_found_again() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.normal(0.6, 0.2, 40_000)
+    label = (rng.random(len(score)) < expit(-3 + 6 * score)).astype(float)
+    found = fit_link(score, label)
+    assert (found.offset, found.slope) == (pytest.approx(-3, abs=0.15), pytest.approx(6, abs=0.25))
+    assert found.probability(score).mean() == pytest.approx(label.mean(), abs=1e-3)
+
+
+def test_labels_that_the_score_separates_leave_probabilities_inside_the_unit_interval() -> None:
+    score = np.linspace(0, 1, 50)
+    found = fit_link(score, (score > 0.5).astype(float))
+    probability = found.probability(score)
+    assert ((probability > 0) & (probability < 1)).all()
+    assert (np.diff(probability) > 0).all()
+
+
+@pytest.mark.parametrize("score", [np.zeros(40), -np.r_[np.zeros(30), np.ones(10)]])
+def test_a_score_that_tells_nothing_or_misleads_gives_the_share_of_ones(score: "np.ndarray") -> None:  # type: ignore[type-arg]
+    label = np.r_[np.zeros(30), np.ones(10)]
+    found = fit_link(score, label)
+    assert found.probability(np.array([-5.0, 5.0])) == pytest.approx([11 / 42] * 2, abs=1e-6)
+
+
+def test_the_variance_is_that_of_a_binary_label() -> None:
+    link = Link(offset=-1.0, slope=2.0)
+    assert link.variance(np.array([0.5])) == pytest.approx([0.25])
+
+
+def test_a_falling_curve_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="slope -1"):
+        Link(offset=0.0, slope=-1.0)
