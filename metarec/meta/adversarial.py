@@ -59,6 +59,5 @@ def perturbation(
         score_TN = form.score(theta, fast, form.shifted(theta, still, shift_TNE))
         loss = task_loss(objective, score_TN, batch.label_TN, batch.mask_TN).sum()
         (slope_TNE,) = torch.autograd.grad(loss, [shift_TNE])
-    direction_TNE = torch.nn.functional.normalize(slope_TNE, dim=-1, eps=torch.finfo(slope_TNE.dtype).tiny)
-    shift_TNE = size * torch.linalg.vector_norm(still[0], dim=-1, keepdim=True) * direction_TNE
-    return shift_TNE
+    length_TN1: Tensor = torch.linalg.vector_norm(still[0], dim=-1, keepdim=True)
+    return size * length_TN1 * torch.nn.functional.normalize(slope_TNE, dim=-1, eps=torch.finfo(slope_TNE.dtype).tiny)

@@ -15,6 +15,7 @@ LEARNERS: dict[str, str] = {
     "joint": "metarec.meta.joint:Joint",
     "maml": "metarec.meta.maml:Maml",
     "meta_sgd": "metarec.meta.meta_sgd:MetaSgd",
+    "neural_process": "metarec.meta.neural_process:NeuralProcess",
     "reptile": "metarec.meta.reptile:Reptile",
 }
 """Module and class of each learner; modules load when a learner is made."""

@@ -8,6 +8,7 @@ from metarec.errors import ConfigError
 from metarec.models.contract import Scorer
 
 MODELS: dict[str, str] = {
+    "attentive_set": "metarec.models.attentive_set:AttentiveSet",
     "catalogue": "metarec.models.catalogue_scorer:CatalogueScorer",
     "linear_gaussian": "metarec.models.linear_gaussian:LinearGaussian",
     "melu": "metarec.models.melu:Melu",

@@ -237,12 +237,17 @@ IMPLICIT = HeadRecipe(
 GRADIENT = HeadRecipe(
     target="explicit", learner="maml", model="melu", epochs=20, batch_size=128, outer_lr=5e-3, gradient_shards=2
 )
+AMORTISED = replace(EXPLICIT, learner="neural_process", model="attentive_set", learner_settings={}, model_settings={})
 
 RECIPES: dict[str, Recipe] = {
     "alpaca": Recipe(name="alpaca", heads=(EXPLICIT, IMPLICIT)),
     "maml": Recipe(name="maml", heads=(GRADIENT,)),
-    "fomaml": Recipe(name="fomaml", heads=(replace(GRADIENT, learner_settings={"first_order": True}),)),
+    "fomaml": Recipe(name="fomaml", heads=(replace(GRADIENT, learner="fomaml"),)),
+    "anil": Recipe(name="anil", heads=(replace(GRADIENT, learner="anil"),)),
+    "meta_sgd": Recipe(name="meta_sgd", heads=(replace(GRADIENT, learner="meta_sgd"),)),
+    "reptile": Recipe(name="reptile", heads=(replace(GRADIENT, learner="reptile"),)),
     "joint": Recipe(name="joint", heads=(replace(GRADIENT, learner="joint"),)),
+    "neural_process": Recipe(name="neural_process", heads=(AMORTISED,)),
 }
 """The recipes `metarec train --recipe` knows."""
 
@@ -250,7 +255,11 @@ ABOUT: dict[str, str] = {
     "alpaca": "Bayesian adaptation in closed form, one head for ratings and one for interacted-or-not",
     "maml": "gradient adaptation of a small network, second order",
     "fomaml": "the same, first order",
+    "anil": "the same network with only its last layer adapting",
+    "meta_sgd": "gradient adaptation with a learned rate for every weight",
+    "reptile": "the same network moved to where steps on each task lead, first order",
     "joint": "the same network trained on all tasks pooled, then fine-tuned; the reference for Delta_joint",
+    "neural_process": "adaptation in one forward pass of an attentive set encoder, with variances",
 }
 """One line about each recipe, for people."""
 
