@@ -15,6 +15,7 @@ from metarec.cli.output import note, print_json, print_table, progress
 if TYPE_CHECKING:
     from metarec.cli.evaluate_inputs import Loaded
     from metarec.data.dataset import Dataset
+    from metarec.evaluation.ablation import Mode
     from metarec.evaluation.evaluate import Evaluation
     from metarec.evaluation.results import ProtocolResult, Report
     from metarec.meta.prior import Prior
@@ -52,7 +53,8 @@ def parse_cuts(ctx: click.Context, param: click.Parameter, value: str | None) ->
 
 @click.command(
     epilog="Example: metarec evaluate --checkpoint registry --data data/ml-100k --report report.html\n\n"
-    "Example: metarec evaluate --checkpoint registry --data data/ml-1m --episodes test.parquet --shots 0,1,5 --json -"
+    "Example: metarec evaluate --checkpoint registry --data data/ml-1m --episodes test.parquet --shots 0,1,5 --json -\n\n"
+    "Example: metarec evaluate --checkpoint registry --data data/ml-100k --ablate retrain --group text --group graph"
 )
 @click.option(
     "--checkpoint",
@@ -79,6 +81,15 @@ def parse_cuts(ctx: click.Context, param: click.Parameter, value: str | None) ->
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of training at cuts, tuning and bootstrap."
 )
+@click.option(
+    "--ablate",
+    type=click.Choice(["retrain", "blank"]),
+    help="Show what each group of features contributes: train anew without it, or blank it at prediction (fast).",
+)
+@click.option(
+    "--group", "groups", multiple=True, metavar="GROUP", help="Only this group of --ablate: text, graph, items.FIELD, ..."
+)
+@click.option("--ablate-seeds", type=click.IntRange(1), default=1, show_default=True, help="Trainings of each group.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the results as JSON; - prints them in place of the tables.")
 @click.option("--scores", type=click.Path(path_type=Path), help="Write every prediction to this Parquet file.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a self-contained HTML report.")
@@ -91,6 +102,9 @@ def evaluate(
     cuts: tuple[float, ...] | None,
     joint: Path | None,
     seed: int,
+    ablate: "Mode | None",
+    groups: tuple[str, ...],
+    ablate_seeds: int,
     json_path: str | None,
     scores: Path | None,
     report: Path | None,
@@ -99,7 +113,22 @@ def evaluate(
 
     With --episodes: that file. Without: recommendation in time order, training anew at every cut (where the dataset has
     timestamps), and k-shot episodes of the users that training held out.
+
+    With --ablate: only the learner, with and without each group of features, on that file, or else on a fifth of the items
+    that it is trained without.
     """
+    if ablate is None and (groups or ablate_seeds > 1):
+        raise click.UsageError("--group and --ablate-seeds say more about --ablate; give that too")
+    if ablate is not None:
+        if protocols or shots or cuts or joint or scores:
+            raise click.UsageError("--ablate takes none of --protocol, --shots, --cuts, --joint and --scores")
+        from metarec.cli.evaluate_ablation import ablation_report
+
+        with _watching() as watch:
+            ablated = ablation_report(checkpoint, data, episodes, ablate, groups, seed=seed, seeds=ablate_seeds, watch=watch)
+        _write(ablated, json_path, report)
+        _tell(json_path, report)
+        return
     if cuts is not None and TEMPORAL not in protocols and (episodes is not None or protocols):
         raise click.UsageError("--cuts only means something for the protocol 'temporal'")
     from metarec.baselines.registry import too_large
@@ -143,7 +172,11 @@ def evaluate(
     settings = {"seed": seed, "episodes": None if episodes is None else str(episodes), "shots": shots, "cuts": cuts}
     outcome = Report(learner=evaluation.learner, facts=facts, protocols=results, settings=settings, notes=notes)
     _write(outcome, json_path, report)
-    for path in (scores, report, Path(json_path) if json_path not in (None, "-") else None):
+    _tell(json_path, scores, report)
+
+
+def _tell(json_path: str | None, *paths: Path | None) -> None:
+    for path in (*paths, Path(json_path) if json_path not in (None, "-") else None):
         if path is not None:
             note(f"wrote {path}")
 
@@ -231,11 +264,12 @@ def _write(report: "Report", json_path: str | None, html: Path | None) -> None:
 
 def _show(report: "Report") -> None:
     """Tables for people: a curve as one table per headline metric, other protocols with all their models and metrics."""
-    from metarec.evaluation.tables import curve_table, headline, main_table
+    from metarec.evaluation.tables import ablation_table, curve_table, headline, main_table
 
     curves = report.curves()
     tables = [main_table(p) for p in report.protocols if p.shots is None or p.base not in curves]
     tables += [curve_table(base, points, metric) for base, points in curves.items() for metric in headline(points[-1])]
+    tables += [ablation_table(found) for found in report.ablations]
     for table in tables:
         print_table(table.rows, title=table.title)
         if table.note:

@@ -9,7 +9,7 @@ from metarec import __version__
 from metarec.evaluation import plots
 from metarec.evaluation.metrics import LOWER_IS_BETTER
 from metarec.evaluation.results import MEDIAN, ProtocolResult, Report
-from metarec.evaluation.tables import Table, curve_table, headline, main_table
+from metarec.evaluation.tables import Table, ablation_table, curve_table, headline, main_table
 
 READING = (
     ("support, query", "What a model is shown of a user (k interactions: “k shots”) and what it is then asked."),
@@ -33,6 +33,10 @@ READING = (
 )
 
 CURVE = "Each model is shown the first k interactions of a user and asked for the rest. The band is the learner's 95 % interval."
+ABLATION = (
+    "How much better the learner is with a group of features than without it; the bar is the 95 % interval over users. Right of "
+    "the line the group helps."
+)
 CALIBRATION = "Is a model as sure as it should be? Below the diagonal its intervals are too narrow, above it too wide."
 
 
@@ -62,6 +66,7 @@ def render(report: Report) -> str:
         for protocol in calibrated:
             parts.append(f"<h3>{escape(protocol.name)}</h3><figure>{plots.reliability(protocol)}</figure>")
             parts.append(_calibration(protocol))
+    parts += _ablations(report)
     parts.append("<h2>How to read this</h2><dl>")
     parts.append("".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in READING) + "</dl>")
     parts.append("<h2>All figures</h2>")
@@ -135,7 +140,18 @@ def _comparison(report: Report) -> list[str]:
     return parts
 
 
-def _table(table: Table, protocol: ProtocolResult, *, mark: bool = True) -> str:
+def _ablations(report: Report) -> list[str]:
+    """What each group of features contributes."""
+    if not report.ablations:
+        return []
+    parts = ["<h2>What the features contribute</h2>", f"<p>{ABLATION}</p>"]
+    for found in report.ablations:
+        parts.append(f"<h3>{escape(found.protocol)}</h3><figure>{plots.contributions(found)}</figure>")
+        parts.append(_table(ablation_table(found), None, mark=False))
+    return parts
+
+
+def _table(table: Table, protocol: ProtocolResult | None, *, mark: bool = True) -> str:
     columns = list(table.rows[0]) if table.rows else []
     best = {column: _best(table, column) if mark else None for column in columns}
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
@@ -146,7 +162,7 @@ def _table(table: Table, protocol: ProtocolResult, *, mark: bool = True) -> str:
             value = row.get(column)
             text = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else escape(str(value))
             cells.append(f'<td class="best">{text}</td>' if value is not None and value == best[column] else f"<td>{text}</td>")
-        mine = str(row["model"]).removesuffix(MEDIAN) == protocol.learner
+        mine = protocol is not None and str(row["model"]).removesuffix(MEDIAN) == protocol.learner
         body.append(f"<tr{' class=learner' if mine else ''}>{''.join(cells)}</tr>")
     note = f'<p class="quiet">{escape(table.note)}</p>' if table.note else ""
     return (

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -11,6 +11,9 @@ from matplotlib.figure import Figure
 
 from metarec.evaluation.results import MEDIAN, ProtocolResult
 from metarec.evaluation.tables import order
+
+if TYPE_CHECKING:
+    from metarec.evaluation.ablation import Ablation
 
 LEARNER, JOINT = "#0b5fff", "#d9480f"
 PLAIN = ("#495057", "#868e96", "#2b8a3e", "#9c36b5", "#c2255c", "#e67700", "#1098ad", "#5f3dc4")
@@ -97,6 +100,23 @@ def reliability(protocol: ProtocolResult) -> str:
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title="expected calibration error")
+        return _svg(figure)
+
+
+def contributions(found: "Ablation") -> str:
+    """The gain of each group of features in each metric, with its interval."""
+    with matplotlib.rc_context(SETTINGS):
+        names, metrics = list(found.groups), list(found.whole)
+        figure = Figure(figsize=(3.4 * len(metrics) + 1.2, 0.9 + 0.32 * len(names)), layout="constrained")
+        place = np.arange(len(names))[::-1]
+        for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):
+            effects = [found.groups[name][metric] for name in names]
+            ends = np.array([effect.interval for effect in effects])
+            axes.hlines(place, ends[:, 0], ends[:, 1], color=LEARNER, alpha=0.4, linewidth=3)
+            axes.plot([effect.gain for effect in effects], place, "o", color=LEARNER, markersize=5)
+            axes.axvline(0, color="#495057", linewidth=1)
+            axes.set_xlabel(f"gain in {metric}")
+            axes.set_yticks(place, names)
         return _svg(figure)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from metarec.evaluation.bootstrap import Delta, Interval, Resampler, delta, interval
 from metarec.evaluation.calibration import Calibration
 from metarec.evaluation.metrics import Floats, Summary, best_model, summarise
+
+if TYPE_CHECKING:
+    from metarec.evaluation.ablation import Ablation
 
 MEDIAN = "_median"
 """Ending of the rows whose estimate is the median of the discrete predictive distribution."""
@@ -102,13 +106,15 @@ class ProtocolResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All protocols of one evaluation, and what was evaluated. `notes` are for people to read beside the figures."""
+    """All protocols of one evaluation, and what was evaluated. `notes` are for people to read beside the figures; `ablations`
+    say what groups of features contribute."""
 
     learner: str
     facts: Mapping[str, object]
     protocols: Sequence[ProtocolResult]
     settings: Mapping[str, object] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    ablations: "Sequence[Ablation]" = ()
 
     def to_dict(self) -> dict[str, object]:
         """`protocols` exactly as P6 says; everything else stands beside it."""
@@ -139,6 +145,7 @@ class Report:
             "checkpoint": dict(self.facts),
             "settings": dict(self.settings),
             "notes": list(self.notes),
+            **({"ablation": {found.protocol: found.to_dict() for found in self.ablations}} if self.ablations else {}),
         }
 
     def curves(self) -> dict[str, list[ProtocolResult]]:

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from metarec.evaluation.bootstrap import Delta
 from metarec.evaluation.metrics import LOWER_IS_BETTER
 from metarec.evaluation.results import MEDIAN, ProtocolResult
+
+if TYPE_CHECKING:
+    from metarec.evaluation.ablation import Ablation
 
 Row = dict[str, object]
 
@@ -79,6 +83,26 @@ def curve_table(base: str, points: Sequence[ProtocolResult], metric: str) -> Tab
     return Table(
         title=f"{base}: {metric} after k shots", rows=rows, note=f"Delta: {', '.join(parts)}" if parts else "", metric=metric
     )
+
+
+def ablation_table(found: "Ablation") -> Table:
+    """What each group contributes: the metrics without it, and by how much they are better with it."""
+    rows: list[Row] = [{"without": "nothing", "columns": found.columns, **found.whole}]
+    for name, effects in found.groups.items():
+        row: Row = {"without": name, "columns": found.widths[name]}
+        for metric, effect in effects.items():
+            row[metric] = figure(effect.without)
+            row[f"its gain in {metric}"] = figure(effect.gain)
+            row[f"95 % ({metric})"] = span(effect.interval)
+            if effect.seed_sd is not None:
+                row[f"sd of seeds ({metric})"] = effect.seed_sd
+        rows.append(row)
+    columns = dict.fromkeys(column for row in rows[::-1] for column in row)
+    rows = [{column: row.get(column) for column in columns} for row in rows]
+    trained = f"{len(found.seeds)} trainings each" if len(found.seeds) > 1 else "one training each"
+    how = f"trained anew, {trained}" if found.mode == "retrain" else "values blanked at prediction"
+    note = "A positive gain: better with the group than without it; its 95 % interval is over users."
+    return Table(title=f"{found.protocol}: {found.episodes} episodes without a group of features ({how})", rows=rows, note=note)
 
 
 def delta_line(protocol: ProtocolResult) -> str:

@@ -6,10 +6,11 @@ are. The last column of every block says that the value was missing.
 """
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,9 @@ CLIP = 5.0
 
 
 class Block(Protocol):
-    """The columns of one field."""
+    """The columns of one field. `kind` names the class in states."""
+
+    kind: ClassVar[str]
 
     @property
     def name(self) -> str:
@@ -49,6 +52,8 @@ class Block(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class CategoryBlock:
     """One column per known category: one-hot, or multi-hot when `multiple`; unknown categories leave all of them 0."""
+
+    kind: ClassVar[str] = "category"
 
     name: str
     vocabulary: tuple[str, ...]
@@ -86,7 +91,7 @@ class CategoryBlock:
 
     def to_state(self) -> BlockState:
         """See Block."""
-        return {"kind": "category", "name": self.name, "vocabulary": list(self.vocabulary), "multiple": self.multiple}, {}
+        return {"kind": self.kind, "name": self.name, "vocabulary": list(self.vocabulary), "multiple": self.multiple}, {}
 
     @staticmethod
     def from_state(state: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]) -> "CategoryBlock":
@@ -98,60 +103,64 @@ class CategoryBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class NumberBlock:
-    """A standardised number and one-hot buckets between quantiles (a rating's dependence on a year or an age is not linear)."""
+    """A number between K knots, which are quantiles: linear interpolation weighs the two knots around it, so that a linear map of
+    the columns is a piecewise linear curve of the number (a rating's dependence on a year or an age is not one straight line).
+
+    Beyond the first and the last knot the curve stays level. A column of the number itself would carry a trend on, which costs
+    accuracy where new values lie outside of the old ones: films of years to come.
+    """
+
+    kind: ClassVar[str] = "number"
 
     name: str
-    mean: float
-    scale: float
-    edges: tuple[float, ...]
+    knots: tuple[float, ...]
 
     @property
     def width(self) -> int:
-        """1 + buckets + 1."""
-        return len(self.edges) + 3 if self.edges else 2
+        """K + 1."""
+        return len(self.knots) + 1
 
     @staticmethod
-    def fit(name: str, values: Sequence[object], *, num_buckets: int) -> "NumberBlock":
-        """Mean and deviation of the present values; at most `num_buckets` buckets of about equal frequency."""
+    def fit(name: str, values: Sequence[object], *, num_knots: int) -> "NumberBlock":
+        """At most `num_knots` knots, at quantiles of the present values; the least and the greatest of them are knots."""
         present = np.array([number for value in values if (number := as_number(value, name)) is not None], np.float64)
         if len(present) == 0:
-            return NumberBlock(name=name, mean=0.0, scale=1.0, edges=())
-        edges = np.unique(np.quantile(present, np.linspace(0, 1, num_buckets + 1)[1:-1], method="inverted_cdf"))
-        # An edge at the minimum would open a bucket that nothing falls into.
-        edges = edges[edges > present.min()]
-        deviation = float(present.std())
-        return NumberBlock(
-            name=name, mean=float(present.mean()), scale=deviation if deviation > 1e-12 else 1.0, edges=tuple(map(float, edges))
-        )
+            return NumberBlock(name=name, knots=())
+        knots = np.unique(np.quantile(present, np.linspace(0, 1, num_knots), method="inverted_cdf"))
+        return NumberBlock(name=name, knots=tuple(map(float, knots)))
 
     def write(self, values: Sequence[object], out_NB: Matrix) -> None:
         """See Block."""
+        last = len(self.knots) - 1
         for row, value in enumerate(values):
             number = as_number(value, self.name)
-            if number is None:
-                out_NB[row, -1] = 1.0  # the mean is imputed: 0 after standardising
+            if number is None or last < 0:
+                out_NB[row, -1] = 1.0
                 continue
-            out_NB[row, 0] = min(max((number - self.mean) / self.scale, -CLIP), CLIP)
-            if self.edges:
-                out_NB[row, 1 + sum(number >= edge for edge in self.edges)] = 1.0
+            above = bisect_right(self.knots, number)
+            if above == 0 or above > last:
+                out_NB[row, min(max(above - 1, 0), last)] = 1.0
+                continue
+            share = (number - self.knots[above - 1]) / (self.knots[above] - self.knots[above - 1])
+            out_NB[row, above - 1], out_NB[row, above] = 1.0 - share, share
 
     def to_state(self) -> BlockState:
         """See Block."""
-        return {"kind": "number", "name": self.name, "mean": self.mean, "scale": self.scale, "edges": list(self.edges)}, {}
+        return {"kind": self.kind, "name": self.name, "knots": list(self.knots)}, {}
 
     @staticmethod
     def from_state(state: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]) -> "NumberBlock":
         """The block that gave this state."""
-        mean, scale, edges = state["mean"], state["scale"], state["edges"]
-        assert isinstance(mean, float | int)
-        assert isinstance(scale, float | int)
-        assert isinstance(edges, list)
-        return NumberBlock(name=str(state["name"]), mean=float(mean), scale=float(scale), edges=tuple(map(float, edges)))
+        knots = state["knots"]
+        assert isinstance(knots, list)
+        return NumberBlock(name=str(state["name"]), knots=tuple(map(float, knots)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorBlock:
     """A vector: entries standardised, then divided by the root of its length, so that it weighs as one category does."""
+
+    kind: ClassVar[str] = "vector"
 
     name: str
     mean_D: NDArray[np.float64]
@@ -186,7 +195,7 @@ class VectorBlock:
 
     def to_state(self) -> BlockState:
         """See Block."""
-        return {"kind": "vector", "name": self.name}, {"mean": self.mean_D, "scale": self.scale_D}
+        return {"kind": self.kind, "name": self.name}, {"mean": self.mean_D, "scale": self.scale_D}
 
     @staticmethod
     def from_state(state: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]) -> "VectorBlock":

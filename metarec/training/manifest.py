@@ -11,8 +11,9 @@ from metarec.training.files import Json, canonical, sha256
 from metarec.training.gate import GateReport
 from metarec.training.recipes import Recipe
 
-FORMAT_VERSION = 2
-"""Grows when theta or files change so that an older checkpoint cannot be read; 2: alpaca has `task.choice` and `row.choice`."""
+FORMAT_VERSION = 3
+"""Grows when theta or files change so that an older checkpoint cannot be read; 2: alpaca has `task.choice` and
+`row.choice`; 3: knots of numbers, latent spaces of graph facts."""
 
 MANIFEST = "manifest.json"
 

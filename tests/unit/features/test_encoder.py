@@ -114,16 +114,34 @@ def test_an_unknown_category_is_all_zero_and_not_missing(fitted):
     assert not encoder.encode_items([{"genres": ("never seen",)}])[0, _block(encoder, "genres")].any()
 
 
-def test_an_absurd_number_is_cut(fitted):
-    encoder, _, _ = fitted
-    assert encoder.encode_items([{"year": 1e9}])[0, _block(encoder, "year")][0] == 5.0
+def test_a_number_lies_between_its_two_knots(fitted):
+    encoder, _, items = fitted
+    block = next(block for block in encoder.item_encoders if block.name == "year")
+    knots, rows = np.array(block.knots), encoder.encode_items(items)[:, _block(encoder, "year")]
+    assert ((rows > 0).sum(1) <= 2).all()
+    np.testing.assert_allclose(rows[:, :-1] @ knots, items["year"], rtol=1e-6)
+
+
+def test_beyond_the_numbers_that_were_seen_the_curve_is_level(fitted):
+    encoder, _, items = fitted
+    ends = [items["year"].max(), items["year"].min()]
+    beyond, last = (encoder.encode_items([{"year": float(year)} for year in years]) for years in ([1e9, -1e9], ends))
+    np.testing.assert_array_equal(beyond, last)
+
+
+def test_a_number_that_never_varied_has_one_column():
+    users, items, _ = _tables()
+    encoder = FeatureEncoder.fit(SCHEMA, users, items.assign(year=1990.0))
+    year = _block(encoder, "year")
+    assert encoder.encode_items([{"year": 1990.0}, {"year": 7.0}, {}])[:, year].tolist() == [[1, 0], [1, 0], [0, 1]]
 
 
 def test_graph_facts_come_from_the_item_id_or_from_the_feature(fitted):
     encoder, _, items = fitted
     where = _block(encoder, "graph")
     linked = encoder.encode_items(items)[0, where]
-    assert linked[:-1].sum() == 1.0
+    assert np.linalg.norm(linked) == pytest.approx(2.0)
+    assert linked[-1] == 0.0
     np.testing.assert_array_equal(encoder.encode_items([{"item": "i0"}])[0, where], linked)
     np.testing.assert_array_equal(encoder.encode_items([{"graph": ("by=d0",)}])[0, where], linked)
     assert encoder.encode_items([{"item": "i1"}])[0, where][-1] == 1.0
@@ -134,6 +152,44 @@ def test_facts_in_a_column_fit_as_well_as_the_graph_itself(fitted):
     facts = [(f"by=d{k % 3}",) if k % 2 == 0 else None for k in range(len(items))]
     other = FeatureEncoder.fit(SCHEMA, users, items.assign(graph=facts))
     np.testing.assert_array_equal(other.encode_items(items), encoder.encode_items(items))
+
+
+def test_items_that_share_no_fact_are_near_where_their_rare_facts_go_together():
+    """Two studios; each film has two of a studio's eight people. A new film is near the films of the studio of its one person."""
+    rng = np.random.default_rng(0)
+    users, items, _ = _tables(rows=400)
+    facts = [tuple(f"star={'ab'[k % 2]}{person}" for person in rng.choice(8, 2, replace=False)) for k in range(len(items))]
+    encoder = FeatureEncoder.fit(SCHEMA, users, items.assign(graph=facts), settings=EncoderSettings(graph_dim=2))
+    where = _block(encoder, "graph")
+    new, same, other = encoder.encode_items([{"graph": (f"star={name}",)} for name in ("a0", "a5", "b5")])[:, where]
+    assert new @ same > 0.9 * np.linalg.norm(new) * np.linalg.norm(same)
+    assert abs(new @ other) < 0.1 * np.linalg.norm(new) * np.linalg.norm(other)
+
+
+def test_facts_of_one_item_alone_and_unheard_of_facts_say_nothing_but_are_not_missing(fitted):
+    users, items, _ = _tables(rows=400)
+    facts = [(f"by=d{k % 5}", f"only={k}") for k in range(len(items))]
+    encoder = FeatureEncoder.fit(SCHEMA, users, items.assign(graph=facts))
+    where = _block(encoder, "graph")
+    rows = encoder.encode_items([{"graph": ("by=d1",)}, {"graph": ("by=d1", "only=1", "by=nobody")}, {"graph": ("only=1",)}])[
+        :, where
+    ]
+    np.testing.assert_array_equal(rows[0], rows[1])
+    assert not rows[2].any()
+    assert encoder.facts["i1"] == ("by=d1",)
+
+
+def test_blocks_can_be_left_out(fitted):
+    encoder, _, items = fitted
+    without = encoder.without(items={"plot", "graph"}, users={"age"})
+    assert [name for name, _, _ in without.item_blocks] == ["title", "year", "genres", "look"]
+    assert [name for name, _, _ in without.user_blocks] == ["gender"]
+    whole = encoder.encode_items(items)
+    kept = np.concatenate([whole[:, _block(encoder, name)] for name, _, _ in without.item_blocks], axis=1)
+    np.testing.assert_array_equal(without.encode_items(items), kept)
+    state, arrays = without.to_state()
+    assert FeatureEncoder.from_state(state, arrays).item_blocks == without.item_blocks
+    assert encoder.without(items=[name for name, _, _ in encoder.item_blocks]).encode_items(items).shape == (len(items), 0)
 
 
 def test_plots_about_the_same_thing_are_near_without_a_common_word():
@@ -193,3 +249,5 @@ def test_the_title_can_be_left_out():
 def test_settings_are_checked():
     with pytest.raises(ConfigError, match="text_dim"):
         EncoderSettings(text_dim=0)
+    with pytest.raises(ConfigError, match="'num_knots' must be at least 2"):
+        EncoderSettings(num_knots=1)
