@@ -34,6 +34,9 @@ from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
 from metarec.tasks.stats import LabelStats
 from metarec.types import Target
 
+NLL_ROWS = 64
+"""Query rows of a task, at most, on which the scales of the predictive variance are trained."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Alpaca:
@@ -117,8 +120,8 @@ class Alpaca:
     def predict(self, model: Scorer, theta: MetaParams, fast: FastWeights, query: Batch) -> Prediction:
         """Posterior predictive mean and variance (noise included) of the label."""
         phi_TQD, bias_TQ = _linear(model).batch_features(theta, query)
-        mean_TQ, variance_TQ = _predictive(theta, fast, phi_TQD, bias_TQ, _noise(theta, query))
-        return Prediction(mean_TQ=mean_TQ, variance_TQ=variance_TQ * torch.exp(theta["predict.log_scale"])[_unknown(query)])
+        variance_TQ = _variance(fast, phi_TQD, _noise(theta, query)) * torch.exp(theta["predict.log_scale"])[_unknown(query)]
+        return Prediction(mean_TQ=_mean(theta, fast, phi_TQD, bias_TQ), variance_TQ=variance_TQ)
 
     def meta_gradient(
         self, model: Scorer, theta: MetaParams, tasks: TaskBatch, generator: torch.Generator
@@ -138,19 +141,24 @@ class Alpaca:
         choice_TSD = _choice(live, phi_TND[:, :width], support, unknown_TN[:, :width])
         prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T) + choice_TSD.sum(1)
         fast = self._posterior(live, phi_TND[:, :width], bias_TN[:, :width], noise_TN[:, :width], prior_TD, support)
-        mean_TQ, raw_TQ = _predictive(live, fast, phi_TND[:, width:], bias_TN[:, width:], noise_TN[:, width:])
-        variance_TQ = raw_TQ.detach() * torch.exp(live["predict.log_scale"])[unknown_TN[:, width:]]
+        phi_TQD, bias_TQ, noise_TQ = phi_TND[:, width:], bias_TN[:, width:], noise_TN[:, width:]
         mask_TQ = query.mask_TN.to(bias_N.dtype)
         count_T = mask_TQ.sum(1).clamp_min(1.0)
-        residual_TQ = (query.label_TN.to(bias_N.dtype) - mean_TQ) * mask_TQ
+        residual_TQ = (query.label_TN.to(bias_N.dtype) - _mean(live, fast, phi_TQD, bias_TQ)) * mask_TQ
         square_TQ = residual_TQ.square()
         cost_TQ = square_TQ
         if self.huber:
             cost_TQ = 2 * huber_loss(residual_TQ, torch.zeros_like(residual_TQ), reduction="none", delta=self.huber)
-        nll_TQ = 0.5 * (square_TQ.detach() / variance_TQ + torch.log(variance_TQ) * mask_TQ)
+        # Two scales need few rows, and variances are what a step would spend most of its time on.
+        few = slice(None, NLL_ROWS)
+        with torch.no_grad():
+            raw_TF = _variance(fast, phi_TQD[:, few], noise_TQ[:, few])
+        variance_TF = raw_TF * torch.exp(live["predict.log_scale"])[unknown_TN[:, width:][:, few]]
+        mask_TF = mask_TQ[:, few]
+        nll_TF = 0.5 * (square_TQ[:, few].detach() / variance_TF + torch.log(variance_TF) * mask_TF)
         weight_T = tasks.weight_T.to(bias_N.dtype) / tasks.weight_T.sum()
         error = (weight_T * cost_TQ.sum(1) / count_T).sum()
-        nll = (weight_T * nll_TQ.sum(1) / count_T).sum()
+        nll = (weight_T * nll_TF.sum(1) / mask_TF.sum(1).clamp_min(1.0)).sum()
         loss = error + nll
         code_N = rows.code_N[unique_N]
         for name, weight in (("row.id", self.l2_id), ("row.id_bias", self.l2_bias), ("row.choice", self.l2_choice)):
@@ -253,10 +261,11 @@ def _unknown(batch: Batch) -> Tensor:
     return (batch.tables.rows.code_N[batch.row_TN] == 0).to(torch.int64)
 
 
-def _predictive(
-    theta: MetaParams, fast: FastWeights, phi_TQD: Tensor, bias_TQ: Tensor, noise_TQ: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean and uncalibrated variance of the label."""
-    mean_TQ = theta["mu"] + bias_TQ + torch.einsum("tqd,td->tq", phi_TQD, fast["mean"])
-    spread_TQ = (phi_TQD @ fast["factor"]).square().sum(-1)
-    return mean_TQ, spread_TQ + noise_TQ * fast["noise_scale"][:, None]
+def _mean(theta: MetaParams, fast: FastWeights, phi_TQD: Tensor, bias_TQ: Tensor) -> Tensor:
+    """Predicted label (T, Q)."""
+    return theta["mu"] + bias_TQ + torch.einsum("tqd,td->tq", phi_TQD, fast["mean"])
+
+
+def _variance(fast: FastWeights, phi_TQD: Tensor, noise_TQ: Tensor) -> Tensor:
+    """Uncalibrated variance of the label (T, Q)."""
+    return (phi_TQD @ fast["factor"]).square().sum(-1) + noise_TQ * fast["noise_scale"][:, None]
