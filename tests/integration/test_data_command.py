@@ -101,6 +101,19 @@ def test_a_draft_is_printed_or_written_and_can_be_imported_with(folder: Path):
     assert Dataset.open(folder / "out").schema.item_title == "title"
 
 
+def test_a_further_file_of_items_adds_a_vector(folder: Path):
+    (folder / "looks.csv").write_text("item,look_1,look_2,look_3\nx,0.5,-1,2\n")
+    more = (*TABLES, "--items", "looks.csv")
+    draft = _run("import", *more, "--infer", "--schema", "draft.yaml")
+    assert "draft schema written" in draft[1]
+    printed = json.loads(_run("import", *more, "--schema", "draft.yaml", "--out", "out", "--json")[0])
+    assert [(table["table"], table["kept"]) for table in printed["tables"]][2:4] == [("items 2", 1), ("interactions", 2)]
+    dataset = Dataset.open(folder / "out")
+    assert dataset.schema.item_field("look").dim == 3
+    assert dataset.items["look"][0].tolist() == [0.5, -1.0, 2.0]
+    assert json.loads(_run("verify", "--data", "out", "--json")[0])["intact"] is True
+
+
 def test_where_and_max_bad(folder: Path):
     (folder / "events.csv").write_text(FILES["events.csv"] + "bob,x,9,300,warm\n")
     printed = json.loads(_run(*IMPORT, "--where", "state=warm", "--max-bad", "0.5", "--json")[0])

@@ -29,7 +29,7 @@ SCHEMA = Schema(
         Field(name="title", kind="text"),
         Field(name="year", kind="numeric"),
         Field(name="genres", kind="multi_categorical", separator="|"),
-        Field(name="look", kind="vector", dim=3),
+        Field(name="look", kind="vector", columns=("look_1", "look_2", "look_3")),
     ),
     item_title="title",
     graph=True,
