@@ -49,7 +49,7 @@ class User:
     features: Features
 
 
-CandidateSourceName = Literal["personal", "popular", "content", "fresh", "caller"]
+CandidateSourceName = Literal["personal", "popular", "content", "fresh", "caller", "rule"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +62,21 @@ class Candidate:
     revision: int = 0
 
 
-ContributionKindName = Literal["global", "item", "profile", "support"]
+ContributionKindName = Literal["global", "item", "profile", "support", "rule"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """One term of an exact explanation, in units of the score; `item_id` and `label` only for kind `support`."""
+    """One term of an exact explanation, in units of the score.
+
+    `item_id` and `label` are for kind `support` only, `rule`, a rule's name, for kind `rule`.
+    """
 
     kind: ContributionKindName
     value: float
     item_id: str = ""
     label: float = 0.0
+    rule: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

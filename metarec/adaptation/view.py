@@ -41,7 +41,8 @@ class EngineView:
     """`rows` are the items of `catalogue`; `heads` are prepared for them.
 
     `vectors` is None when a head that counts in the score is not linear in a vector of the user. `content_IE` are unit vectors of
-    what is known of the items without their ids, in the space of the retrieval head where that has one.
+    what is known of the items without their ids, in the space of the retrieval head where that has one. `spreads` are, by head,
+    the variances of what ids add to the vectors (and, last, to the offsets) of known items: how far one may be from its content.
     """
 
     prior: Prior
@@ -50,6 +51,7 @@ class EngineView:
     heads: Mapping[Target, Head]
     vectors: ItemVectors | None
     content_IE: Floats
+    spreads: Mapping[Target, Floats]
 
     @staticmethod
     def first(prior: Prior, catalogue: CatalogueSnapshot) -> "EngineView":
@@ -57,7 +59,8 @@ class EngineView:
         rows = catalogue.items
         with torch.no_grad():
             heads = {target: head.prepared(rows) for target, head in prior.heads.items()}
-        return EngineView(prior, catalogue, rows, heads, _item_vectors(prior, rows), _content(prior, rows))
+        spreads = {target: id_spread(head) for target, head in prior.heads.items()}
+        return EngineView(prior, catalogue, rows, heads, _item_vectors(prior, rows), _content(prior, rows), spreads)
 
     def next(self, catalogue: CatalogueSnapshot, changed_N: NDArray[np.int64]) -> "EngineView":
         """The view of a grown catalogue, in which the rows `changed_N` are new or have new content."""
@@ -86,7 +89,7 @@ class EngineView:
                 bias_I=_with_rows(vectors.bias_I, fresh.bias_I, place_N, len(rows)),
             )
         content_IE = _with_rows(self.content_IE, _content(self.prior, part), place_N, len(rows))
-        return EngineView(self.prior, catalogue, rows, heads, vectors, content_IE)
+        return EngineView(self.prior, catalogue, rows, heads, vectors, content_IE, self.spreads)
 
 
 def score_weights(prior: Prior) -> dict[Target, float]:
@@ -106,6 +109,14 @@ def row_vectors(head: Head, rows: EntityTable) -> tuple[Floats, Floats]:
     with torch.no_grad():
         phi_ID, bias_I = cast(VectorLearner, head.learner).row_vectors(head.model, head.theta, rows)
     return phi_ID.float().numpy(), bias_I.float().numpy()
+
+
+def id_spread(head: Head) -> Floats:
+    """Mean squares of the id vectors of known items and, last, of their id offsets: around 0, what an unknown one has."""
+    if "row.id" not in head.theta or "row.id_bias" not in head.theta:
+        return np.zeros(0, np.float32)
+    id_CE = torch.cat([head.theta["row.id"], head.theta["row.id_bias"][:, None]], 1)[1:]
+    return cast(Floats, id_CE.double().square().mean(0).float().numpy() if len(id_CE) else np.zeros(id_CE.shape[1], np.float32))
 
 
 def task_vector(head: Head, fast: FastWeights) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from metarec.cli.connection import address_option, connect, timeout_option
-from metarec.cli.output import emit, json_option
+from metarec.cli.output import emit, json_option, note
 from metarec.cli.titles import Titles, data_option
 
 MEANINGS = {
@@ -43,7 +43,7 @@ def explain(
         titles.look_up([item, *(part.item_id for part in found.contributions)], client)
     rows: list[dict[str, object]] = [
         {
-            "term": MEANINGS[part.kind],
+            "term": f"rule {part.rule}" if part.kind == "rule" else MEANINGS[part.kind],
             "item": part.item_id or None,
             **titles.column(part.item_id),
             "label": part.label if part.kind == "support" else None,
@@ -57,3 +57,6 @@ def explain(
     value = {**asdict(found), "residual": found.residual, **titles.column(item)}
     name = titles.column(item).get("title") or f"item {item}"
     emit(value, as_json=as_json, rows=rows, title=f"{name} for user {user}: score {found.score:.4f} ({found.shots} interactions)")
+    for rule in found.rules:
+        if rule.effect != "boost":
+            note(f"rule {rule.rule} ({rule.effect}) is about this item")

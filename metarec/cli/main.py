@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("metarec.cli.recommend:recommend", "Recommend items to a user."),
     "feedback": ("metarec.cli.feedback:feedback", "Record interactions."),
     "explain": ("metarec.cli.explain:explain", "Explain a score as terms that add up to it."),
+    "rules": ("metarec.cli.rules:rules", "Check rules that are put on top of ranking."),
     "adapt": ("metarec.cli.adapt:adapt", "Adapt to one task and predict."),
     "items": ("metarec.cli.items:items", "List, get and upsert items."),
     "users": ("metarec.cli.users:users", "Upsert and delete users."),

@@ -77,7 +77,8 @@ class Plan:
             # A proxy of the user's shell is not for calls between services of this machine.
             "no_grpc_proxy": "127.0.0.1,::1,localhost",
         }
-        return {**defaults, **others, **settings, "PYTHONUNBUFFERED": "1"}
+        rules = {"METAREC_RULES": str(Path(others["METAREC_RULES"]).absolute())} if others.get("METAREC_RULES") else {}
+        return {**defaults, **others, **rules, **settings, "PYTHONUNBUFFERED": "1"}
 
     def program(self, service: str, inherited: Mapping[str, str]) -> Program:
         """The process of one service. -P: a folder named `services` in the user's working directory must not come first."""

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from metarec.client import convert
+from metarec.client import convert, lists
 from metarec.client.channel import ServiceName
 from metarec.client.policy import deadlines
 from metarec.client.results import (
@@ -59,16 +59,27 @@ def recommend(
     exclude: Iterable[str] = (),
     include_seen: bool = False,
     features: Mapping[str, object] | None = None,
+    diversity: float | None = None,
+    exploration: float | None = None,
     timeout: float | None = None,
 ) -> Call[Recommendations]:
-    """Recommend items to a user. `features` is a profile for this call alone; unknown users get the meta-learned prior."""
+    """Recommend items to a user. `features` is a profile for this call alone; unknown users get the meta-learned prior.
+
+    `diversity` (0 to 1) and `exploration` (share of places) are the service's settings where they are None.
+    """
     request = gateway_pb2.RecommendRequest(
-        user_id=user_id, num_items=num_items, scenario=scenario, exclude_item_ids=exclude, include_seen=include_seen
+        user_id=user_id,
+        num_items=num_items,
+        scenario=scenario,
+        exclude_item_ids=exclude,
+        include_seen=include_seen,
+        diversity=diversity,
+        exploration=exploration,
     )
     if features is not None:
         request.user.user_id = user_id
         convert.put_features(request.user.features, features, "features")
-    return _call("gateway", "Recommend", request, convert.get_recommendations, timeout)
+    return _call("gateway", "Recommend", request, lists.get_recommendations, timeout)
 
 
 def record_interactions(interactions: Iterable[Interaction], *, timeout: float | None = None) -> Call[Recorded]:
@@ -93,7 +104,7 @@ def record_interactions(interactions: Iterable[Interaction], *, timeout: float |
 def explain(user_id: str, item_id: str, *, scenario: str = "", timeout: float | None = None) -> Call[Explanation]:
     """Explain the score of an item for a user as terms that add up to it."""
     request = gateway_pb2.ExplainRequest(user_id=user_id, item_id=item_id, scenario=scenario)
-    return _call("gateway", "Explain", request, convert.get_explanation, timeout)
+    return _call("gateway", "Explain", request, lists.get_explanation, timeout)
 
 
 def upsert_items(items: Iterable[Item], *, timeout: float | None = None) -> Call[tuple[Item, ...]]:

@@ -10,32 +10,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from metarec.client.results import (
     AdaptedTask,
     Checkpoint,
-    Degradation,
-    Explanation,
     JobStateName,
     LauncherName,
     Prediction,
-    Recommendations,
-    RecommendedItem,
     TrainingJob,
 )
 from metarec.errors import InvalidInputError
-from metarec.types import CandidateSourceName, Contribution, ContributionKindName, FeatureValue, Interaction, Item
-from metarec.v1 import adaptation_pb2, gateway_pb2, training_pb2, types_pb2
+from metarec.types import FeatureValue, Interaction, Item
+from metarec.v1 import adaptation_pb2, training_pb2, types_pb2
 
-SOURCES: dict[int, CandidateSourceName] = {
-    types_pb2.CANDIDATE_SOURCE_PERSONAL: "personal",
-    types_pb2.CANDIDATE_SOURCE_POPULAR: "popular",
-    types_pb2.CANDIDATE_SOURCE_CONTENT: "content",
-    types_pb2.CANDIDATE_SOURCE_FRESH: "fresh",
-    types_pb2.CANDIDATE_SOURCE_CALLER: "caller",
-}
-KINDS: dict[int, ContributionKindName] = {
-    types_pb2.CONTRIBUTION_KIND_GLOBAL: "global",
-    types_pb2.CONTRIBUTION_KIND_ITEM: "item",
-    types_pb2.CONTRIBUTION_KIND_PROFILE: "profile",
-    types_pb2.CONTRIBUTION_KIND_SUPPORT: "support",
-}
 LAUNCHERS: dict[LauncherName, "training_pb2.Launcher.ValueType"] = {
     "": training_pb2.LAUNCHER_UNSPECIFIED,
     "local": training_pb2.LAUNCHER_LOCAL,
@@ -117,36 +100,6 @@ def get_interaction(source: types_pb2.Interaction) -> Interaction:
 def get_item(source: types_pb2.Item) -> Item:
     """The item in `source`."""
     return Item(item_id=source.item_id, features=get_features(source.features), revision=source.revision)
-
-
-def get_recommendations(response: gateway_pb2.RecommendResponse) -> Recommendations:
-    """The result of Recommend."""
-    return Recommendations(
-        items=tuple(
-            RecommendedItem(item_id=item.item_id, score=item.score, source=SOURCES.get(item.source, ""))
-            for item in response.items
-        ),
-        degraded=response.degraded,
-        degradations=tuple(
-            Degradation(stage=part.stage, reason=part.reason, fallback=part.fallback) for part in response.degradations
-        ),
-        checkpoint=response.checkpoint,
-        shots=response.shots,
-    )
-
-
-def get_explanation(response: gateway_pb2.ExplainResponse) -> Explanation:
-    """The result of Explain."""
-    return Explanation(
-        item_id=response.item_id,
-        score=response.score,
-        contributions=tuple(
-            Contribution(kind=KINDS[part.kind], value=part.value, item_id=part.item_id, label=part.label)
-            for part in response.contributions
-        ),
-        checkpoint=response.checkpoint,
-        shots=response.shots,
-    )
 
 
 def get_adapted(response: adaptation_pb2.AdaptTaskResponse) -> AdaptedTask:

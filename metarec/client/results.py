@@ -7,18 +7,57 @@ from typing import Generic, Literal, TypeVar
 from metarec.types import CandidateSourceName, Contribution
 
 T = TypeVar("T")
+RuleEffectName = Literal["", "filter", "boost", "pin", "quota"]
 LauncherName = Literal["", "local", "ray_jobs", "kuberay"]
 JobStateName = Literal["", "pending", "running", "succeeded", "failed", "cancelled"]
 FINAL_STATES: frozenset[JobStateName] = frozenset({"succeeded", "failed", "cancelled"})
 
 
 @dataclass(frozen=True, kw_only=True)
+class RuleEffect:
+    """What one rule did to an item; `boost` is what it added to the score."""
+
+    rule: str
+    effect: RuleEffectName
+    boost: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleReport:
+    """What one rule did to a list: items removed, items changed, places that it could not fill as it should."""
+
+    rule: str
+    effect: RuleEffectName
+    num_removed: int
+    num_changed: int
+    num_missing: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diversity:
+    """What diversity changed: mean cosine of two items of the list, and the mean score given up for it."""
+
+    strength: float
+    similarity_before: float
+    similarity_after: float
+    score_traded: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecommendedItem:
-    """One recommended item; scores compare within one response. `source` is empty when the server did not say."""
+    """One recommended item; scores, with boosts, compare within one response. `source` is empty when the server did not say.
+
+    `rank_before` is its place by its score alone, before rules, diversity and exploration (0: nothing scored it), `propensity`
+    the probability with which it was shown at its place, `explored` whether exploration put it there.
+    """
 
     item_id: str
     score: float
     source: CandidateSourceName | Literal[""]
+    rank_before: int = 0
+    rules: tuple[RuleEffect, ...] = ()
+    propensity: float = 1.0
+    explored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +71,20 @@ class Degradation:
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendations:
-    """Items, best first, scored by `checkpoint` (empty: by none) from `shots` interactions (0: a cold start)."""
+    """Items, best first, scored by `checkpoint` (empty: by none) from `shots` interactions (0: a cold start).
+
+    `rules` are those of version `rules_version` that did something to the list; `request_id` names the request in logs.
+    """
 
     items: tuple[RecommendedItem, ...]
     degraded: bool
     degradations: tuple[Degradation, ...]
     checkpoint: str
     shots: int
+    rules: tuple[RuleReport, ...] = ()
+    rules_version: str = ""
+    diversity: Diversity | None = None
+    request_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +100,14 @@ class Recorded:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Terms that add up to the score, largest magnitude first."""
+    """Terms that add up to the score, largest magnitude first, and the rules that are about the item."""
 
     item_id: str
     score: float
     contributions: tuple[Contribution, ...]
     checkpoint: str
     shots: int
+    rules: tuple[RuleEffect, ...] = ()
 
     @property
     def residual(self) -> float:

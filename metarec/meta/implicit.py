@@ -111,6 +111,15 @@ class ImplicitAlpaca:
         chol_TDD, weight_TS, prior_TD = self._system(scorer, theta, support, phi_ID)
         return {"mean": _solve(chol_TDD, prior_TD + _moment(weight_TS, phi_ID, support))}
 
+    def factor(self, model: Scorer, theta: MetaParams, support: Batch) -> Tensor:
+        """F (T, D, D) with F F' = A^-1, the posterior covariance of the task vectors where confidences are inverse variances."""
+        scorer = _catalogue(model)
+        phi_ID, _ = scorer.row_features(theta, support.tables.rows)
+        chol_TDD, _, _ = self._system(scorer, theta, support, phi_ID)
+        eye_DD = torch.eye(chol_TDD.shape[-1], dtype=chol_TDD.dtype, device=chol_TDD.device)
+        inverse_TDD: Tensor = torch.linalg.solve_triangular(chol_TDD, eye_DD.expand_as(chol_TDD), upper=False)
+        return inverse_TDD.mT
+
     def _system(
         self, scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_ID: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

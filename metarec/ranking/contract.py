@@ -1,4 +1,4 @@
-"""What ranking needs of an engine; `metarec.adaptation.engine.Engine` is one."""
+"""What ranking needs of an engine; `metarec.adaptation.engine.Engine` is a `ScoringEngine`."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from metarec.ranking.explore import Spread
 from metarec.types import Contribution
 
 AdaptedT = TypeVar("AdaptedT", contravariant=True)
@@ -24,4 +25,16 @@ class ScoringEngine(Protocol[AdaptedT]):
 
     def contributions(self, adapted: AdaptedT, item_id: str) -> Sequence[Contribution]:
         """Terms that add up to the item's score."""
+        ...
+
+
+class ListEngine(ScoringEngine[AdaptedT], Protocol[AdaptedT]):
+    """One that can also lay out a list: it knows how alike items are and how uncertain their scores."""
+
+    def directions(self, adapted: AdaptedT, item_ids: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors of the items (N, E), 0 for unknown ones."""
+        ...
+
+    def spread(self, adapted: AdaptedT, item_ids: Sequence[str], *, cold: bool) -> Spread:
+        """How uncertain the scores are; a user who is not `cold` counts as known."""
         ...

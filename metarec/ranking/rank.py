@@ -1,58 +1,54 @@
-"""Orders candidates by score, the same way every time, with room for emerging items.
+"""Orders candidates by score, the same way every time."""
 
-What nobody has taken yet is expected to stay so: an emerging item fits a user and still scores below everything established. Cut
-to the best ten, no list would ever show it, and it would get no interactions to learn from. So one place in ten is kept for them.
-"""
-
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from metarec.ranking.contract import ScoringEngine
+from metarec.ranking.rules import Effect
 
 AdaptedT = TypeVar("AdaptedT")
 
-ITEMS_PER_EMERGING = 10
-"""One place in so many is for an emerging item."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuleEffect:
+    """What one rule did to an item; `boost` is what it added to the score."""
+
+    rule: str
+    effect: Effect
+    boost: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankedItem:
-    """A scored candidate; `known` is false for one that nobody knows, which has the score of an item without id and content."""
+    """A scored candidate; `known` is false for one that nobody knows, which has the score of an item without id and content.
+
+    `rank_before` is its place by its score alone (1: the first), before rules, diversity and exploration; 0 where nobody says.
+    `propensity` is the probability with which it was shown at its place, `explored` whether a draw put it there.
+    """
 
     item_id: str
     score: float
     known: bool = True
+    rank_before: int = 0
+    effects: tuple[RuleEffect, ...] = ()
+    propensity: float = 1.0
+    explored: bool = False
 
 
-def rank(
-    engine: ScoringEngine[AdaptedT],
-    adapted: AdaptedT,
-    item_ids: Sequence[str],
-    num_items: int = 0,
-    *,
-    emerging: Collection[str] = (),
-) -> list[RankedItem]:
-    """Distinct candidates, best first, ties by item id, unknown ones last; the first `num_items` of them (0: all).
-
-    Of every ten items one is the best of `emerging`, in place of the last others, unless that many are among them anyway.
-    """
+def rank(engine: ScoringEngine[AdaptedT], adapted: AdaptedT, item_ids: Sequence[str], num_items: int = 0) -> list[RankedItem]:
+    """Distinct candidates, best first, ties by item id, unknown ones last; the first `num_items` of them (0: all)."""
     distinct = list(dict.fromkeys(item_ids))
     if not distinct:
         return []
     scores, known = engine.scores(adapted, distinct).tolist(), engine.knows(adapted, distinct).tolist()
-    order = sorted(range(len(distinct)), key=lambda place: (not known[place], -scores[place], distinct[place]))
-    if num_items and not emerging:
-        order = order[:num_items]
-    ranked = [RankedItem(item_id=distinct[place], score=scores[place], known=known[place]) for place in order]
-    return _cut(ranked, num_items, emerging) if num_items else ranked
+    order = by_score(distinct, scores, known)[: num_items or None]
+    return [
+        RankedItem(item_id=distinct[place], score=scores[place], known=known[place], rank_before=number)
+        for number, place in enumerate(order, 1)
+    ]
 
 
-def _cut(ranked: Sequence[RankedItem], num_items: int, emerging: Collection[str]) -> list[RankedItem]:
-    best, rest = list(ranked[:num_items]), ranked[num_items:]
-    others = [item for item in best if item.item_id not in emerging]
-    wanted = num_items // ITEMS_PER_EMERGING - (len(best) - len(others))
-    added = [item for item in rest if item.known and item.item_id in emerging][: max(wanted, 0)]
-    removed = {item.item_id for item in others[len(others) - len(added) :]}
-    # What is added scores below all that was there, so the order stays one of scores.
-    return [item for item in best if item.item_id not in removed] + added
+def by_score(item_ids: Sequence[str], scores: Sequence[float], known: Sequence[bool]) -> list[int]:
+    """Places of the items, best first."""
+    return sorted(range(len(item_ids)), key=lambda place: (not known[place], -scores[place], item_ids[place]))

@@ -1,7 +1,7 @@
 """Candidates for a user: the sources in order, each with its share of the list, without duplicates (DESIGN 6)."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -39,17 +39,26 @@ class Recaller:
         self._shelf = replace(self._shelf, view=view, index=index, fresh=_fresh(view))
 
     def retrieve(
-        self, user: RecallUser, num_candidates: int, *, exclude: Collection[str] = (), include_seen: bool = False
+        self,
+        user: RecallUser,
+        num_candidates: int,
+        *,
+        exclude: Collection[str] = (),
+        include_seen: bool = False,
+        forbidden: Callable[[ItemView], frozenset[int]] | None = None,
     ) -> list[Candidate]:
         """At most `num_candidates` distinct items, those of the first source first, each with the source that proposed it first;
         but what is fresh is called so whoever proposed it, because ranking keeps a place for it.
 
-        Left out are the items of `exclude` and, unless `include_seen`, those the user has seen.
+        Left out are the items of `exclude`, the rows of the view that `forbidden` names and, unless `include_seen`, what the user
+        has seen.
         """
         shelf = self._shelf
         catalogue = shelf.view.catalogue
         unwanted = {*exclude, *(() if include_seen else user.seen)}
         left_out = frozenset(catalogue.row_of[item_id] for item_id in unwanted if item_id in catalogue.row_of)
+        if forbidden is not None:
+            left_out |= forbidden(shelf.view)
         shelf = replace(shelf, left_out=left_out)
         found = [source.find(shelf, user, num_candidates) for source, _ in self._sources]
         taken: set[int] = set()

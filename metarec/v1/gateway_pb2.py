@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from metarec.v1 import types_pb2 as metarec_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18metarec/v1/gateway.proto\x12\nmetarec.v1\x1a\x16metarec/v1/types.proto\"\x98\x01\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnum_items\x18\x02 \x01(\x05\x12\x10\n\x08scenario\x18\x03 \x01(\t\x12\x18\n\x10\x65xclude_item_ids\x18\x04 \x03(\t\x12\x14\n\x0cinclude_seen\x18\x05 \x01(\x08\x12\x1e\n\x04user\x18\x06 \x01(\x0b\x32\x10.metarec.v1.User\"\xa3\x01\n\x11RecommendResponse\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.metarec.v1.RecommendedItem\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\x12-\n\x0c\x64\x65gradations\x18\x03 \x03(\x0b\x32\x17.metarec.v1.Degradation\x12\x12\n\ncheckpoint\x18\x04 \x01(\t\x12\r\n\x05shots\x18\x05 \x01(\x05\"^\n\x0fRecommendedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12+\n\x06source\x18\x03 \x01(\x0e\x32\x1b.metarec.v1.CandidateSource\"^\n\x19RecordInteractionsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x0cinteractions\x18\x02 \x03(\x0b\x32\x17.metarec.v1.Interaction\"\x86\x01\n\x1aRecordInteractionsResponse\x12\x14\n\x0cnum_recorded\x18\x01 \x01(\x05\x12\x16\n\x0enum_duplicates\x18\x02 \x01(\x05\x12&\n\x05users\x18\x03 \x03(\x0b\x32\x17.metarec.v1.AdaptedUser\x12\x12\n\ncheckpoint\x18\x04 \x01(\t\"-\n\x0b\x41\x64\x61ptedUser\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05shots\x18\x02 \x01(\x05\"D\n\x0e\x45xplainRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x10\n\x08scenario\x18\x03 \x01(\t\"\x85\x01\n\x0f\x45xplainResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12/\n\rcontributions\x18\x03 \x03(\x0b\x32\x18.metarec.v1.Contribution\x12\x12\n\ncheckpoint\x18\x04 \x01(\t\x12\r\n\x05shots\x18\x05 \x01(\x05\"I\n\x12UpsertItemsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1f\n\x05items\x18\x02 \x03(\x0b\x32\x10.metarec.v1.Item\"6\n\x13UpsertItemsResponse\x12\x1f\n\x05items\x18\x01 \x03(\x0b\x32\x10.metarec.v1.Item\"I\n\x12UpsertUsersRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1f\n\x05users\x18\x02 \x03(\x0b\x32\x10.metarec.v1.User\"+\n\x13UpsertUsersResponse\x12\x14\n\x0cnum_upserted\x18\x01 \x01(\x05\";\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x15\n\rallow_missing\x18\x02 \x01(\x08\"6\n\x12\x44\x65leteUserResponse\x12 \n\x18num_interactions_deleted\x18\x01 \x01(\x05\x32\xf0\x03\n\x0eGatewayService\x12H\n\tRecommend\x12\x1c.metarec.v1.RecommendRequest\x1a\x1d.metarec.v1.RecommendResponse\x12\x63\n\x12RecordInteractions\x12%.metarec.v1.RecordInteractionsRequest\x1a&.metarec.v1.RecordInteractionsResponse\x12\x42\n\x07\x45xplain\x12\x1a.metarec.v1.ExplainRequest\x1a\x1b.metarec.v1.ExplainResponse\x12N\n\x0bUpsertItems\x12\x1e.metarec.v1.UpsertItemsRequest\x1a\x1f.metarec.v1.UpsertItemsResponse\x12N\n\x0bUpsertUsers\x12\x1e.metarec.v1.UpsertUsersRequest\x1a\x1f.metarec.v1.UpsertUsersResponse\x12K\n\nDeleteUser\x12\x1d.metarec.v1.DeleteUserRequest\x1a\x1e.metarec.v1.DeleteUserResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18metarec/v1/gateway.proto\x12\nmetarec.v1\x1a\x16metarec/v1/types.proto\"\xe8\x01\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnum_items\x18\x02 \x01(\x05\x12\x10\n\x08scenario\x18\x03 \x01(\t\x12\x18\n\x10\x65xclude_item_ids\x18\x04 \x03(\t\x12\x14\n\x0cinclude_seen\x18\x05 \x01(\x08\x12\x1e\n\x04user\x18\x06 \x01(\x0b\x32\x10.metarec.v1.User\x12\x16\n\tdiversity\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0b\x65xploration\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_diversityB\x0e\n\x0c_exploration\"\xa5\x02\n\x11RecommendResponse\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.metarec.v1.RecommendedItem\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\x12-\n\x0c\x64\x65gradations\x18\x03 \x03(\x0b\x32\x17.metarec.v1.Degradation\x12\x12\n\ncheckpoint\x18\x04 \x01(\t\x12\r\n\x05shots\x18\x05 \x01(\x05\x12%\n\x05rules\x18\x06 \x03(\x0b\x32\x16.metarec.v1.RuleReport\x12.\n\tdiversity\x18\x07 \x01(\x0b\x32\x1b.metarec.v1.DiversityReport\x12\x15\n\rrules_version\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\"\xc7\x01\n\x0fRecommendedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12+\n\x06source\x18\x03 \x01(\x0e\x32\x1b.metarec.v1.CandidateSource\x12\x13\n\x0brank_before\x18\x04 \x01(\x05\x12,\n\x0crule_effects\x18\x05 \x03(\x0b\x32\x16.metarec.v1.RuleEffect\x12\x12\n\npropensity\x18\x06 \x01(\x01\x12\x10\n\x08\x65xplored\x18\x07 \x01(\x08\"^\n\x19RecordInteractionsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x0cinteractions\x18\x02 \x03(\x0b\x32\x17.metarec.v1.Interaction\"\x86\x01\n\x1aRecordInteractionsResponse\x12\x14\n\x0cnum_recorded\x18\x01 \x01(\x05\x12\x16\n\x0enum_duplicates\x18\x02 \x01(\x05\x12&\n\x05users\x18\x03 \x03(\x0b\x32\x17.metarec.v1.AdaptedUser\x12\x12\n\ncheckpoint\x18\x04 \x01(\t\"-\n\x0b\x41\x64\x61ptedUser\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05shots\x18\x02 \x01(\x05\"D\n\x0e\x45xplainRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x10\n\x08scenario\x18\x03 \x01(\t\"\xb3\x01\n\x0f\x45xplainResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12/\n\rcontributions\x18\x03 \x03(\x0b\x32\x18.metarec.v1.Contribution\x12\x12\n\ncheckpoint\x18\x04 \x01(\t\x12\r\n\x05shots\x18\x05 \x01(\x05\x12,\n\x0crule_effects\x18\x06 \x03(\x0b\x32\x16.metarec.v1.RuleEffect\"I\n\x12UpsertItemsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1f\n\x05items\x18\x02 \x03(\x0b\x32\x10.metarec.v1.Item\"6\n\x13UpsertItemsResponse\x12\x1f\n\x05items\x18\x01 \x03(\x0b\x32\x10.metarec.v1.Item\"I\n\x12UpsertUsersRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1f\n\x05users\x18\x02 \x03(\x0b\x32\x10.metarec.v1.User\"+\n\x13UpsertUsersResponse\x12\x14\n\x0cnum_upserted\x18\x01 \x01(\x05\";\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x15\n\rallow_missing\x18\x02 \x01(\x08\"6\n\x12\x44\x65leteUserResponse\x12 \n\x18num_interactions_deleted\x18\x01 \x01(\x05\x32\xf0\x03\n\x0eGatewayService\x12H\n\tRecommend\x12\x1c.metarec.v1.RecommendRequest\x1a\x1d.metarec.v1.RecommendResponse\x12\x63\n\x12RecordInteractions\x12%.metarec.v1.RecordInteractionsRequest\x1a&.metarec.v1.RecordInteractionsResponse\x12\x42\n\x07\x45xplain\x12\x1a.metarec.v1.ExplainRequest\x1a\x1b.metarec.v1.ExplainResponse\x12N\n\x0bUpsertItems\x12\x1e.metarec.v1.UpsertItemsRequest\x1a\x1f.metarec.v1.UpsertItemsResponse\x12N\n\x0bUpsertUsers\x12\x1e.metarec.v1.UpsertUsersRequest\x1a\x1f.metarec.v1.UpsertUsersResponse\x12K\n\nDeleteUser\x12\x1d.metarec.v1.DeleteUserRequest\x1a\x1e.metarec.v1.DeleteUserResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,33 +33,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metarec.v1.gateway_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RECOMMENDREQUEST']._serialized_start=65
-  _globals['_RECOMMENDREQUEST']._serialized_end=217
-  _globals['_RECOMMENDRESPONSE']._serialized_start=220
-  _globals['_RECOMMENDRESPONSE']._serialized_end=383
-  _globals['_RECOMMENDEDITEM']._serialized_start=385
-  _globals['_RECOMMENDEDITEM']._serialized_end=479
-  _globals['_RECORDINTERACTIONSREQUEST']._serialized_start=481
-  _globals['_RECORDINTERACTIONSREQUEST']._serialized_end=575
-  _globals['_RECORDINTERACTIONSRESPONSE']._serialized_start=578
-  _globals['_RECORDINTERACTIONSRESPONSE']._serialized_end=712
-  _globals['_ADAPTEDUSER']._serialized_start=714
-  _globals['_ADAPTEDUSER']._serialized_end=759
-  _globals['_EXPLAINREQUEST']._serialized_start=761
-  _globals['_EXPLAINREQUEST']._serialized_end=829
-  _globals['_EXPLAINRESPONSE']._serialized_start=832
-  _globals['_EXPLAINRESPONSE']._serialized_end=965
-  _globals['_UPSERTITEMSREQUEST']._serialized_start=967
-  _globals['_UPSERTITEMSREQUEST']._serialized_end=1040
-  _globals['_UPSERTITEMSRESPONSE']._serialized_start=1042
-  _globals['_UPSERTITEMSRESPONSE']._serialized_end=1096
-  _globals['_UPSERTUSERSREQUEST']._serialized_start=1098
-  _globals['_UPSERTUSERSREQUEST']._serialized_end=1171
-  _globals['_UPSERTUSERSRESPONSE']._serialized_start=1173
-  _globals['_UPSERTUSERSRESPONSE']._serialized_end=1216
-  _globals['_DELETEUSERREQUEST']._serialized_start=1218
-  _globals['_DELETEUSERREQUEST']._serialized_end=1277
-  _globals['_DELETEUSERRESPONSE']._serialized_start=1279
-  _globals['_DELETEUSERRESPONSE']._serialized_end=1333
-  _globals['_GATEWAYSERVICE']._serialized_start=1336
-  _globals['_GATEWAYSERVICE']._serialized_end=1832
+  _globals['_RECOMMENDREQUEST']._serialized_end=297
+  _globals['_RECOMMENDRESPONSE']._serialized_start=300
+  _globals['_RECOMMENDRESPONSE']._serialized_end=593
+  _globals['_RECOMMENDEDITEM']._serialized_start=596
+  _globals['_RECOMMENDEDITEM']._serialized_end=795
+  _globals['_RECORDINTERACTIONSREQUEST']._serialized_start=797
+  _globals['_RECORDINTERACTIONSREQUEST']._serialized_end=891
+  _globals['_RECORDINTERACTIONSRESPONSE']._serialized_start=894
+  _globals['_RECORDINTERACTIONSRESPONSE']._serialized_end=1028
+  _globals['_ADAPTEDUSER']._serialized_start=1030
+  _globals['_ADAPTEDUSER']._serialized_end=1075
+  _globals['_EXPLAINREQUEST']._serialized_start=1077
+  _globals['_EXPLAINREQUEST']._serialized_end=1145
+  _globals['_EXPLAINRESPONSE']._serialized_start=1148
+  _globals['_EXPLAINRESPONSE']._serialized_end=1327
+  _globals['_UPSERTITEMSREQUEST']._serialized_start=1329
+  _globals['_UPSERTITEMSREQUEST']._serialized_end=1402
+  _globals['_UPSERTITEMSRESPONSE']._serialized_start=1404
+  _globals['_UPSERTITEMSRESPONSE']._serialized_end=1458
+  _globals['_UPSERTUSERSREQUEST']._serialized_start=1460
+  _globals['_UPSERTUSERSREQUEST']._serialized_end=1533
+  _globals['_UPSERTUSERSRESPONSE']._serialized_start=1535
+  _globals['_UPSERTUSERSRESPONSE']._serialized_end=1578
+  _globals['_DELETEUSERREQUEST']._serialized_start=1580
+  _globals['_DELETEUSERREQUEST']._serialized_end=1639
+  _globals['_DELETEUSERRESPONSE']._serialized_start=1641
+  _globals['_DELETEUSERRESPONSE']._serialized_end=1695
+  _globals['_GATEWAYSERVICE']._serialized_start=1698
+  _globals['_GATEWAYSERVICE']._serialized_end=2194
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,8 @@ class RecommendRequest(_message.Message):
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
     INCLUDE_SEEN_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    EXPLORATION_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user. Unknown users get the meta-learned prior."""
     num_items: _builtins.int
@@ -39,6 +41,10 @@ class RecommendRequest(_message.Message):
     """The scenario. Empty: the default scenario."""
     include_seen: _builtins.bool
     """Whether items the user has interacted with may be returned. Default: they are left out."""
+    diversity: _builtins.float
+    """Strength of diversity, 0 (the order of scores) to 1. Absent: the service's setting."""
+    exploration: _builtins.float
+    """The most places of the list that may be explored, as a share, 0 to 1. Absent: the service's setting."""
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items never to return, at most 1000."""
@@ -56,12 +62,21 @@ class RecommendRequest(_message.Message):
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         include_seen: _builtins.bool = ...,
         user: _types_pb2.User | None = ...,
+        diversity: _builtins.float | None = ...,
+        exploration: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exploration", b"_exploration", "diversity", b"diversity", "exploration", b"exploration", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_item_ids", b"exclude_item_ids", "include_seen", b"include_seen", "num_items", b"num_items", "scenario", b"scenario", "user", b"user", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exploration", b"_exploration", "diversity", b"diversity", "exclude_item_ids", b"exclude_item_ids", "exploration", b"exploration", "include_seen", b"include_seen", "num_items", b"num_items", "scenario", b"scenario", "user", b"user", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
+    _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
+    _WhichOneofReturnType__exploration: _TypeAlias = _typing.Literal["exploration"]  # noqa: Y015
+    _WhichOneofArgType__exploration: _TypeAlias = _typing.Literal["_exploration", b"_exploration"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__diversity) -> _WhichOneofReturnType__diversity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exploration) -> _WhichOneofReturnType__exploration | None: ...
 
 Global___RecommendRequest: _TypeAlias = RecommendRequest  # noqa: Y015
 
@@ -76,21 +91,37 @@ class RecommendResponse(_message.Message):
     DEGRADATIONS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     SHOTS_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    RULES_VERSION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     degraded: _builtins.bool
     """Whether a stage failed and a fallback answered in its place."""
     checkpoint: _builtins.str
     """Id of the checkpoint that scored the items; empty when none did."""
     shots: _builtins.int
     """Number of interactions the scores are adapted to; 0 is a cold start."""
+    rules_version: _builtins.str
+    """Version of the rules that were applied; empty when none were."""
+    request_id: _builtins.str
+    """The request's id, under which its impressions are logged. Exploration is seeded with it: the same id gives the same list."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecommendedItem]:
-        """The items, best first; fewer than asked for when the catalogue ends. One place in ten is for an emerging item (source FRESH), where
-        there is one: the one that suits the user best.
+        """The items, best first but for what rules, diversity and exploration changed; fewer than asked for when the catalogue ends. The
+        last place of every ten is for an emerging item (source FRESH), where there is one and the service's settings are the defaults.
         """
 
     @_builtins.property
     def degradations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Degradation]:
         """What failed and what was done instead; empty unless degraded."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.RuleReport]:
+        """What rules did to the list; those that did nothing are left out."""
+
+    @_builtins.property
+    def diversity(self) -> _types_pb2.DiversityReport:
+        """What diversity changed; absent without it."""
 
     def __init__(
         self,
@@ -100,10 +131,14 @@ class RecommendResponse(_message.Message):
         degradations: _abc.Iterable[_types_pb2.Degradation] | None = ...,
         checkpoint: _builtins.str = ...,
         shots: _builtins.int = ...,
+        rules: _abc.Iterable[_types_pb2.RuleReport] | None = ...,
+        diversity: _types_pb2.DiversityReport | None = ...,
+        rules_version: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["diversity", b"diversity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "degradations", b"degradations", "degraded", b"degraded", "items", b"items", "shots", b"shots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "degradations", b"degradations", "degraded", b"degraded", "diversity", b"diversity", "items", b"items", "request_id", b"request_id", "rules", b"rules", "rules_version", b"rules_version", "shots", b"shots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -118,22 +153,40 @@ class RecommendedItem(_message.Message):
     ITEM_ID_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    RANK_BEFORE_FIELD_NUMBER: _builtins.int
+    RULE_EFFECTS_FIELD_NUMBER: _builtins.int
+    PROPENSITY_FIELD_NUMBER: _builtins.int
+    EXPLORED_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item."""
     score: _builtins.float
-    """Score; higher is better. Comparable within one response."""
+    """Score with boosts; higher is better. Comparable within one response."""
     source: _types_pb2.CandidateSource.ValueType
     """Where recall found the item."""
+    rank_before: _builtins.int
+    """Its place by its score without boosts, 1 for the first, before rules, diversity and exploration; 0 when nothing scored it."""
+    propensity: _builtins.float
+    """Probability with which it was shown at its place: 1 but for what exploration touches."""
+    explored: _builtins.bool
+    """Whether exploration put it there."""
+    @_builtins.property
+    def rule_effects(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.RuleEffect]:
+        """What rules did to it."""
+
     def __init__(
         self,
         *,
         item_id: _builtins.str = ...,
         score: _builtins.float = ...,
         source: _types_pb2.CandidateSource.ValueType = ...,
+        rank_before: _builtins.int = ...,
+        rule_effects: _abc.Iterable[_types_pb2.RuleEffect] | None = ...,
+        propensity: _builtins.float = ...,
+        explored: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "score", b"score", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explored", b"explored", "item_id", b"item_id", "propensity", b"propensity", "rank_before", b"rank_before", "rule_effects", b"rule_effects", "score", b"score", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -270,6 +323,7 @@ class ExplainResponse(_message.Message):
     CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     SHOTS_FIELD_NUMBER: _builtins.int
+    RULE_EFFECTS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item."""
     score: _builtins.float
@@ -282,6 +336,10 @@ class ExplainResponse(_message.Message):
     def contributions(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Contribution]:
         """Terms that add up to the score within 1e-4, largest magnitude first."""
 
+    @_builtins.property
+    def rule_effects(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.RuleEffect]:
+        """The rules that are about this item for this user; boosts are terms of the score besides."""
+
     def __init__(
         self,
         *,
@@ -290,10 +348,11 @@ class ExplainResponse(_message.Message):
         contributions: _abc.Iterable[_types_pb2.Contribution] | None = ...,
         checkpoint: _builtins.str = ...,
         shots: _builtins.int = ...,
+        rule_effects: _abc.Iterable[_types_pb2.RuleEffect] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "contributions", b"contributions", "item_id", b"item_id", "score", b"score", "shots", b"shots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "contributions", b"contributions", "item_id", b"item_id", "rule_effects", b"rule_effects", "score", b"score", "shots", b"shots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

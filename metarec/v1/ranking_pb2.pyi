@@ -30,12 +30,22 @@ class RankCandidatesRequest(_message.Message):
     NUM_ITEMS_FIELD_NUMBER: _builtins.int
     SCENARIO_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    EXPLORATION_FIELD_NUMBER: _builtins.int
+    EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    INCLUDE_SEEN_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user. Unknown users get the meta-learned prior."""
     num_items: _builtins.int
     """How many items to return. 0 means all."""
     scenario: _builtins.str
     """The scenario. Empty: the default scenario."""
+    diversity: _builtins.float
+    """Strength of diversity, 0 to 1. Absent: the service's setting."""
+    exploration: _builtins.float
+    """The most places of the list that may be explored, as a share, 0 to 1. Absent: the service's setting."""
+    include_seen: _builtins.bool
+    """Whether a rule may bring in items of the user's support set. Default: it may not."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Candidate]:
         """The candidates, 1 to 2000."""
@@ -43,6 +53,10 @@ class RankCandidatesRequest(_message.Message):
     @_builtins.property
     def user(self) -> _types_pb2.User:
         """Profile to use in place of the stored one. May be absent."""
+
+    @_builtins.property
+    def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Items that no rule may bring in."""
 
     def __init__(
         self,
@@ -52,12 +66,23 @@ class RankCandidatesRequest(_message.Message):
         num_items: _builtins.int = ...,
         scenario: _builtins.str = ...,
         user: _types_pb2.User | None = ...,
+        diversity: _builtins.float | None = ...,
+        exploration: _builtins.float | None = ...,
+        exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        include_seen: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exploration", b"_exploration", "diversity", b"diversity", "exploration", b"exploration", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "num_items", b"num_items", "scenario", b"scenario", "user", b"user", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exploration", b"_exploration", "candidates", b"candidates", "diversity", b"diversity", "exclude_item_ids", b"exclude_item_ids", "exploration", b"exploration", "include_seen", b"include_seen", "num_items", b"num_items", "scenario", b"scenario", "user", b"user", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
+    _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
+    _WhichOneofReturnType__exploration: _TypeAlias = _typing.Literal["exploration"]  # noqa: Y015
+    _WhichOneofArgType__exploration: _TypeAlias = _typing.Literal["_exploration", b"_exploration"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__diversity) -> _WhichOneofReturnType__diversity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exploration) -> _WhichOneofReturnType__exploration | None: ...
 
 Global___RankCandidatesRequest: _TypeAlias = RankCandidatesRequest  # noqa: Y015
 
@@ -71,19 +96,32 @@ class RankCandidatesResponse(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     SHOTS_FIELD_NUMBER: _builtins.int
     DEGRADATIONS_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    RULES_VERSION_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """Id of the checkpoint that scored them."""
     shots: _builtins.int
     """Number of interactions the scores are adapted to."""
+    rules_version: _builtins.str
+    """Version of the rules that were applied; empty when there are none."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedItem]:
-        """The items, best first. Candidates nobody knows come last with the prior's score. Where num_items cuts the list, one place in ten
-        is for a candidate of source FRESH.
+        """The items, best first but for what rules, diversity and exploration changed. Candidates nobody knows come last with the prior's
+        score.
         """
 
     @_builtins.property
     def degradations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Degradation]:
         """What could not be read and was replaced; empty when all went well."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.RuleReport]:
+        """What rules did to the list; those that did nothing are left out."""
+
+    @_builtins.property
+    def diversity(self) -> _types_pb2.DiversityReport:
+        """What diversity changed; absent without it."""
 
     def __init__(
         self,
@@ -92,10 +130,13 @@ class RankCandidatesResponse(_message.Message):
         checkpoint: _builtins.str = ...,
         shots: _builtins.int = ...,
         degradations: _abc.Iterable[_types_pb2.Degradation] | None = ...,
+        rules: _abc.Iterable[_types_pb2.RuleReport] | None = ...,
+        diversity: _types_pb2.DiversityReport | None = ...,
+        rules_version: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["diversity", b"diversity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "degradations", b"degradations", "items", b"items", "shots", b"shots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "degradations", b"degradations", "diversity", b"diversity", "items", b"items", "rules", b"rules", "rules_version", b"rules_version", "shots", b"shots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -109,19 +150,37 @@ class RankedItem(_message.Message):
 
     ITEM_ID_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    RANK_BEFORE_FIELD_NUMBER: _builtins.int
+    RULE_EFFECTS_FIELD_NUMBER: _builtins.int
+    PROPENSITY_FIELD_NUMBER: _builtins.int
+    EXPLORED_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item."""
     score: _builtins.float
-    """Score; higher is better."""
+    """Score with boosts; higher is better."""
+    rank_before: _builtins.int
+    """Its place by its score without boosts, 1 for the first, before rules, diversity and exploration."""
+    propensity: _builtins.float
+    """Probability with which it was shown at its place."""
+    explored: _builtins.bool
+    """Whether exploration put it there."""
+    @_builtins.property
+    def rule_effects(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.RuleEffect]:
+        """What rules did to it."""
+
     def __init__(
         self,
         *,
         item_id: _builtins.str = ...,
         score: _builtins.float = ...,
+        rank_before: _builtins.int = ...,
+        rule_effects: _abc.Iterable[_types_pb2.RuleEffect] | None = ...,
+        propensity: _builtins.float = ...,
+        explored: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explored", b"explored", "item_id", b"item_id", "propensity", b"propensity", "rank_before", b"rank_before", "rule_effects", b"rule_effects", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

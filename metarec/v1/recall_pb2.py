@@ -26,7 +26,7 @@ from metarec.v1 import gateway_pb2 as metarec_dot_v1_dot_gateway__pb2
 from metarec.v1 import types_pb2 as metarec_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17metarec/v1/recall.proto\x12\nmetarec.v1\x1a\x18metarec/v1/gateway.proto\x1a\x16metarec/v1/types.proto\"\xa6\x01\n\x19RetrieveCandidatesRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0enum_candidates\x18\x02 \x01(\x05\x12\x10\n\x08scenario\x18\x03 \x01(\t\x12\x18\n\x10\x65xclude_item_ids\x18\x04 \x03(\t\x12\x14\n\x0cinclude_seen\x18\x05 \x01(\x08\x12\x1e\n\x04user\x18\x06 \x01(\x0b\x32\x10.metarec.v1.User\"\x99\x01\n\x1aRetrieveCandidatesResponse\x12)\n\ncandidates\x18\x01 \x03(\x0b\x32\x15.metarec.v1.Candidate\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\r\n\x05shots\x18\x03 \x01(\x05\x12-\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32\x17.metarec.v1.Degradation\"!\n\x0eGetItemRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\"9\n\x10ListItemsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x11ListItemsResponse\x12\x1f\n\x05items\x18\x01 \x03(\x0b\x32\x10.metarec.v1.Item\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x32\xc7\x02\n\rRecallService\x12\x63\n\x12RetrieveCandidates\x12%.metarec.v1.RetrieveCandidatesRequest\x1a&.metarec.v1.RetrieveCandidatesResponse\x12N\n\x0bUpsertItems\x12\x1e.metarec.v1.UpsertItemsRequest\x1a\x1f.metarec.v1.UpsertItemsResponse\x12\x37\n\x07GetItem\x12\x1a.metarec.v1.GetItemRequest\x1a\x10.metarec.v1.Item\x12H\n\tListItems\x12\x1c.metarec.v1.ListItemsRequest\x1a\x1d.metarec.v1.ListItemsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17metarec/v1/recall.proto\x12\nmetarec.v1\x1a\x18metarec/v1/gateway.proto\x1a\x16metarec/v1/types.proto\"\xa6\x01\n\x19RetrieveCandidatesRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0enum_candidates\x18\x02 \x01(\x05\x12\x10\n\x08scenario\x18\x03 \x01(\t\x12\x18\n\x10\x65xclude_item_ids\x18\x04 \x03(\t\x12\x14\n\x0cinclude_seen\x18\x05 \x01(\x08\x12\x1e\n\x04user\x18\x06 \x01(\x0b\x32\x10.metarec.v1.User\"\xd7\x01\n\x1aRetrieveCandidatesResponse\x12)\n\ncandidates\x18\x01 \x03(\x0b\x32\x15.metarec.v1.Candidate\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\r\n\x05shots\x18\x03 \x01(\x05\x12-\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32\x17.metarec.v1.Degradation\x12%\n\x05rules\x18\x05 \x03(\x0b\x32\x16.metarec.v1.RuleReport\x12\x15\n\rrules_version\x18\x06 \x01(\t\"!\n\x0eGetItemRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\"9\n\x10ListItemsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x11ListItemsResponse\x12\x1f\n\x05items\x18\x01 \x03(\x0b\x32\x10.metarec.v1.Item\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x32\xc7\x02\n\rRecallService\x12\x63\n\x12RetrieveCandidates\x12%.metarec.v1.RetrieveCandidatesRequest\x1a&.metarec.v1.RetrieveCandidatesResponse\x12N\n\x0bUpsertItems\x12\x1e.metarec.v1.UpsertItemsRequest\x1a\x1f.metarec.v1.UpsertItemsResponse\x12\x37\n\x07GetItem\x12\x1a.metarec.v1.GetItemRequest\x1a\x10.metarec.v1.Item\x12H\n\tListItems\x12\x1c.metarec.v1.ListItemsRequest\x1a\x1d.metarec.v1.ListItemsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRIEVECANDIDATESREQUEST']._serialized_start=90
   _globals['_RETRIEVECANDIDATESREQUEST']._serialized_end=256
   _globals['_RETRIEVECANDIDATESRESPONSE']._serialized_start=259
-  _globals['_RETRIEVECANDIDATESRESPONSE']._serialized_end=412
-  _globals['_GETITEMREQUEST']._serialized_start=414
-  _globals['_GETITEMREQUEST']._serialized_end=447
-  _globals['_LISTITEMSREQUEST']._serialized_start=449
-  _globals['_LISTITEMSREQUEST']._serialized_end=506
-  _globals['_LISTITEMSRESPONSE']._serialized_start=508
-  _globals['_LISTITEMSRESPONSE']._serialized_end=605
-  _globals['_RECALLSERVICE']._serialized_start=608
-  _globals['_RECALLSERVICE']._serialized_end=935
+  _globals['_RETRIEVECANDIDATESRESPONSE']._serialized_end=474
+  _globals['_GETITEMREQUEST']._serialized_start=476
+  _globals['_GETITEMREQUEST']._serialized_end=509
+  _globals['_LISTITEMSREQUEST']._serialized_start=511
+  _globals['_LISTITEMSREQUEST']._serialized_end=568
+  _globals['_LISTITEMSRESPONSE']._serialized_start=570
+  _globals['_LISTITEMSRESPONSE']._serialized_end=667
+  _globals['_RECALLSERVICE']._serialized_start=670
+  _globals['_RECALLSERVICE']._serialized_end=997
 # @@protoc_insertion_point(module_scope)

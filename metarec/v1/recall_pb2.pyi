@@ -75,10 +75,14 @@ class RetrieveCandidatesResponse(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     SHOTS_FIELD_NUMBER: _builtins.int
     DEGRADATIONS_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    RULES_VERSION_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """Id of the checkpoint whose vectors were searched; empty when none is live."""
     shots: _builtins.int
     """Number of interactions the search was adapted to."""
+    rules_version: _builtins.str
+    """Version of the rules whose filters were applied; empty when there are none."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Candidate]:
         """The candidates, best first."""
@@ -87,6 +91,10 @@ class RetrieveCandidatesResponse(_message.Message):
     def degradations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Degradation]:
         """What could not be read and was replaced; empty when all went well."""
 
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.RuleReport]:
+        """What rules removed from the catalogue for this user; those that removed nothing are left out."""
+
     def __init__(
         self,
         *,
@@ -94,10 +102,12 @@ class RetrieveCandidatesResponse(_message.Message):
         checkpoint: _builtins.str = ...,
         shots: _builtins.int = ...,
         degradations: _abc.Iterable[_types_pb2.Degradation] | None = ...,
+        rules: _abc.Iterable[_types_pb2.RuleReport] | None = ...,
+        rules_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "checkpoint", b"checkpoint", "degradations", b"degradations", "shots", b"shots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "checkpoint", b"checkpoint", "degradations", b"degradations", "rules", b"rules", "rules_version", b"rules_version", "shots", b"shots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,6 +38,8 @@ class _CandidateSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Candi
     """Upserted lately and hardly interacted with yet."""
     CANDIDATE_SOURCE_CALLER: _CandidateSource.ValueType  # 5
     """Named by the caller."""
+    CANDIDATE_SOURCE_RULE: _CandidateSource.ValueType  # 6
+    """Brought by a rule that pins it."""
 
 class CandidateSource(_CandidateSource, metaclass=_CandidateSourceEnumTypeWrapper):
     """Where a candidate came from."""
@@ -54,6 +56,8 @@ CANDIDATE_SOURCE_FRESH: CandidateSource.ValueType  # 4
 """Upserted lately and hardly interacted with yet."""
 CANDIDATE_SOURCE_CALLER: CandidateSource.ValueType  # 5
 """Named by the caller."""
+CANDIDATE_SOURCE_RULE: CandidateSource.ValueType  # 6
+"""Brought by a rule that pins it."""
 Global___CandidateSource: _TypeAlias = CandidateSource  # noqa: Y015
 
 class _ContributionKind:
@@ -72,6 +76,8 @@ class _ContributionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cont
     """What the user's profile predicts before any interaction."""
     CONTRIBUTION_KIND_SUPPORT: _ContributionKind.ValueType  # 4
     """What one support interaction adds."""
+    CONTRIBUTION_KIND_RULE: _ContributionKind.ValueType  # 5
+    """What a rule adds: a boost."""
 
 class ContributionKind(_ContributionKind, metaclass=_ContributionKindEnumTypeWrapper):
     """What a term of an explanation stands for."""
@@ -86,7 +92,41 @@ CONTRIBUTION_KIND_PROFILE: ContributionKind.ValueType  # 3
 """What the user's profile predicts before any interaction."""
 CONTRIBUTION_KIND_SUPPORT: ContributionKind.ValueType  # 4
 """What one support interaction adds."""
+CONTRIBUTION_KIND_RULE: ContributionKind.ValueType  # 5
+"""What a rule adds: a boost."""
 Global___ContributionKind: _TypeAlias = ContributionKind  # noqa: Y015
+
+class _RuleEffectKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RuleEffectKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RuleEffectKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RULE_EFFECT_KIND_UNSPECIFIED: _RuleEffectKind.ValueType  # 0
+    """Not said."""
+    RULE_EFFECT_KIND_FILTER: _RuleEffectKind.ValueType  # 1
+    """Its items are never shown."""
+    RULE_EFFECT_KIND_BOOST: _RuleEffectKind.ValueType  # 2
+    """It adds to the score of its items."""
+    RULE_EFFECT_KIND_PIN: _RuleEffectKind.ValueType  # 3
+    """Its item stands at a place."""
+    RULE_EFFECT_KIND_QUOTA: _RuleEffectKind.ValueType  # 4
+    """At least or at most so many places are for its items."""
+
+class RuleEffectKind(_RuleEffectKind, metaclass=_RuleEffectKindEnumTypeWrapper):
+    """What a rule does (docs/rules.md)."""
+
+RULE_EFFECT_KIND_UNSPECIFIED: RuleEffectKind.ValueType  # 0
+"""Not said."""
+RULE_EFFECT_KIND_FILTER: RuleEffectKind.ValueType  # 1
+"""Its items are never shown."""
+RULE_EFFECT_KIND_BOOST: RuleEffectKind.ValueType  # 2
+"""It adds to the score of its items."""
+RULE_EFFECT_KIND_PIN: RuleEffectKind.ValueType  # 3
+"""Its item stands at a place."""
+RULE_EFFECT_KIND_QUOTA: RuleEffectKind.ValueType  # 4
+"""At least or at most so many places are for its items."""
+Global___RuleEffectKind: _TypeAlias = RuleEffectKind  # noqa: Y015
 
 @_typing.final
 class StringList(_message.Message):
@@ -366,6 +406,7 @@ class Contribution(_message.Message):
     ITEM_ID_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
     kind: Global___ContributionKind.ValueType
     """What the term stands for."""
     item_id: _builtins.str
@@ -374,6 +415,8 @@ class Contribution(_message.Message):
     """The support label, for CONTRIBUTION_KIND_SUPPORT; 0 otherwise."""
     value: _builtins.float
     """What the term adds to the score, in units of the score."""
+    rule: _builtins.str
+    """Name of the rule, for CONTRIBUTION_KIND_RULE; empty otherwise."""
     def __init__(
         self,
         *,
@@ -381,10 +424,11 @@ class Contribution(_message.Message):
         item_id: _builtins.str = ...,
         label: _builtins.float = ...,
         value: _builtins.float = ...,
+        rule: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "kind", b"kind", "label", b"label", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "kind", b"kind", "label", b"label", "rule", b"rule", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -400,7 +444,7 @@ class Degradation(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """The stage: "recall", "ranking" or "features"."""
+    """The stage: "recall", "ranking", "features" or "rules"."""
     reason: _builtins.str
     """Why, as an UPPER_SNAKE_CASE reason, for example "UNAVAILABLE" or "DEADLINE_EXCEEDED"."""
     fallback: _builtins.str
@@ -419,3 +463,105 @@ class Degradation(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Degradation: _TypeAlias = Degradation  # noqa: Y015
+
+@_typing.final
+class RuleEffect(_message.Message):
+    """What one rule did to one item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    BOOST_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """Name of the rule."""
+    kind: Global___RuleEffectKind.ValueType
+    """What it does."""
+    boost: _builtins.float
+    """What it added to the score, for RULE_EFFECT_KIND_BOOST; 0 otherwise."""
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        kind: Global___RuleEffectKind.ValueType = ...,
+        boost: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boost", b"boost", "kind", b"kind", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuleEffect: _TypeAlias = RuleEffect  # noqa: Y015
+
+@_typing.final
+class RuleReport(_message.Message):
+    """What one rule did to a whole list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NUM_REMOVED_FIELD_NUMBER: _builtins.int
+    NUM_CHANGED_FIELD_NUMBER: _builtins.int
+    NUM_MISSING_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """Name of the rule."""
+    kind: Global___RuleEffectKind.ValueType
+    """What it does."""
+    num_removed: _builtins.int
+    """Items that it removed: from the whole catalogue where recall applied it, from the candidates where ranking did."""
+    num_changed: _builtins.int
+    """Items whose score or place it changed."""
+    num_missing: _builtins.int
+    """Places that it could not fill as it should: a pinned item that may not be shown, a minimum that too few items meet."""
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        kind: Global___RuleEffectKind.ValueType = ...,
+        num_removed: _builtins.int = ...,
+        num_changed: _builtins.int = ...,
+        num_missing: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "num_changed", b"num_changed", "num_missing", b"num_missing", "num_removed", b"num_removed", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuleReport: _TypeAlias = RuleReport  # noqa: Y015
+
+@_typing.final
+class DiversityReport(_message.Message):
+    """What diversity changed in a list, against the list with the same rules and without it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    SIMILARITY_BEFORE_FIELD_NUMBER: _builtins.int
+    SIMILARITY_AFTER_FIELD_NUMBER: _builtins.int
+    SCORE_TRADED_FIELD_NUMBER: _builtins.int
+    strength: _builtins.float
+    """The strength that was applied, above 0 to 1."""
+    similarity_before: _builtins.float
+    """Mean cosine of two items of the list without diversity."""
+    similarity_after: _builtins.float
+    """Mean cosine of two items of the list that was returned."""
+    score_traded: _builtins.float
+    """Mean score given up for it, in units of the score."""
+    def __init__(
+        self,
+        *,
+        strength: _builtins.float = ...,
+        similarity_before: _builtins.float = ...,
+        similarity_after: _builtins.float = ...,
+        score_traded: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["score_traded", b"score_traded", "similarity_after", b"similarity_after", "similarity_before", b"similarity_before", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiversityReport: _TypeAlias = DiversityReport  # noqa: Y015

@@ -1,7 +1,7 @@
 """The read path with its degradation chain: recall, then ranking; a stage that fails is replaced, and the answer says by what.
 
-recall down: the live checkpoint's popular items. Ranking down: the order of recall. Only a request that is wrong in itself, or
-one with nothing left to answer from, fails.
+recall down: the live checkpoint's popular items. Ranking down: the order of recall, without boosts, pins and quotas, but with
+filters. Only a request that is wrong in itself, or one with nothing left to answer from, fails.
 """
 
 import logging
@@ -9,9 +9,12 @@ from collections.abc import Collection, Sequence
 
 from metarec.errors import InvalidInputError, MetarecError
 from metarec.v1 import gateway_pb2, ranking_pb2, recall_pb2, types_pb2
+from services.gateway.filters import without_forbidden
 from services.gateway.popular import Popular
 from services.gateway.stages import Stages
 from services.gateway.validation import DEFAULT_ITEMS
+from services.runtime import request as requests
+from services.runtime.rules import RuleBook
 
 logger = logging.getLogger(__name__)
 
@@ -26,30 +29,53 @@ RANKING_SHARE = 0.9
 class Recommender:
     """Answers Recommend from the stages that are up."""
 
-    def __init__(self, stages: Stages, popular: Popular) -> None:
-        self._stages, self._popular = stages, popular
+    def __init__(self, stages: Stages, popular: Popular, rules: RuleBook | None = None) -> None:
+        self._stages, self._popular, self._rules = stages, popular, rules or RuleBook(None)
         self._failing: dict[str, str] = {}
 
     async def recommend(self, request: gateway_pb2.RecommendRequest) -> gateway_pb2.RecommendResponse:
         """The items, best first, and what had to be replaced on the way."""
         num_items = request.num_items or DEFAULT_ITEMS
         retrieved, degradations = await self._retrieve(request, num_items)
-        response = gateway_pb2.RecommendResponse(checkpoint=retrieved.checkpoint, shots=retrieved.shots)
+        response = gateway_pb2.RecommendResponse(
+            checkpoint=retrieved.checkpoint, shots=retrieved.shots, rules=retrieved.rules, rules_version=retrieved.rules_version
+        )
+        current = requests.current()
+        response.request_id = "" if current is None else current.id
         if retrieved.candidates:
             ranked = await self._rank(request, retrieved.candidates, num_items, degradations)
             if ranked is None:
-                # Scores of different sources do not compare, so the order itself is the score.
-                for place, candidate in enumerate(retrieved.candidates[:num_items], 1):
-                    response.items.add(item_id=candidate.item_id, score=1 / place, source=candidate.source)
+                self._keep_order(response, request, retrieved, num_items, degradations)
             else:
-                response.checkpoint, response.shots = ranked.checkpoint, ranked.shots
-                best = ranked.items[:num_items]
-                source = _sources(retrieved.candidates, {item.item_id for item in best})
-                for item in best:
-                    response.items.add(item_id=item.item_id, score=item.score, source=source.get(item.item_id))
+                _fill(response, ranked, retrieved.candidates, num_items)
         response.degradations.extend(_unique(degradations))
         response.degraded = bool(degradations)
         return response
+
+    def _keep_order(
+        self,
+        response: gateway_pb2.RecommendResponse,
+        request: gateway_pb2.RecommendRequest,
+        retrieved: recall_pb2.RetrieveCandidatesResponse,
+        num_items: int,
+        degradations: list[types_pb2.Degradation],
+    ) -> None:
+        """Fill the list in the order of recall, less what filters forbid."""
+        rules = self._rules.current(None)
+        reason = degradations[-1].reason
+        candidates: Sequence[types_pb2.Candidate] = retrieved.candidates
+        kept = "filters were kept by recall"
+        if rules and rules.version != retrieved.rules_version:
+            candidates, removed = without_forbidden(rules, request.scenario, request.user_id, candidates)
+            response.rules.extend(removed)
+            response.rules_version = rules.version
+            kept = f"filters were kept by leaving out {len(retrieved.candidates) - len(candidates)} items that they may forbid"
+        if response.rules_version:
+            fallback = f"{kept}; boosts, pins and quotas were left out"
+            degradations.append(types_pb2.Degradation(stage="rules", reason=reason, fallback=fallback))
+        # Scores of different sources do not compare, so the order itself is the score.
+        for place, candidate in enumerate(candidates[:num_items], 1):
+            response.items.add(item_id=candidate.item_id, score=1 / place, source=candidate.source, propensity=1.0)
 
     async def _retrieve(
         self, request: gateway_pb2.RecommendRequest, num_items: int
@@ -98,6 +124,10 @@ class Recommender:
             num_items=num_items,
             scenario=request.scenario,
             user=request.user if request.HasField("user") else None,
+            diversity=request.diversity if request.HasField("diversity") else None,
+            exploration=request.exploration if request.HasField("exploration") else None,
+            exclude_item_ids=request.exclude_item_ids,
+            include_seen=request.include_seen,
         )
         try:
             ranked: ranking_pb2.RankCandidatesResponse = await self._stages.ranking.call(
@@ -127,6 +157,37 @@ class Recommender:
         else:
             self._failing[stage] = error.reason
             logger.warning("%s fails, answers are degraded: %s", stage, error.message)
+
+
+def _fill(
+    response: gateway_pb2.RecommendResponse,
+    ranked: ranking_pb2.RankCandidatesResponse,
+    candidates: Sequence[types_pb2.Candidate],
+    num_items: int,
+) -> None:
+    """What ranking answered, with the source of each item and, beside them, what recall's rules removed."""
+    response.checkpoint, response.shots = ranked.checkpoint, ranked.shots
+    best = ranked.items[:num_items]
+    source = _sources(candidates, {item.item_id for item in best})
+    for item in best:
+        response.items.add(
+            item_id=item.item_id,
+            score=item.score,
+            source=source.get(item.item_id, types_pb2.CANDIDATE_SOURCE_RULE),
+            rank_before=item.rank_before,
+            rule_effects=item.rule_effects,
+            propensity=item.propensity,
+            explored=item.explored,
+        )
+    earlier = {report.rule: report for report in response.rules}
+    for report in ranked.rules:
+        if report.rule in earlier:
+            earlier[report.rule].num_removed += report.num_removed
+        else:
+            response.rules.append(report)
+    response.rules_version = ranked.rules_version or response.rules_version
+    if ranked.HasField("diversity"):
+        response.diversity.CopyFrom(ranked.diversity)
 
 
 def _sources(candidates: Sequence[types_pb2.Candidate], item_ids: set[str]) -> "dict[str, types_pb2.CandidateSource.ValueType]":

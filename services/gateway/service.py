@@ -10,6 +10,7 @@ from services.gateway.popular import Popular
 from services.gateway.recommend import Recommender
 from services.gateway.stages import Stages
 from services.runtime.convert import check_id
+from services.runtime.rules import RuleBook
 from services.runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -20,8 +21,8 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
 
     names = ("metarec.v1.GatewayService",)
 
-    def __init__(self, stages: Stages, popular: Popular) -> None:
-        self._stages, self._popular, self._recommender = stages, popular, Recommender(stages, popular)
+    def __init__(self, stages: Stages, popular: Popular, rules: RuleBook | None = None) -> None:
+        self._stages, self._popular, self._recommender = stages, popular, Recommender(stages, popular, rules)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with `server`."""
@@ -82,4 +83,4 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
 
 async def build(settings: Settings) -> Gateway:
     """The gateway of these settings."""
-    return Gateway(Stages(settings), Popular(settings.registry))
+    return Gateway(Stages(settings), Popular(settings.registry), RuleBook(settings.rules))

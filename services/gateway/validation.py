@@ -2,7 +2,7 @@
 
 from metarec.errors import InvalidInputError
 from metarec.v1 import gateway_pb2
-from services.runtime.convert import check_count, check_id, check_label, check_time, check_unique
+from services.runtime.convert import check_count, check_id, check_label, check_share, check_time, check_unique
 
 MAX_ITEMS = 200
 DEFAULT_ITEMS = 10
@@ -17,6 +17,9 @@ def check_recommend(request: gateway_pb2.RecommendRequest) -> None:
     if not 0 <= request.num_items <= MAX_ITEMS:
         raise InvalidInputError(f"must be 1 to {MAX_ITEMS}, or 0 for {DEFAULT_ITEMS}, not {request.num_items}", field="num_items")
     check_count(len(request.exclude_item_ids), "exclude_item_ids", least=0, most=MAX_EXCLUDED)
+    for name in ("diversity", "exploration"):
+        if request.HasField(name):
+            check_share(getattr(request, name), name)
     if request.user.user_id and request.user.user_id != request.user_id:
         raise InvalidInputError(f"is '{request.user.user_id}', but user_id is '{request.user_id}'", field="user.user_id")
 

@@ -26,12 +26,14 @@ from metarec.v1 import gateway_pb2, ranking_pb2
 from services.ranking.batching import Batcher
 from services.ranking.fate import end_with_parent
 from services.ranking.listening import narrow
+from services.ranking.lists import ListSettings
 from services.ranking.ranker import Ranker
 from services.ranking.wire import Answer, Request, explain_request, explain_response, rank_request, rank_response
 from services.runtime.errors import set_error
 from services.runtime.features import LazyStore
 from services.runtime.live import LiveCheckpoint
 from services.runtime.request import REQUEST_ID_KEY, request_id
+from services.runtime.rules import RuleBook
 from services.runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -73,7 +75,8 @@ class Ranking:
         self._thread.submit(self._store.warm_up).result()
         # In the thread that reads it, so that no read finds it closed.
         self._live.listen(self._reopen)
-        self._answer = Batcher(Ranker(self._live, self._store).answer, self._thread, MAX_BATCH)
+        ranker = Ranker(self._live, self._store, RuleBook(settings.rules), ListSettings.of(settings))
+        self._answer = Batcher(ranker.answer, self._thread, MAX_BATCH)
 
     async def RankCandidates(
         self, request: ranking_pb2.RankCandidatesRequest, grpc_context: RayServegRPCContext
@@ -85,7 +88,7 @@ class Ranking:
             "RankCandidates",
             request,
             grpc_context,
-            lambda message: rank_request(message, schema),
+            lambda message, identity: rank_request(message, schema, identity),
             rank_response,
             ranking_pb2.RankCandidatesResponse,
         )
@@ -112,7 +115,7 @@ class Ranking:
         method: str,
         message: MessageT,
         context: RayServegRPCContext,
-        read: Callable[[MessageT], Request],
+        read: Callable[[MessageT, str], Request],
         write: Callable[[Answer], ResponseT],
         empty: Callable[[], ResponseT],
     ) -> ResponseT:
@@ -120,7 +123,7 @@ class Ranking:
         started, code = time.monotonic(), "OK"
         identity = request_id(dict(context.invocation_metadata()).get(REQUEST_ID_KEY))
         try:
-            answer = await self._answer(read(message))
+            answer = await self._answer(read(message, identity))
             if isinstance(answer, MetarecError):
                 raise answer
             return write(answer)

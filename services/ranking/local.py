@@ -15,6 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from metarec.errors import UnavailableError
+from services.runtime.rules import RuleBook
 from services.runtime.settings import PREFIX, Settings
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,11 @@ def environment(port: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def serving(settings: Settings) -> Iterator[int]:
-    """Ranking answers within the block; gives the port. UnavailableError when it cannot be started."""
+    """Ranking answers within the block; gives the port.
+
+    UnavailableError when it cannot be started, ConfigError for rules that cannot be kept: Serve would start replicas for ever.
+    """
+    RuleBook(settings.rules)
     joined = os.environ.get("RAY_ADDRESS")
     port = settings.port if joined else free_port(settings.host, settings.port)
     if not joined:

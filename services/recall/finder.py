@@ -10,12 +10,15 @@ from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
 from metarec.adaptation.view import EngineView
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, UnavailableError
-from metarec.recall.contract import RecallUser
+from metarec.ranking.account import RuleReport
+from metarec.recall.contract import ItemView, RecallUser
 from metarec.recall.recaller import Recaller
 from metarec.types import Candidate, Features, Item
+from services.recall.filters import CatalogueFilters, Forbidden
 from services.recall.shelf import ItemShelf
 from services.runtime.features import LazyStore
 from services.runtime.live import LiveCheckpoint, upsert_each
+from services.runtime.rules import UNDECIDED, RuleBook
 
 logger = logging.getLogger(__name__)
 
@@ -34,23 +37,27 @@ class Degraded:
 
     reason: str
     fallback: str
+    stage: str = "features"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieved:
-    """Candidates, and what they were found with."""
+    """Candidates, what they were found with, and what rules kept out of them."""
 
     candidates: Sequence[Candidate]
     checkpoint: str
     shots: int
     degraded: Sequence[Degraded] = field(default=())
+    rules: Sequence[RuleReport] = ()
+    rules_version: str = ""
 
 
 class Finder:
     """Retrieves and upserts. Thread-safe; hand its hooks to a LiveCheckpoint, which is `attach`ed afterwards."""
 
-    def __init__(self, shelf: ItemShelf, store: LazyStore) -> None:
-        self._shelf, self._store = shelf, store
+    def __init__(self, shelf: ItemShelf, store: LazyStore, book: RuleBook | None = None) -> None:
+        self._shelf, self._store, self._book = shelf, store, book or RuleBook(None)
+        self._filters = CatalogueFilters(store)
         self._loaded: dict[str, Recaller] = {}
         self._serving: Serving | None = None
         self._live: LiveCheckpoint | None = None
@@ -62,6 +69,7 @@ class Finder:
     def on_load(self, engine: Engine) -> None:
         """Put the upserted items into a new engine and build its index, before anybody sees it."""
         upsert_each(engine, self._shelf.items.values())
+        self._filters.prepare(self._book.current(engine.prior.schema), engine.catalogue.snapshot)
         self._loaded = {engine.checkpoint: Recaller(engine.view)}
 
     def on_swap(self, engine: Engine) -> None:
@@ -86,30 +94,54 @@ class Finder:
         profile: Features | None = None,
         exclude: Sequence[str] = (),
         include_seen: bool = False,
+        scenario: str = "",
     ) -> Retrieved:
         """Candidates for a user; `profile` stands in for the stored one. NoCheckpointError while no checkpoint has been live."""
         serving = self._serving
         if serving is None:
             raise NoCheckpointError("no checkpoint is live; train one and promote it")
         degraded: list[Degraded] = []
-        adapted = self._adapted(serving.engine, user_id, profile, degraded)
+        adapted, known = self._adapted(serving.engine, user_id, profile, degraded)
         user = RecallUser(
             vector=adapted.vector,
             scores=lambda view, rows: score(cast(EngineView, view), adapted, rows),
             support=adapted.used,
             seen=adapted.seen_items,
         )
-        candidates = serving.recaller.retrieve(user, num_candidates, exclude=exclude, include_seen=include_seen)
+        rules = self._book.current(serving.engine.prior.schema)
+        kept_out = Forbidden()
+
+        def forbidden(view: ItemView) -> frozenset[int]:
+            nonlocal kept_out
+            kept_out = self._filters.forbidden(rules, view.catalogue, scenario, user_id, known)
+            return kept_out.rows
+
+        candidates = serving.recaller.retrieve(
+            user, num_candidates, exclude=exclude, include_seen=include_seen, forbidden=forbidden if rules else None
+        )
+        broken = self._book.degradation()
+        if broken is not None:
+            degraded.append(Degraded(reason=broken.reason, fallback=broken.fallback, stage=broken.stage))
+        if kept_out.unread is not None:
+            degraded.append(Degraded(reason=kept_out.unread.reason, fallback=UNDECIDED, stage="rules"))
         return Retrieved(
-            candidates=candidates, checkpoint=serving.engine.checkpoint, shots=adapted.shots, degraded=tuple(degraded)
+            candidates=candidates,
+            checkpoint=serving.engine.checkpoint,
+            shots=adapted.shots,
+            degraded=tuple(degraded),
+            rules=kept_out.reports,
+            rules_version=rules.version,
         )
 
-    def _adapted(self, engine: Engine, user_id: str, profile: Features | None, degraded: list[Degraded]) -> Adapted:
+    def _adapted(
+        self, engine: Engine, user_id: str, profile: Features | None, degraded: list[Degraded]
+    ) -> tuple[Adapted, Features | None]:
+        """The user, and what rules may know of them: their profile, None when it cannot be read."""
         try:
             online = self._store.read_user(user_id)
         except UnavailableError as error:
             degraded.append(Degraded(reason=error.reason, fallback="the meta-learned prior"))
-            return engine.adapt([], profile)
+            return engine.adapt([], profile), profile
         state = UserState()
         features = profile
         if online is not None:
@@ -121,14 +153,14 @@ class Finder:
                     logger.warning("the state of a user is left out: %s", error.message)
                     degraded.append(Degraded(reason="CORRUPT_STATE", fallback="the meta-learned prior"))
         try:
-            return engine.restore(state, features)
+            return engine.restore(state, features), features or {}
         except InvalidInputError as error:
             if profile is not None:
                 raise
             # A profile stored under another schema than the checkpoint's.
             logger.warning("a stored profile is left out: %s", error.message)
             degraded.append(Degraded(reason="INVALID_PROFILE", fallback="the fast weights without the profile"))
-            return engine.restore(state, None)
+            return engine.restore(state, None), features or {}
 
     def upsert(self, items: Sequence[Item]) -> list[Item]:
         """Store items durably, in the feature store and in the index; retrievable when this returns."""

@@ -19,6 +19,8 @@ from services.recall.shelf import ItemShelf
 from services.runtime import convert
 from services.runtime.features import LazyStore
 from services.runtime.live import LiveCheckpoint
+from services.runtime.rule_messages import report_message
+from services.runtime.rules import RuleBook
 from services.runtime.schema import LiveSchema
 from services.runtime.settings import Settings
 
@@ -40,7 +42,7 @@ class Recall(recall_pb2_grpc.RecallServiceServicer):
     names = ("metarec.v1.RecallService",)
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._settings, self._book = settings, RuleBook(settings.rules)
         self._pool = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="recall")
         self._opened = ExitStack()
         self._listed: tuple[int, int, str, list[str]] = (-1, -1, "", [])
@@ -61,7 +63,7 @@ class Recall(recall_pb2_grpc.RecallServiceServicer):
         self._store = LazyStore(settings.features, settings.online_store)
         self._opened.callback(self._store.close)
         self._store.warm_up()
-        self._finder = Finder(self._shelf, self._store)
+        self._finder = Finder(self._shelf, self._store, self._book)
         self._live = LiveCheckpoint(settings.registry, on_load=self._finder.on_load, on_swap=self._finder.on_swap)
         self._opened.callback(self._live.close)
         self._finder.attach(self._live)
@@ -123,14 +125,17 @@ class Recall(recall_pb2_grpc.RecallServiceServicer):
             profile=profile,
             exclude=request.exclude_item_ids,
             include_seen=request.include_seen,
+            scenario=request.scenario,
         )
         return recall_pb2.RetrieveCandidatesResponse(
             candidates=[convert.candidate_message(candidate) for candidate in found.candidates],
             checkpoint=found.checkpoint,
             shots=found.shots,
             degradations=[
-                types_pb2.Degradation(stage="features", reason=entry.reason, fallback=entry.fallback) for entry in found.degraded
+                types_pb2.Degradation(stage=entry.stage, reason=entry.reason, fallback=entry.fallback) for entry in found.degraded
             ],
+            rules=[report_message(report) for report in found.rules],
+            rules_version=found.rules_version,
         )
 
     def _upsert(self, request: gateway_pb2.UpsertItemsRequest) -> gateway_pb2.UpsertItemsResponse:

@@ -30,6 +30,7 @@ SOURCES: Mapping[CandidateSourceName, "types_pb2.CandidateSource.ValueType"] = {
     "content": types_pb2.CANDIDATE_SOURCE_CONTENT,
     "fresh": types_pb2.CANDIDATE_SOURCE_FRESH,
     "caller": types_pb2.CANDIDATE_SOURCE_CALLER,
+    "rule": types_pb2.CANDIDATE_SOURCE_RULE,
 }
 
 
@@ -46,6 +47,13 @@ def check_count(count: int, field: str, *, most: int, least: int = 1) -> None:
     """InvalidInputError unless a repeated field has between `least` and `most` entries."""
     if not least <= count <= most:
         raise InvalidInputError(f"must hold {least} to {most} entries, not {count}", field=field)
+
+
+def check_share(value: float, field: str) -> float:
+    """`value`, which must lie in 0 to 1."""
+    if not 0 <= value <= 1:
+        raise InvalidInputError(f"must be 0 to 1, not {value:g}", field=field)
+    return value
 
 
 def page_size(value: int) -> int:

@@ -13,6 +13,7 @@ PREFIX = "METAREC_"
 DEFAULT_PORTS = {"gateway": 50051, "recall": 50052, "adaptation": 50053, "ranking": 50054, "training": 50055}
 N = TypeVar("N", int, float)
 LAUNCHERS = ("local", "ray_jobs", "kuberay")
+POLICIES = ("thompson", "ucb")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 ENVIRONMENT: dict[str, str] = {
@@ -36,6 +37,12 @@ ENVIRONMENT: dict[str, str] = {
     "METAREC_AUTH_TOKEN_FILE": "bearer tokens, one a line: the gateway accepts any of them, clients send the first (none)",
     "METAREC_MAX_CONCURRENT_REQUESTS": "requests a service works on at once; more are refused with RESOURCE_EXHAUSTED (256)",
     "METAREC_DRAIN_SECONDS": "how long requests may still run after a signal to stop (20)",
+    "METAREC_RULES": "rules file that recall, ranking and the gateway keep (none)",
+    "METAREC_DIVERSITY": "strength of diversity of lists whose request does not say, 0 to 1 (0)",
+    "METAREC_EXPLORATION": "most places of a list that may be explored where the request does not say, as a share (0.1)",
+    "METAREC_EXPLORATION_POLICY": "how places are explored: thompson or ucb (thompson)",
+    "METAREC_EXPLORATION_COLD_SHOTS": "users of fewer interactions explore all candidates, not emerging ones alone (0)",
+    "METAREC_IMPRESSIONS": "file to which the gateway appends what it recommended, with propensities (none)",
     "METAREC_LAUNCHER": "where training jobs run by default: local, ray_jobs or kuberay (local)",
     "METAREC_RAYJOB_TEMPLATE": "name of the RayJob that training jobs are copied from (none)",
     "METAREC_RAY_JOBS_ADDRESS": "address of Ray's dashboard, where training jobs are submitted (none)",
@@ -65,6 +72,12 @@ class Settings:
     auth_token_file: Path | None = None
     max_concurrent_requests: int = 256
     drain_seconds: float = 20.0
+    rules: Path | None = None
+    diversity: float = 0.0
+    exploration: float = 0.1
+    exploration_policy: str = "thompson"
+    exploration_cold_shots: int = 0
+    impressions: Path | None = None
     launcher: str = "local"
     rayjob_template: str = ""
     ray_jobs_address: str = ""
@@ -88,6 +101,15 @@ class Settings:
             raise ConfigError(
                 "METAREC_TLS_CERT and METAREC_TLS_KEY belong together; set both or neither", field="METAREC_TLS_KEY"
             )
+        for name, share in (("METAREC_DIVERSITY", self.diversity), ("METAREC_EXPLORATION", self.exploration)):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name} must be 0 to 1, not {share:g}", field=name)
+        if self.exploration_cold_shots < 0:
+            raise ConfigError(
+                f"METAREC_EXPLORATION_COLD_SHOTS must be 0 or more, not {self.exploration_cold_shots}",
+                field="METAREC_EXPLORATION_COLD_SHOTS",
+            )
+        _one_of("METAREC_EXPLORATION_POLICY", self.exploration_policy, POLICIES)
         _one_of("METAREC_LAUNCHER", self.launcher, LAUNCHERS)
         _one_of("METAREC_LOG_LEVEL", self.log_level, LOG_LEVELS)
         if self.online_store != "sqlite" and not self.online_store.startswith(("redis://", "rediss://")):
@@ -127,6 +149,12 @@ class Settings:
             auth_token_file=path("METAREC_AUTH_TOKEN_FILE"),
             max_concurrent_requests=_number(values, "METAREC_MAX_CONCURRENT_REQUESTS", defaults.max_concurrent_requests, int),
             drain_seconds=_number(values, "METAREC_DRAIN_SECONDS", defaults.drain_seconds, float),
+            rules=path("METAREC_RULES"),
+            diversity=_number(values, "METAREC_DIVERSITY", defaults.diversity, float),
+            exploration=_number(values, "METAREC_EXPLORATION", defaults.exploration, float),
+            exploration_policy=values.get("METAREC_EXPLORATION_POLICY", defaults.exploration_policy),
+            exploration_cold_shots=_number(values, "METAREC_EXPLORATION_COLD_SHOTS", defaults.exploration_cold_shots, int),
+            impressions=path("METAREC_IMPRESSIONS"),
             launcher=values.get("METAREC_LAUNCHER", defaults.launcher),
             rayjob_template=values.get("METAREC_RAYJOB_TEMPLATE", ""),
             ray_jobs_address=values.get("METAREC_RAY_JOBS_ADDRESS", ""),

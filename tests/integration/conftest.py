@@ -63,6 +63,8 @@ class FakeStage:
         self.metadata: list[dict[str, Any]] = []
         self.remaining: list[float] = []
         self.degradations: list[types_pb2.Degradation] = []
+        self.rules: list[types_pb2.RuleReport] = []
+        self.rules_version = ""
         self.server: Server | None = None
         self.port = 0
 
@@ -114,7 +116,9 @@ class FakeRecall(FakeStage, recall_pb2_grpc.RecallServiceServicer):
         self, request: recall_pb2.RetrieveCandidatesRequest, context: grpc.aio.ServicerContext
     ) -> recall_pb2.RetrieveCandidatesResponse:
         await self.act(request, context)
-        response = recall_pb2.RetrieveCandidatesResponse(checkpoint="c-recall", shots=1, degradations=self.degradations)
+        response = recall_pb2.RetrieveCandidatesResponse(
+            checkpoint="c-recall", shots=1, degradations=self.degradations, rules=self.rules, rules_version=self.rules_version
+        )
         for score, (item_id, source) in zip((0.9, 0.5, 7.0), RETRIEVED, strict=True):
             response.candidates.add(item_id=item_id, score=score, source=source)
         return response
@@ -151,9 +155,13 @@ class FakeRecall(FakeStage, recall_pb2_grpc.RecallServiceServicer):
 
 
 class FakeRanking(FakeStage, ranking_pb2_grpc.RankingServiceServicer):
-    """Orders candidates backwards, so that the order of ranking is told from that of recall."""
+    """Orders candidates backwards, so that the order of ranking is told from that of recall; `pinned` items come behind them."""
 
     names = ("metarec.v1.RankingService",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.pinned: list[ranking_pb2.RankedItem] = []
 
     def add_to(self, server: grpc.aio.Server) -> None:
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(self, server)
@@ -162,9 +170,12 @@ class FakeRanking(FakeStage, ranking_pb2_grpc.RankingServiceServicer):
         self, request: ranking_pb2.RankCandidatesRequest, context: grpc.aio.ServicerContext
     ) -> ranking_pb2.RankCandidatesResponse:
         await self.act(request, context)
-        response = ranking_pb2.RankCandidatesResponse(checkpoint="c-ranking", shots=2, degradations=self.degradations)
+        response = ranking_pb2.RankCandidatesResponse(
+            checkpoint="c-ranking", shots=2, degradations=self.degradations, rules=self.rules, rules_version=self.rules_version
+        )
         for number, candidate in enumerate(reversed(request.candidates)):
-            response.items.add(item_id=candidate.item_id, score=10.0 - number)
+            response.items.add(item_id=candidate.item_id, score=10.0 - number, rank_before=number + 1, propensity=1.0)
+        response.items.extend(self.pinned)
         return response
 
     async def ExplainScore(  # noqa: N802

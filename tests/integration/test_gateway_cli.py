@@ -16,7 +16,7 @@ from metarec.cli.main import main
 from metarec.client import AsyncClient
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import NotFoundError
-from metarec.v1 import training_pb2, training_pb2_grpc
+from metarec.v1 import ranking_pb2, training_pb2, training_pb2_grpc, types_pb2
 from services.runtime.server import Server
 from services.runtime.settings import Settings
 
@@ -158,11 +158,33 @@ async def test_recommend_gives_json_for_machines(run: Run, stages: Any, dataset:
     )
     answer = json.loads(out)
     assert status == 0
-    assert answer["items"][0] == {"item_id": "i3", "score": 10.0, "source": "fresh", "title": "Brazil"}
+    first = {"item_id": "i3", "score": 10.0, "source": "fresh", "title": "Brazil"}
+    assert answer["items"][0] == {**first, "rank_before": 1, "rules": [], "propensity": 1.0, "explored": False}
     assert answer["degraded"] is False
     request = stages.recall.seen[0]
     assert list(request.exclude_item_ids) == ["i9"]
     assert (request.user.features["age"].number, request.user.features["job"].text) == (30, "poet")
+
+
+async def test_recommend_says_what_rules_and_exploration_did(run: Run, stages: Any) -> None:
+    effects = [
+        types_pb2.RuleEffect(rule="push", kind=types_pb2.RULE_EFFECT_KIND_BOOST, boost=0.5),
+        types_pb2.RuleEffect(rule="week", kind=types_pb2.RULE_EFFECT_KIND_PIN),
+    ]
+    stages.ranking.pinned = [
+        ranking_pb2.RankedItem(item_id="i77", score=1, rank_before=40, rule_effects=effects, explored=True, propensity=0.25)
+    ]
+    stages.ranking.rules = [
+        types_pb2.RuleReport(rule="no-war", kind=types_pb2.RULE_EFFECT_KIND_FILTER, num_removed=12),
+        types_pb2.RuleReport(rule="week", kind=types_pb2.RULE_EFFECT_KIND_PIN, num_changed=1),
+    ]
+    status, out, err = await run("recommend", "u1", "--diversity", "0.5", "--exploration", "0.2")
+    assert status == 0
+    assert "push +0.5, week, explored (p=0.25)" in out
+    (line,) = [line for line in out.splitlines() if "i77" in line]
+    assert " 40 " in line
+    assert err == "rule no-war (filter): removed 12\nrule week (pin): changed 1\n"
+    assert (stages.ranking.seen[0].diversity, stages.ranking.seen[0].exploration) == (0.5, 0.2)
 
 
 async def test_recommend_says_what_was_degraded(run: Run, stages: Any) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -352,3 +353,22 @@ async def test_an_upsert_while_the_index_is_built_is_in_the_index_that_follows(
     response = await stub.RetrieveCandidates(Retrieve(user_id="anybody", num_candidates=200))
     assert response.checkpoint == other
     assert "meanwhile" in ids(response)
+
+
+async def test_filters_keep_items_away_before_ranking_sees_them(trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text("rules:\n  - {name: no-horror, effect: filter, items: {field: genres, equals: horror}}\n")
+    async with serving(replace(settings(trained), rules=path)) as (stub, _):
+        found = await stub.RetrieveCandidates(Retrieve(user_id="u3", num_candidates=60))
+        assert len(found.candidates) >= 45 - 14
+        assert all(int(candidate.item_id[1:]) % 4 != 3 for candidate in found.candidates)
+        assert [(report.rule, report.num_removed) for report in found.rules] == [("no-horror", 15)]
+        assert len(found.rules_version) == 16
+        await stub.UpsertItems(Upsert(items=[item("new", genre="horror"), item("newer", genre="drama")]))
+        ids = {candidate.item_id for candidate in (await stub.RetrieveCandidates(Retrieve(user_id="u3"))).candidates}
+        assert "newer" in ids
+        assert "new" not in ids
+        path.write_text("rules: [")
+        kept = await stub.RetrieveCandidates(Retrieve(user_id="u3"))
+        assert kept.rules_version == found.rules_version
+        assert [(part.stage, part.reason) for part in kept.degradations] == [("rules", "INVALID_CONFIG")]

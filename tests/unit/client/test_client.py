@@ -5,7 +5,7 @@ import socket
 import grpc
 import pytest
 
-from metarec.client import AsyncClient, Client, ClientSettings, calls, convert
+from metarec.client import AsyncClient, Client, ClientSettings, calls, convert, lists
 from metarec.client.errors import client_error
 from metarec.client.policy import deadlines
 from metarec.client.results import Checkpoint, TrainingJob
@@ -131,8 +131,9 @@ def test_jobs_and_checkpoints_are_read_whole() -> None:
 
 
 def test_every_enum_value_of_the_protos_has_a_name() -> None:
-    assert set(convert.SOURCES) == set(types_pb2.CandidateSource.values()) - {0}
-    assert set(convert.KINDS) == set(types_pb2.ContributionKind.values()) - {0}
+    assert set(lists.SOURCES) == set(types_pb2.CandidateSource.values()) - {0}
+    assert set(lists.KINDS) == set(types_pb2.ContributionKind.values()) - {0}
+    assert set(lists.RULE_EFFECTS) == set(types_pb2.RuleEffectKind.values()) - {0}
     assert set(convert.STATES) == set(training_pb2.TrainingJobState.values()) - {0}
     assert set(convert.LAUNCHERS.values()) == set(training_pb2.Launcher.values())
 

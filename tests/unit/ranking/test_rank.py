@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from metarec.ranking.explain import explain
-from metarec.ranking.rank import rank
+from metarec.ranking.rank import RuleEffect, rank
 from metarec.types import Contribution
 
 
@@ -46,21 +46,11 @@ def test_the_list_can_be_cut_and_be_empty() -> None:
     assert rank(Fixed(), 1.0, []) == []
 
 
-def test_one_place_in_ten_is_for_the_best_emerging_item(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metarec.ranking.rank.ITEMS_PER_EMERGING", 2)
-
-    def ids(num_items: int, *emerging: str) -> list[str]:
-        return [item.item_id for item in rank(Fixed(), 1.0, ["a", "b", "c", "d", "x"], num_items, emerging=emerging)]
-
-    assert ids(2, "d", "c") == ["b", "c"]
-    assert ids(3, "d") == ["b", "a", "d"]
-    assert ids(2, "a", "d") == ["b", "a"]  # one has earned its place
-    assert ids(4, "b", "c", "d") == ["b", "a", "c", "d"]
-    assert ids(3, "b", "d") == ["b", "a", "c"]
-    assert ids(2, "x") == ["b", "a"]  # nobody knows it
-    assert ids(1, "d") == ["b"]
-    assert ids(0, "d") == ["b", "a", "c", "d", "x"]
-
-
 def test_terms_come_largest_first() -> None:
     assert [term.kind for term in explain(Fixed(), 1.0, "a")] == ["item", "profile", "global"]
+
+
+def test_boosts_are_terms_of_their_own() -> None:
+    terms = explain(Fixed(), 1.0, "a", [RuleEffect(rule="push", effect="boost", boost=2.0)])
+    assert terms[0] == Contribution(kind="rule", rule="push", value=2.0)
+    assert sum(term.value for term in terms) == pytest.approx(1.75)

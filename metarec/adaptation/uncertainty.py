@@ -1,0 +1,76 @@
+"""How uncertain a user's scores are, and how alike items are: what exploration and diversity work with.
+
+Two things are uncertain. The user's vector, whose posterior the closed-form learners know (DESIGN 4.1); that of the implicit head
+is in units of its learned confidences and not calibrated, which a budget makes harmless. And the vector of an item without an id
+of its own: its id part may lie wherever those of known items lie around content, diag(s), so that for a user w its score has
+variance w' diag(s) w + s_b besides. Ids of known items are taken as known.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metarec.adaptation.adapted import Adapted, fast_weights
+from metarec.adaptation.view import Floats
+from metarec.meta.implicit import ImplicitAlpaca
+
+
+def directions(adapted: Adapted, item_ids: Sequence[str]) -> Floats:
+    """Unit vectors of the items (N, E) under the ranking score, of their contents where it is not linear; 0 for unknown ids."""
+    view = adapted.view
+    row_N = view.catalogue.rows(item_ids)
+    vector_NE = (view.content_IE if view.vectors is None else view.vectors.phi_IE)[row_N] * (row_N >= 0)[:, None]
+    # A coordinate that all share, the constant of offsets, says nothing about likeness.
+    shared_E = np.ptp(vector_NE[row_N >= 0], axis=0) == 0 if (row_N >= 0).any() else np.zeros(vector_NE.shape[1], bool)
+    vector_NE = vector_NE[:, ~shared_E]
+    norm_N1 = np.linalg.norm(vector_NE, axis=1, keepdims=True)
+    return cast(Floats, (vector_NE / np.maximum(norm_N1, 1e-12)).astype(np.float32))
+
+
+def score_spread(adapted: Adapted, item_ids: Sequence[str], *, cold: bool) -> tuple[Floats, Floats]:
+    """Standard deviations of ranking scores: (N, K) along K shared directions of the user's vector, and (N,) of the items' own.
+
+    K is 0 unless `cold`, or where the scores are not linear in a vector of the user.
+    """
+    view = adapted.view
+    row_N = view.catalogue.rows(item_ids)
+    if view.vectors is None or adapted.vector is None:
+        return np.zeros((len(row_N), 0), np.float32), np.zeros(len(row_N), np.float32)
+    return (_user_spread(adapted, row_N) if cold else np.zeros((len(row_N), 0), np.float32)), _own_spread(adapted, row_N)
+
+
+def _user_spread(adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:
+    view = adapted.view
+    assert view.vectors is not None
+    support = adapted.support()
+    fast = fast_weights(view, adapted.profile, [adapted.used], targets=tuple(view.weights))
+    parts, first = [], 0
+    for target in view.weights:
+        head = view.heads[target]
+        size = len(adapted.state.weights[target]["vector"])
+        phi_ND = view.vectors.phi_IE[np.maximum(row_N, 0), first : first + size]
+        first += size
+        factor = fast[target].get("factor")
+        if factor is None and isinstance(head.learner, ImplicitAlpaca):
+            with torch.no_grad():
+                factor = head.learner.factor(head.model, head.theta, support)
+        if factor is not None:
+            parts.append(phi_ND @ factor[0].float().numpy())
+    spread_NK = np.concatenate(parts, 1) if parts else np.zeros((len(row_N), 0), np.float32)
+    return cast(Floats, spread_NK * (row_N >= 0)[:, None])
+
+
+def _own_spread(adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:
+    view = adapted.view
+    variance = 0.0
+    for target, weight in view.weights.items():
+        spread_E, vector_D = view.spreads[target], adapted.state.weights[target]["vector"]
+        if len(spread_E):
+            # The constant that ends a vector of some learners is no part of the id.
+            ids_D = vector_D[: len(spread_E) - 1]
+            variance += weight**2 * float(np.square(ids_D) @ spread_E[:-1] + spread_E[-1])
+    unknown_N = view.rows.code_N.numpy()[np.maximum(row_N, 0)] == 0
+    return cast(Floats, (np.sqrt(variance) * (unknown_N & (row_N >= 0))).astype(np.float32))

@@ -1,0 +1,183 @@
+"""Lays out a list place by place: pins where they belong, quotas kept, the best of what is allowed everywhere else.
+
+Greedy, so that the order of scores (or of marginal relevance) is disturbed as late and as little as a rule demands: a minimum is
+only enforced when the places left are as many as items still lacking, a maximum by passing over what would exceed it.
+Certain places may be left to an exploration policy: `advance` stops there and is told what to take.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarec.ranking.diversity import Marginal
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuotaPlan:
+    """A quota over candidates: which ones it counts."""
+
+    member_C: Bools
+    at_least: int = 0
+    at_most: int | None = None
+    per: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to lay out: `known_C` tells, by candidate in the order of scores, who is known; unknown ones come last.
+
+    `pins` are candidates by place (0: the first). `slots` are the places for exploration among `pool_C`; with `earned`, only
+    while the list holds fewer of `pool_C` than there have been slots.
+    """
+
+    known_C: Bools
+    num_places: int
+    pins: Mapping[int, int] = field(default_factory=dict)
+    quotas: Sequence[QuotaPlan] = ()
+    slots: Sequence[int] = ()
+    pool_C: Bools | None = None
+    earned: bool = True
+
+
+class Layout:
+    """A list being laid out. `chosen` are candidates by place; what rules did to them is in the other public attributes."""
+
+    def __init__(self, plan: Plan, marginal: Marginal | None = None) -> None:
+        self._plan, self._marginal = plan, marginal
+        size = len(plan.known_C)
+        self._size = min(plan.num_places, size)
+        self._pins = {place: candidate for place, candidate in plan.pins.items() if place < self._size}
+        self._left_C = np.ones(size, bool)
+        self._left_C[list(self._pins.values())] = False
+        self.chosen: list[int] = []
+        self.pinned: set[int] = set()
+        self.explored: dict[int, int] = {}
+        self.raised: set[tuple[int, int]] = set()
+        self.held: set[tuple[int, int]] = set()
+
+    def copy(self) -> "Layout":
+        """One that goes on independently."""
+        other = object.__new__(Layout)
+        other._plan, other._size, other._pins = self._plan, self._size, self._pins
+        other._marginal = None if self._marginal is None else self._marginal.copy()
+        other._left_C, other.chosen = self._left_C.copy(), list(self.chosen)
+        other.pinned, other.explored = set(self.pinned), dict(self.explored)
+        other.raised, other.held = set(self.raised), set(self.held)
+        return other
+
+    def advance(self) -> NDArray[np.int64] | None:
+        """Fill places up to the next one for exploration and return the candidates for it; None when the list is complete."""
+        while len(self.chosen) < self._size:
+            place = len(self.chosen)
+            if place in self._pins:
+                self.pinned.add(self._pins[place])
+                self._take(self._pins[place])
+                continue
+            allowed_C = self._allowed(place)
+            if not allowed_C.any():
+                break
+            pool = self._pool(place, allowed_C)
+            if pool is not None:
+                return pool
+            self._take(self._best(self._demanded(place, allowed_C)))
+        # Where candidates end early, what is pinned further down follows at once.
+        for place in sorted(self._pins):
+            if place >= len(self.chosen) and self._pins[place] not in self.chosen:
+                self.pinned.add(self._pins[place])
+                self._take(self._pins[place])
+        return None
+
+    def explore(self, candidate: int) -> None:
+        """Take `candidate` for the place at which `advance` stopped."""
+        self.explored[candidate] = len(self.chosen)
+        self._take(candidate)
+
+    def _take(self, candidate: int) -> None:
+        self.chosen.append(candidate)
+        self._left_C[candidate] = False
+        if self._marginal is not None:
+            self._marginal.add(candidate)
+
+    def _best(self, among_C: Bools) -> int:
+        known_C = among_C & self._plan.known_C
+        among_C = known_C if known_C.any() else among_C
+        if self._marginal is None:
+            return int(np.argmax(among_C))
+        return int(np.argmax(np.where(among_C, self._marginal.value_C, -np.inf)))
+
+    def _pool(self, place: int, allowed_C: Bools) -> NDArray[np.int64] | None:
+        plan = self._plan
+        if place not in plan.slots or plan.pool_C is None:
+            return None
+        due = sum(slot <= place for slot in plan.slots)
+        if plan.earned and int(plan.pool_C[self.chosen].sum()) >= due:
+            return None
+        pool = np.flatnonzero(allowed_C & plan.pool_C & plan.known_C)
+        return pool if len(pool) else None
+
+    def _block(self, quota: QuotaPlan, place: int) -> range:
+        """The places that are counted together with `place`."""
+        if not quota.per:
+            return range(self._size)
+        first = place - place % quota.per
+        return range(first, min(first + quota.per, self._size))
+
+    def _count(self, quota: QuotaPlan, block: range) -> int:
+        """Members in the block, those pinned further down included."""
+        placed = self.chosen[block.start : block.stop]
+        later = [candidate for place, candidate in self._pins.items() if place in block and place >= len(self.chosen)]
+        return int(quota.member_C[placed].sum()) + int(quota.member_C[later].sum())
+
+    def _allowed(self, place: int) -> Bools:
+        """Candidates left that exceed no maximum; notes whom a maximum passes over."""
+        if not self._plan.quotas:
+            return self._left_C
+        allowed_C = self._left_C
+        full = []
+        for number, quota in enumerate(self._plan.quotas):
+            if quota.at_most is not None and self._count(quota, self._block(quota, place)) >= quota.at_most:
+                allowed_C = allowed_C & ~quota.member_C
+                full.append(number)
+        if full and self._left_C.any():
+            wanted = self._best(self._left_C)
+            self.held |= {(number, wanted) for number in full if self._plan.quotas[number].member_C[wanted]}
+        return allowed_C
+
+    def _demanded(self, place: int, allowed_C: Bools) -> Bools:
+        """The candidates among which minimums choose now: all, until the places left are as many as what is lacking."""
+        lacking: dict[int, int] = {}
+        free = self._size
+        for number, quota in enumerate(self._plan.quotas):
+            if not quota.at_least:
+                continue
+            block = self._block(quota, place)
+            lack = self._least(quota, block) - self._count(quota, block)
+            if lack <= 0 or not (allowed_C & quota.member_C).any():
+                continue
+            open_places = sum(other not in self._pins for other in range(place, block.stop))
+            lacking[number] = lack
+            free = min(free, open_places)
+        if not lacking or sum(lacking.values()) < free:
+            return allowed_C
+        member_QC = np.stack([self._plan.quotas[number].member_C for number in lacking])
+        demanded_C: Bools = member_QC.any(0) & allowed_C
+        best, free_choice = self._best(demanded_C), self._best(allowed_C)
+        if best != free_choice:
+            self.raised |= {(number, best) for number in lacking if self._plan.quotas[number].member_C[best]}
+        return demanded_C
+
+    def missing(self, number: int) -> int:
+        """Places that quota `number` lacks in the finished list."""
+        quota, found = self._plan.quotas[number], 0
+        for start in range(0, self._size, quota.per or self._size or 1):
+            block = self._block(quota, start)
+            found += max(0, self._least(quota, block) - int(quota.member_C[self.chosen[block.start : block.stop]].sum()))
+        return found
+
+    def _least(self, quota: QuotaPlan, block: range) -> int:
+        """The minimum of a block, in proportion where the list ends within it."""
+        return quota.at_least * len(block) // quota.per if quota.per else quota.at_least
