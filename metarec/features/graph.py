@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 GRAPH_FIELD = "graph"
 """Name of the feature and of its block; schema fields may not be called so."""
 
-SCALE = 2.0
-"""Root of the mean squared norm: an item's facts stand for several categories. Chosen as EncoderSettings says."""
+SCALE, MAX_SHARE = 2.0, 0.4
+"""Root of the mean squared norm (an item's facts stand for several categories), and the share of items beyond which a fact is
+left out. Chosen as EncoderSettings says."""
 
 
 def fact(relation: str, tail: str) -> str:
@@ -62,7 +63,10 @@ class FactsBlock:
     def fit(name: str, values: Sequence[object], *, dim: int, min_count: int, max_facts: int) -> "FactsBlock":
         """Facts of `min_count` items and more (the `max_facts` most frequent), reduced to `dim` directions or fewer."""
         bags = [bag for value in values if (bag := as_categories(value, name)) is not None]
-        return FactsBlock(name=name, space=LatentSpace.fit(bags, dim=dim, min_count=min_count, max_size=max_facts, scale=SCALE))
+        return FactsBlock(
+            name=name,
+            space=LatentSpace.fit(bags, dim=dim, min_count=min_count, max_size=max_facts, max_share=MAX_SHARE, scale=SCALE),
+        )
 
     def write(self, values: Sequence[object], out_NB: Matrix) -> None:
         """See Block."""

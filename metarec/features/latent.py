@@ -12,10 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_SHARE = 0.25
-"""Tokens in more bags than this say little about any of them and would fill the leading directions; they are left out where there
-are more tokens than directions."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSpace:
@@ -35,11 +31,17 @@ class LatentSpace:
         return int(self.components_VD.shape[1])
 
     @staticmethod
-    def fit(bags: Sequence[Sequence[str]], *, dim: int, min_count: int, max_size: int, scale: float = 1.0) -> "LatentSpace":
-        """Tokens in `min_count` bags and more (the `max_size` most frequent), reduced to `dim` directions or fewer."""
+    def fit(
+        bags: Sequence[Sequence[str]], *, dim: int, min_count: int, max_size: int, max_share: float, scale: float = 1.0
+    ) -> "LatentSpace":
+        """Tokens in `min_count` bags and more (the `max_size` most frequent), reduced to `dim` directions or fewer.
+
+        Tokens in more than `max_share` of the bags say little about any of them and would fill the leading directions; they are
+        left out where there are more tokens than directions.
+        """
         counts = Counter(token for bag in bags for token in set(bag))
         known = [token for token, count in counts.items() if count >= min_count]
-        limit = max(MAX_SHARE * len(bags), min_count) if len(known) > dim else len(bags)
+        limit = max(max_share * len(bags), min_count) if len(known) > dim else len(bags)
         kept = sorted((token for token in known if counts[token] <= limit), key=lambda t: (-counts[t], t))
         vocabulary = tuple(sorted(kept[:max_size]))
         idf_V = np.array([math.log((1 + len(bags)) / (1 + counts[t])) + 1.0 for t in vocabulary], np.float64)

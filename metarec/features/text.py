@@ -14,6 +14,9 @@ from metarec.features.values import as_text
 
 WORD = re.compile(r"[^\W\d_]{2,}")
 
+MAX_SHARE = 0.25
+"""Words in more texts than this are left out."""
+
 
 def words(text: str) -> list[str]:
     """Lower-case words of two letters and more."""
@@ -38,7 +41,9 @@ class TextBlock:
     def fit(name: str, values: Sequence[object], *, dim: int, min_count: int, max_words: int) -> "TextBlock":
         """Words in `min_count` texts and more (the `max_words` most frequent), reduced to `dim` directions or fewer."""
         texts = [words(text) for value in values if (text := as_text(value, name)) is not None]
-        return TextBlock(name=name, space=LatentSpace.fit(texts, dim=dim, min_count=min_count, max_size=max_words))
+        return TextBlock(
+            name=name, space=LatentSpace.fit(texts, dim=dim, min_count=min_count, max_size=max_words, max_share=MAX_SHARE)
+        )
 
     def write(self, values: Sequence[object], out_NB: Matrix) -> None:
         """See Block."""
