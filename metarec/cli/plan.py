@@ -25,6 +25,9 @@ OWN = (
 )
 """METAREC_ settings that `up` decides itself; the other known ones are passed on to the services."""
 
+PATHS = ("METAREC_RULES", "METAREC_IMPRESSIONS")
+"""Those that name files: services get them absolute."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -72,13 +75,14 @@ class Plan:
             **{f"METAREC_{name.upper()}_ADDRESS": address for name, address in self.addresses.items() if name != "gateway"},
         }
         defaults = {
+            "METAREC_IMPRESSIONS": str(self.state / "gateway" / "impressions.jsonl"),
             "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
             # A proxy of the user's shell is not for calls between services of this machine.
             "no_grpc_proxy": "127.0.0.1,::1,localhost",
         }
-        rules = {"METAREC_RULES": str(Path(others["METAREC_RULES"]).absolute())} if others.get("METAREC_RULES") else {}
-        return {**defaults, **others, **rules, **settings, "PYTHONUNBUFFERED": "1"}
+        paths = {name: str(Path(others[name]).absolute()) for name in PATHS if others.get(name)}
+        return {**defaults, **others, **paths, **settings, "PYTHONUNBUFFERED": "1"}
 
     def program(self, service: str, inherited: Mapping[str, str]) -> Program:
         """The process of one service. -P: a folder named `services` in the user's working directory must not come first."""

@@ -26,7 +26,7 @@ from metarec.ranking.place import Layout
 
 Floats = NDArray[np.float32]
 PolicyName = Literal["thompson", "ucb"]
-POLICIES: tuple[PolicyName, ...] = ("thompson", "ucb")
+POLICIES: tuple[PolicyName, ...] = ("ucb", "thompson")
 WIDTH = 1.0
 """Standard deviations that UCB adds: the 84th percentile of a score."""
 STEPS = 2000
@@ -39,12 +39,12 @@ class Exploration:
     """Settings of exploration.
 
     share: the most places of a list that may be explored, 0 to 1; floor(share * places) are
-    policy: "thompson" or "ucb"
+    policy: "ucb" or "thompson"
     cold_shots: users with fewer interactions than this explore among all candidates; 0: emerging items alone are explored
     """
 
     share: float = 0.1
-    policy: PolicyName = "thompson"
+    policy: PolicyName = "ucb"
     cold_shots: int = 0
 
     def __post_init__(self) -> None:

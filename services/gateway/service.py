@@ -1,11 +1,13 @@
 """The gateway: checks requests, forwards them to the stages, and degrades where the design allows it."""
 
+import asyncio
 import logging
 
 import grpc
 
 from metarec.v1 import gateway_pb2, gateway_pb2_grpc, ranking_pb2
 from services.gateway import validation
+from services.gateway.impressions import ImpressionLog
 from services.gateway.popular import Popular
 from services.gateway.recommend import Recommender
 from services.gateway.stages import Stages
@@ -21,8 +23,11 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
 
     names = ("metarec.v1.GatewayService",)
 
-    def __init__(self, stages: Stages, popular: Popular, rules: RuleBook | None = None) -> None:
+    def __init__(
+        self, stages: Stages, popular: Popular, rules: RuleBook | None = None, impressions: ImpressionLog | None = None
+    ) -> None:
         self._stages, self._popular, self._recommender = stages, popular, Recommender(stages, popular, rules)
+        self._impressions = impressions
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with `server`."""
@@ -34,15 +39,20 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
         await self._popular.items()
 
     async def close(self) -> None:
-        """Close the channels."""
+        """Close the channels, and the log of impressions after its last line."""
         await self._stages.close()
+        if self._impressions is not None:
+            await asyncio.to_thread(self._impressions.close)
 
     async def Recommend(
         self, request: gateway_pb2.RecommendRequest, context: grpc.aio.ServicerContext
     ) -> gateway_pb2.RecommendResponse:
         """Recommend items, degraded where a stage fails."""
         validation.check_recommend(request)
-        return await self._recommender.recommend(request)
+        response = await self._recommender.recommend(request)
+        if self._impressions is not None:
+            self._impressions.record(request, response)
+        return response
 
     async def RecordInteractions(
         self, request: gateway_pb2.RecordInteractionsRequest, context: grpc.aio.ServicerContext
@@ -83,4 +93,6 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
 
 async def build(settings: Settings) -> Gateway:
     """The gateway of these settings."""
-    return Gateway(Stages(settings), Popular(settings.registry), RuleBook(settings.rules))
+    rules = RuleBook(settings.rules)
+    impressions = None if settings.impressions is None else ImpressionLog(settings.impressions)
+    return Gateway(Stages(settings), Popular(settings.registry), rules, impressions)

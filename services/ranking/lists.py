@@ -65,7 +65,7 @@ class ListSettings:
             diversity=settings.diversity,
             exploration=Exploration(
                 share=settings.exploration,
-                policy="ucb" if settings.exploration_policy == "ucb" else "thompson",
+                policy="thompson" if settings.exploration_policy == "thompson" else "ucb",
                 cold_shots=settings.exploration_cold_shots,
             ),
         )

@@ -13,7 +13,7 @@ PREFIX = "METAREC_"
 DEFAULT_PORTS = {"gateway": 50051, "recall": 50052, "adaptation": 50053, "ranking": 50054, "training": 50055}
 N = TypeVar("N", int, float)
 LAUNCHERS = ("local", "ray_jobs", "kuberay")
-POLICIES = ("thompson", "ucb")
+POLICIES = ("ucb", "thompson")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 ENVIRONMENT: dict[str, str] = {
@@ -40,7 +40,7 @@ ENVIRONMENT: dict[str, str] = {
     "METAREC_RULES": "rules file that recall, ranking and the gateway keep (none)",
     "METAREC_DIVERSITY": "strength of diversity of lists whose request does not say, 0 to 1 (0)",
     "METAREC_EXPLORATION": "most places of a list that may be explored where the request does not say, as a share (0.1)",
-    "METAREC_EXPLORATION_POLICY": "how places are explored: thompson or ucb (thompson)",
+    "METAREC_EXPLORATION_POLICY": "how places are explored: ucb or thompson (ucb)",
     "METAREC_EXPLORATION_COLD_SHOTS": "users of fewer interactions explore all candidates, not emerging ones alone (0)",
     "METAREC_IMPRESSIONS": "file to which the gateway appends what it recommended, with propensities (none)",
     "METAREC_LAUNCHER": "where training jobs run by default: local, ray_jobs or kuberay (local)",
@@ -75,7 +75,7 @@ class Settings:
     rules: Path | None = None
     diversity: float = 0.0
     exploration: float = 0.1
-    exploration_policy: str = "thompson"
+    exploration_policy: str = "ucb"
     exploration_cold_shots: int = 0
     impressions: Path | None = None
     launcher: str = "local"

@@ -39,6 +39,13 @@ def test_settings_of_the_users_shell_do_not_reach_services_unless_they_mean_some
     assert "METAREC_DATA" not in environment
 
 
+def test_files_of_the_shell_are_named_absolutely_and_impressions_have_a_place(tmp_path: Path):
+    environment = a_plan(tmp_path).environment("ranking", {"METAREC_RULES": "rules.yaml"})
+    assert environment["METAREC_RULES"] == str(Path("rules.yaml").absolute())
+    assert environment["METAREC_IMPRESSIONS"] == str(tmp_path / "state" / "gateway" / "impressions.jsonl")
+    assert a_plan(tmp_path).environment("ranking", {"METAREC_RULES": ""})["METAREC_RULES"] == ""
+
+
 def test_only_the_gateway_listens_on_the_host(tmp_path: Path):
     plan = a_plan(tmp_path, host="0.0.0.0")
     assert plan.environment("gateway", {})["METAREC_HOST"] == "0.0.0.0"

@@ -142,7 +142,9 @@ def test_diversity_mixes_and_says_what_it_cost() -> None:
 
 def test_one_place_in_ten_is_for_an_emerging_item_by_chance() -> None:
     def shown(request_id: str) -> Arranged:
-        wish = Wish(num_items=5, emerging=["i8", "i9", "x"], exploration=Exploration(share=0.2), request_id=request_id)
+        wish = Wish(
+            num_items=5, emerging=["i8", "i9", "x"], exploration=Exploration(share=0.2, policy="thompson"), request_id=request_id
+        )
         return arrange(Ladder(), None, [*IDS, "x"], wish)
 
     lists = [shown(f"r{k}") for k in range(40)]
@@ -156,6 +158,13 @@ def test_one_place_in_ten_is_for_an_emerging_item_by_chance() -> None:
     assert again == lists[0]
 
 
+def test_by_default_the_place_is_for_the_best_emerging_item_every_time() -> None:
+    for request in range(5):
+        wish = Wish(num_items=5, emerging=["i8", "i9"], exploration=Exploration(share=0.2), request_id=str(request))
+        last = arrange(Ladder(), None, IDS, wish).items[-1]
+        assert (last.item_id, last.explored, last.propensity) == ("i8", True, 1.0)
+
+
 def test_an_emerging_item_that_has_earned_a_place_needs_none() -> None:
     wish = Wish(num_items=5, emerging=["i0", "i9"], exploration=Exploration(share=0.2))
     assert ids(arrange(Ladder(), None, IDS, wish)) == IDS[:5]
@@ -163,7 +172,7 @@ def test_an_emerging_item_that_has_earned_a_place_needs_none() -> None:
 
 def test_a_cold_user_explores_among_all_and_others_do_not() -> None:
     engine = Ladder(own=5.0)
-    exploration = Exploration(share=0.5, cold_shots=3)
+    exploration = Exploration(share=0.5, policy="thompson", cold_shots=3)
     found = {
         tuple(ids(arrange(engine, None, IDS, Wish(num_items=4, exploration=exploration, cold=True, request_id=f"r{k}"))))
         for k in range(20)
@@ -183,7 +192,7 @@ name: push, effect: boost, add: 100, items: {field: parity, equals: even}
 name: week, effect: pin, item: i2, place: 1""",
             diversity=0.5,
             cold=True,
-            exploration=Exploration(share=1.0),
+            exploration=Exploration(share=1.0, policy="thompson"),
             request_id=str(request),
         )
         assert sorted(ids(found)) == ["i1", "i3", "i5", "i7", "i9"]

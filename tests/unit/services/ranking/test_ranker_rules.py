@@ -209,7 +209,7 @@ def test_diversity_is_the_requests_else_the_services(engine: Engine, store: Stor
 
 
 def test_a_cold_user_explores_within_the_budget_and_a_retry_gets_the_same(engine: Engine, store: Store) -> None:
-    settings = ListSettings(exploration=Exploration(share=0.2, cold_shots=1))
+    settings = ListSettings(exploration=Exploration(share=0.2, policy="thompson", cold_shots=1))
     ranker = Ranker(Live(engine), store, settings=settings)
     greedy = [item.item_id for item in answered(ranker, ask("adult", exploration=0.0, request_id="r")).ranked]
     different = 0
@@ -229,7 +229,7 @@ def test_a_cold_user_explores_within_the_budget_and_a_retry_gets_the_same(engine
 def test_emerging_items_share_the_place_that_is_theirs(engine: Engine, store: Store) -> None:
     fresh = [Item(item_id=f"n{k}", features={"genres": ("horror",), "title": "horror"}, revision=1) for k in range(3)]
     engine.upsert(fresh)
-    ranker = Ranker(Live(engine), store)
+    ranker = Ranker(Live(engine), store, settings=ListSettings(exploration=Exploration(policy="thompson")))
     requests = [
         Request(
             user_id="adult",
@@ -245,3 +245,5 @@ def test_emerging_items_share_the_place_that_is_theirs(engine: Engine, store: St
     assert {item.item_id for item in last} == {"n0", "n1", "n2"}
     assert np.mean([item.propensity for item in last]) == pytest.approx(1 / 3, abs=0.05)
     assert all(item.explored for item in last)
+    best = {answered(Ranker(Live(engine), store), request).ranked[-1].item_id for request in requests[:5]}
+    assert len(best) == 1, "unless Thompson sampling is chosen, the same one each time"

@@ -54,6 +54,11 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_listed() -> None:
         ("METAREC_ONLINE_STORE", "mysql://x"),
         ("METAREC_RECALL_ADDRESS", "recall"),
         ("METAREC_MAX_CONCURRENT_REQUESTS", "0"),
+        ("METAREC_DIVERSITY", "1.5"),
+        ("METAREC_EXPLORATION", "-0.1"),
+        ("METAREC_EXPLORATION", "nan"),
+        ("METAREC_EXPLORATION_POLICY", "greedy"),
+        ("METAREC_EXPLORATION_COLD_SHOTS", "-1"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(name: str, value: str) -> None:
