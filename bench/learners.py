@@ -46,7 +46,7 @@ from metarec.types import Interaction
 ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
     "alpaca": ("alpaca", {}),
     "maml": ("maml", {}),
-    "maml, fixed rate": ("maml", {"learner.learned_rates": "none"}),
+    "maml, learned rates": ("maml", {"learner.learned_rates": "layer"}),
     "maml, adversarial": ("maml", {"learner.adversarial": "0.5"}),
     "maml, label shift": ("maml", {"learner.label_shift": "0.3"}),
     "fomaml": ("fomaml", {}),

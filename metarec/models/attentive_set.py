@@ -42,7 +42,7 @@ class AttentiveSet:
 
     embedding_dim: int = 32
     hidden_dim: int = 64
-    num_heads: int = 4
+    num_heads: int = 2
     num_layers: int = 1
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class AttentiveSet:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be at least {low}", field=name)
         if self.hidden_dim % self.num_heads:
             raise ConfigError(
-                f"hidden_dim is {self.hidden_dim}, must be a multiple of num_heads {self.num_heads}", field="hidden_dim"
+                f"hidden_dim is {self.hidden_dim}, must be a multiple of num_heads, {self.num_heads}", field="hidden_dim"
             )
 
     def init(self, tables: Tables, generator: torch.Generator) -> MetaParams:

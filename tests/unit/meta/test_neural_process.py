@@ -234,7 +234,7 @@ def test_wrong_settings_and_models_are_named(tasks: TaskBatch) -> None:
         NeuralProcess(cold_tasks=1)
     with pytest.raises(ConfigError, match="l2_id is -1"):
         NeuralProcess(l2_id=-1)
-    with pytest.raises(ConfigError, match="hidden_dim is 10, must be a multiple of num_heads 4"):
-        AttentiveSet(hidden_dim=10)
+    with pytest.raises(ConfigError, match="hidden_dim is 9, must be a multiple of num_heads, 2"):
+        AttentiveSet(hidden_dim=9)
     with pytest.raises(ConfigError, match="learner 'neural_process' needs model 'attentive_set', got 'melu'"):
         NeuralProcess().adapt(Melu(), {}, tasks.support)
