@@ -4,7 +4,7 @@
 
 A fifth of the users is held out before anything is trained or chosen; recipes hold out validation users among the rest. The
 oldest ten ratings of a held-out user are the support set, up to a hundred later ones are asked for. Only ratings heads are
-compared. Training is processor time with one thread. Adaptation is `Engine.adapt` of one user at a time, profile included, with
+compared. Times are processor time with one thread. Adaptation is `Engine.adapt` of one user at a time, profile included, with
 twenty ratings; scoring is of the whole catalogue. The state is what the online store would keep, interactions and all.
 
 One file per learner and seed below --out: what is there already with the same settings is not run again.
@@ -159,9 +159,9 @@ def support_of(dataset: Dataset, user: int) -> tuple[list[Interaction], dict[str
 
 
 def timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def note(text: str) -> None:
@@ -173,8 +173,8 @@ COLUMNS: dict[str, tuple[tuple[str, ...], str]] = {
     "MAE, 10 ratings": (("accuracy", "10", "mae"), ".4f"),
     "nDCG@5, 10 ratings": (("accuracy", "10", "ndcg@5"), ".4f"),
     "training, CPU s": (("train_cpu_seconds",), ".0f"),
-    "adapt, p50 ms": (("adapt_p50_ms",), ".2f"),
-    "score all, p50 ms": (("score_p50_ms",), ".2f"),
+    "adapt, p50 CPU ms": (("adapt_p50_ms",), ".2f"),
+    "score all, p50 CPU ms": (("score_p50_ms",), ".2f"),
     "fast weights, bytes": (("weights_bytes",), ",.0f"),
     "state, bytes": (("state_bytes",), ",.0f"),
 }
