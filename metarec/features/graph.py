@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 GRAPH_FIELD = "graph"
 """Name of the feature and of its block; schema fields may not be called so."""
 
-SCALE, MAX_SHARE = 2.0, 0.4
-"""Root of the mean squared norm (an item's facts stand for several categories), and the share of items beyond which a fact is
-left out. Chosen as EncoderSettings says."""
+MAX_SHARE = 0.4
+"""Facts of a larger share of the linked items are left out."""
 
 
 def fact(relation: str, tail: str) -> str:
@@ -65,7 +64,7 @@ class FactsBlock:
         bags = [bag for value in values if (bag := as_categories(value, name)) is not None]
         return FactsBlock(
             name=name,
-            space=LatentSpace.fit(bags, dim=dim, min_count=min_count, max_size=max_facts, max_share=MAX_SHARE, scale=SCALE),
+            space=LatentSpace.fit(bags, dim=dim, min_count=min_count, max_size=max_facts, max_share=MAX_SHARE),
         )
 
     def write(self, values: Sequence[object], out_NB: Matrix) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSpace:
-    """V tokens with their weights and D directions. A bag that was fitted has a mean squared norm of `scale` squared."""
+    """V tokens with their weights and D directions. The mean squared norm of the fitted bags is 1."""
 
     vocabulary: tuple[str, ...]
     idf_V: NDArray[np.float64]
@@ -31,9 +31,7 @@ class LatentSpace:
         return int(self.components_VD.shape[1])
 
     @staticmethod
-    def fit(
-        bags: Sequence[Sequence[str]], *, dim: int, min_count: int, max_size: int, max_share: float, scale: float = 1.0
-    ) -> "LatentSpace":
+    def fit(bags: Sequence[Sequence[str]], *, dim: int, min_count: int, max_size: int, max_share: float) -> "LatentSpace":
         """Tokens in `min_count` bags and more (the `max_size` most frequent), reduced to `dim` directions or fewer.
 
         Tokens in more than `max_share` of the bags say little about any of them and would fill the leading directions; they are
@@ -49,7 +47,7 @@ class LatentSpace:
         size = min(dim, len(vocabulary), len(bags))
         if size < 1:
             return space
-        return LatentSpace(vocabulary=vocabulary, idf_V=idf_V, components_VD=space._directions(bags, size) * scale)
+        return LatentSpace(vocabulary=vocabulary, idf_V=idf_V, components_VD=space._directions(bags, size))
 
     def project(self, bag: Sequence[str]) -> NDArray[np.float64]:
         """The bag's place (D,); the origin when none of its tokens is known."""

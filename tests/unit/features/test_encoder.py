@@ -140,7 +140,7 @@ def test_graph_facts_come_from_the_item_id_or_from_the_feature(fitted):
     encoder, _, items = fitted
     where = _block(encoder, "graph")
     linked = encoder.encode_items(items)[0, where]
-    assert np.linalg.norm(linked) == pytest.approx(2.0)
+    assert np.linalg.norm(linked) == pytest.approx(1.0)
     assert linked[-1] == 0.0
     np.testing.assert_array_equal(encoder.encode_items([{"item": "i0"}])[0, where], linked)
     np.testing.assert_array_equal(encoder.encode_items([{"graph": ("by=d0",)}])[0, where], linked)
