@@ -107,7 +107,7 @@ def contributions(found: "Ablation") -> str:
     """The gain of each group of features in each metric, with its interval."""
     with matplotlib.rc_context(SETTINGS):
         names, metrics = list(found.groups), list(found.whole)
-        figure = Figure(figsize=(3.4 * len(metrics) + 1.2, 0.9 + 0.32 * len(names)), layout="constrained")
+        figure = Figure(figsize=(4.2 * len(metrics) + 1.2, 0.9 + 0.32 * len(names)), layout="constrained")
         place = np.arange(len(names))[::-1]
         for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):
             effects = [found.groups[name][metric] for name in names]
@@ -116,6 +116,7 @@ def contributions(found: "Ablation") -> str:
             axes.plot([effect.gain for effect in effects], place, "o", color=LEARNER, markersize=5)
             axes.axvline(0, color="#495057", linewidth=1)
             axes.set_xlabel(f"gain in {metric}")
+            axes.locator_params(axis="x", nbins=5)
             axes.set_yticks(place, names)
         return _svg(figure)
 

@@ -101,7 +101,7 @@ def ablation_table(found: "Ablation") -> Table:
     rows = [{column: row.get(column) for column in columns} for row in rows]
     trained = f"{len(found.seeds)} trainings each" if len(found.seeds) > 1 else "one training each"
     how = f"trained anew, {trained}" if found.mode == "retrain" else "values blanked at prediction"
-    note = "A positive gain: better with the group than without it; its 95 % interval is over users."
+    note = "A positive gain: better with the group than without it; its 95 % interval is over users, not over trainings."
     return Table(title=f"{found.protocol}: {found.episodes} episodes without a group of features ({how})", rows=rows, note=note)
 
 
