@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "features": ("metarec.cli.features:features", "Build and read the feature store."),
     "train": ("metarec.cli.train:train", "Meta-train on a dataset and publish a checkpoint."),
     "evaluate": ("metarec.cli.evaluate:evaluate", "Evaluate a checkpoint beside the plain baselines."),
+    "recall": ("metarec.cli.recall:recall", "Report how much of the exact answer recall finds."),
     "checkpoints": ("metarec.cli.checkpoints:checkpoints", "List, promote and roll back checkpoints."),
     "up": ("metarec.cli.up:up", "Start every service on this machine."),
     "recommend": ("metarec.cli.recommend:recommend", "Recommend items to a user."),

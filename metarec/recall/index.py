@@ -1,16 +1,21 @@
 """Finds the items of highest score = bias + phi' w: exactly by one matrix product, or approximately over large catalogues.
 
-The approximate index is a navigable graph under the inner product itself (HNSW, Malkov & Yashunin 2018; ip-NSW, Morozov & Babenko
-2018), over [phi, b] with the query [w, 1]; what it finds is scored exactly. Lifting the vectors to one length first (Bachrach et
-al. 2014) was measured to find far less: queries are far from every lifted vector. Single vectors can be added and replaced,
-which emerging items need.
+The approximate index is two navigable graphs (HNSW, Malkov & Yashunin 2018) over x = [phi, b] with the query [w, 1], and what
+either finds is scored exactly. One is under the inner product itself (ip-NSW, Morozov & Babenko 2018), the other under the cosine
+of vectors lifted to one length, [x, sqrt(M^2 - |x|^2)], which turns inner products into nearest neighbours (Bachrach et al. 2014).
+Neither is enough (docs/adr/0012): among items of like length, as trained ones are, the first falls into pieces and loses half of
+the best, and among items of very different lengths the second does. Single vectors can be added and replaced, which emerging
+items need.
 """
 
 import threading
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from usearch.index import Index
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -50,17 +55,16 @@ class ExactIndex:
 
 
 class ApproximateIndex:
-    """A graph over the vectors. `updated` changes the shared graph in place; older views of it skip rows they do not have."""
+    """Two graphs over the vectors. `updated` changes the shared graphs in place; older views skip rows they do not have."""
 
     def __init__(self, phi_IE: Floats, bias_I: Floats) -> None:
-        from usearch.index import Index
-
         self._phi_IE, self._bias_I = phi_IE, bias_I
-        self._graph = Index(
-            ndim=phi_IE.shape[1] + 1, metric="ip", dtype="f32", connectivity=32, expansion_add=128, expansion_search=128
-        )
+        item_IE = np.column_stack([phi_IE, bias_I])
+        # What is added later may be longer: it then counts as no longer than this where directions are compared.
+        self._length = float(np.linalg.norm(item_IE, axis=1).max(initial=0.0))
+        self._inner, self._lifted = _graph(item_IE.shape[1], "ip"), _graph(item_IE.shape[1] + 1, "cos")
         self._lock = threading.Lock()
-        self._graph.add(np.arange(len(bias_I)), np.column_stack([phi_IE, bias_I]))
+        self._add(np.arange(len(bias_I)), item_IE)
 
     def search(self, vector_E: Floats, limit: int) -> tuple[Rows, Floats]:
         """Rows near the query, scored exactly."""
@@ -68,22 +72,40 @@ class ApproximateIndex:
         wanted = min(size, OVERSAMPLING * limit)
         query = np.append(vector_E, np.float32(1.0))
         with self._lock:
-            self._graph.expansion_search = max(128, wanted)
-            keys = np.asarray(self._graph.search(query, wanted).keys, np.int64)
-        rows = keys[keys < size]
+            found = [
+                _near(graph, vector, wanted) for graph, vector in ((self._inner, query), (self._lifted, np.append(query, 0)))
+            ]
+        rows = np.unique(np.concatenate(found))
+        rows = rows[rows < size]
         return rows, self._bias_I[rows] + self._phi_IE[rows] @ vector_E
 
     def updated(self, phi_IE: Floats, bias_I: Floats, changed: Rows) -> "VectorIndex":
-        """A view of the same graph with these rows added or replaced."""
+        """A view of the same graphs with these rows added or replaced."""
         view = object.__new__(ApproximateIndex)
-        view._phi_IE, view._bias_I = phi_IE, bias_I
-        view._graph, view._lock = self._graph, self._lock
+        view._phi_IE, view._bias_I, view._length = phi_IE, bias_I, self._length
+        view._inner, view._lifted, view._lock = self._inner, self._lifted, self._lock
         with self._lock:
             old = changed[changed < len(self._bias_I)]
-            if len(old):
-                self._graph.remove(old)
-            self._graph.add(changed, np.column_stack([phi_IE[changed], bias_I[changed]]))
+            for graph in (self._inner, self._lifted) if len(old) else ():
+                graph.remove(old)
+            self._add(changed, np.column_stack([phi_IE[changed], bias_I[changed]]))
         return view
+
+    def _add(self, rows: Rows, item_NE: Floats) -> None:
+        rest_N = np.sqrt(np.maximum(self._length**2 - np.square(item_NE).sum(1), 0.0))
+        self._inner.add(rows, np.ascontiguousarray(item_NE, np.float32))
+        self._lifted.add(rows, np.column_stack([item_NE, rest_N]).astype(np.float32))
+
+
+def _graph(dim: int, metric: str) -> "Index":
+    from usearch.index import Index
+
+    return Index(ndim=dim, metric=metric, dtype="f32", connectivity=32, expansion_add=128, expansion_search=128)
+
+
+def _near(graph: "Index", query: Floats, wanted: int) -> Rows:
+    graph.expansion_search = max(128, wanted)
+    return np.asarray(graph.search(np.asarray(query, np.float32), wanted).keys, np.int64)
 
 
 def make_index(phi_IE: Floats, bias_I: Floats, *, exact_limit: int = EXACT_LIMIT) -> VectorIndex:

@@ -1,5 +1,7 @@
 """The index: exact search, and an approximate one that finds the same."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,6 +16,15 @@ def vectors(num_items: int, dim: int = 24, seed: int = 0) -> tuple[Floats, Float
     rng = np.random.default_rng(seed)
     phi_IE = rng.normal(size=(num_items, dim)) * rng.gamma(2.0, 0.5, size=(num_items, 1))
     return phi_IE.astype(np.float32), (rng.normal(size=num_items) * 0.3).astype(np.float32)
+
+
+def trained(num_items: int, dim: int = 64, seed: int = 0) -> tuple[Floats, Floats]:
+    """Vectors of like length, all on one side: those of a trained checkpoint, whose users are on that side too."""
+    rng = np.random.default_rng(seed)
+    scale_E = 0.9 ** np.arange(dim)
+    phi_IE = rng.normal(size=(num_items, dim)) * scale_E * 0.3
+    phi_IE[:, 0] += 1.0
+    return phi_IE.astype(np.float32), (rng.normal(size=num_items) * 0.2).astype(np.float32)
 
 
 def top(rows: NDArray[np.int64], scores: Floats, limit: int) -> set[int]:
@@ -32,14 +43,16 @@ def test_size_decides_which_index_is_used() -> None:
     assert isinstance(make_index(*vectors(21), exact_limit=20), ApproximateIndex)
 
 
-def test_the_approximate_index_finds_what_the_exact_one_does() -> None:
-    phi_IE, bias_I = vectors(8_000)
+@pytest.mark.parametrize(("make", "side"), [(vectors, 0.0), (trained, 10.0)])
+def test_the_approximate_index_finds_what_the_exact_one_does(make: Callable[[int], tuple[Floats, Floats]], side: float) -> None:
+    phi_IE, bias_I = make(8_000)
     exact, approximate = ExactIndex(phi_IE, bias_I), ApproximateIndex(phi_IE, bias_I)
     rng = np.random.default_rng(1)
     for limit in (10, 200):
         recalls = []
         for _ in range(30):
-            query = rng.normal(size=24).astype(np.float32)
+            query = rng.normal(size=phi_IE.shape[1]).astype(np.float32) * 3
+            query[0] += side
             rows, scores = approximate.search(query, limit)
             np.testing.assert_allclose(scores, bias_I[rows] + phi_IE[rows] @ query, rtol=1e-4, atol=1e-4)
             assert len(set(rows.tolist())) == len(rows) >= limit
