@@ -2,7 +2,8 @@
 
 The approximate index is two navigable graphs (HNSW, Malkov & Yashunin 2018) over x = [phi, b] with the query [w, 1], and what
 either finds is scored exactly. One is under the inner product itself (ip-NSW, Morozov & Babenko 2018), the other under the cosine
-of vectors lifted to one length, [x, sqrt(M^2 - |x|^2)], which turns inner products into nearest neighbours (Bachrach et al. 2014).
+of vectors lifted to one length, [x, sqrt(M^2 - |x|^2)], for which nearest neighbours have the largest inner products (Bachrach et
+al. 2014).
 Neither is enough (docs/adr/0012): among items of like length, as trained ones are, the first falls into pieces and loses half of
 the best, and among items of very different lengths the second does. Single vectors can be added and replaced, which emerging
 items need.
