@@ -80,10 +80,15 @@ class Layout:
             allowed_C = self._allowed(place)
             if not allowed_C.any():
                 break
-            pool = self._pool(place, allowed_C)
+            lacking = self._lacking(place, allowed_C)
+            demanded_C = self._members(lacking) & allowed_C if lacking else allowed_C
+            pool = self._pool(place, demanded_C)
             if pool is not None:
                 return pool
-            self._take(self._best(self._demanded(place, allowed_C)))
+            best = self._best(demanded_C)
+            if lacking and best != self._best(allowed_C):
+                self.raised |= {(number, best) for number in lacking if self._plan.quotas[number].member_C[best]}
+            self._take(best)
         # Where candidates end early, what is pinned further down follows at once.
         for place in sorted(self._pins):
             if place >= len(self.chosen) and self._pins[place] not in self.chosen:
@@ -147,8 +152,15 @@ class Layout:
             self.held |= {(number, wanted) for number in full if self._plan.quotas[number].member_C[wanted]}
         return allowed_C
 
-    def _demanded(self, place: int, allowed_C: Bools) -> Bools:
-        """The candidates among which minimums choose now: all, until the places left are as many as what is lacking."""
+    def _members(self, numbers: Sequence[int]) -> Bools:
+        """Candidates that any of these quotas counts."""
+        found_C = np.zeros(len(self._left_C), bool)
+        for number in numbers:
+            found_C |= self._plan.quotas[number].member_C
+        return found_C
+
+    def _lacking(self, place: int, allowed_C: Bools) -> list[int]:
+        """The quotas whose minimum must be served now: none, until the places left are as many as what is lacking."""
         lacking: dict[int, int] = {}
         free = self._size
         for number, quota in enumerate(self._plan.quotas):
@@ -161,14 +173,7 @@ class Layout:
             open_places = sum(other not in self._pins for other in range(place, block.stop))
             lacking[number] = lack
             free = min(free, open_places)
-        if not lacking or sum(lacking.values()) < free:
-            return allowed_C
-        member_QC = np.stack([self._plan.quotas[number].member_C for number in lacking])
-        demanded_C: Bools = member_QC.any(0) & allowed_C
-        best, free_choice = self._best(demanded_C), self._best(allowed_C)
-        if best != free_choice:
-            self.raised |= {(number, best) for number in lacking if self._plan.quotas[number].member_C[best]}
-        return demanded_C
+        return list(lacking) if lacking and sum(lacking.values()) >= free else []
 
     def missing(self, number: int) -> int:
         """Places that quota `number` lacks in the finished list."""

@@ -5,6 +5,7 @@ A source is one file in `metarec/recall/sources` and one line in `metarec/recall
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -88,9 +89,18 @@ class Shelf:
 
     def allowed(self, rows: Rows) -> Rows:
         """The rows that are not left out."""
-        if not self.left_out:
-            return rows
-        return rows[~np.isin(rows, np.fromiter(self.left_out, np.int64))]
+        return rows[self.allows(rows)]
+
+    def allows(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which of the rows (N,) are not left out."""
+        return ~self._left_out_I[rows]
+
+    @cached_property
+    def _left_out_I(self) -> NDArray[np.bool_]:  # noqa: N802  # shape suffix
+        """Looked up by row: filters may leave out most of a catalogue."""
+        found_I = np.zeros(self.num_items, bool)
+        found_I[np.fromiter(self.left_out, np.int64, len(self.left_out))] = True
+        return found_I
 
 
 Found = Sequence[tuple[int, float]]

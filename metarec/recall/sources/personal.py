@@ -20,5 +20,5 @@ class Personal:
             scores = user.scores(shelf.view, rows)
         else:
             rows, scores = shelf.index.search(user.vector, limit + len(shelf.left_out))
-        kept = np.isin(rows, shelf.allowed(rows))
+        kept = shelf.allows(rows)
         return best(rows[kept], scores[kept], shelf.view.catalogue.ids, limit)

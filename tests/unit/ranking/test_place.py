@@ -106,6 +106,18 @@ def test_exploration_stops_at_its_slots_unless_the_pool_has_earned_them() -> Non
     assert unknown.advance() is None, "nothing is explored of which nothing is known"
 
 
+def test_exploration_does_not_take_the_place_that_a_minimum_needs() -> None:
+    quota = QuotaPlan(member_C=members(8, 5, 6), at_least=1)
+    plan = Plan(known_C=np.ones(8, bool), num_places=4, quotas=[quota], slots=(3,), pool_C=members(8, 6, 7))
+    layout = Layout(plan)
+    pool = layout.advance()
+    assert pool is not None
+    assert pool.tolist() == [6], "what serves both"
+    alone = Layout(Plan(known_C=np.ones(8, bool), num_places=4, quotas=[quota], slots=(3,), pool_C=members(8, 7)))
+    assert alone.advance() is None
+    assert alone.chosen == [0, 1, 2, 5]
+
+
 quota_plans = st.lists(
     st.tuples(
         st.sets(st.integers(0, 11)), st.integers(0, 3), st.one_of(st.none(), st.integers(1, 4)), st.sampled_from([0, 3, 5])

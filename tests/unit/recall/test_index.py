@@ -78,6 +78,14 @@ def test_new_and_changed_vectors_are_found_and_old_ones_are_not(length: float) -
     assert before == 7 or before in rows
 
 
+def test_with_thousands_of_items_to_leave_out_everything_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metarec.recall.index.MAX_NEIGHBOURS", 50)
+    phi_IE, bias_I = vectors(300)
+    rows, scores = ApproximateIndex(phi_IE, bias_I).search(phi_IE[3], 26)
+    np.testing.assert_array_equal(rows, np.arange(300))
+    np.testing.assert_allclose(scores, bias_I + phi_IE @ phi_IE[3], rtol=1e-5)
+
+
 def test_a_limit_beyond_the_catalogue_gives_all_of_it() -> None:
     phi_IE, bias_I = vectors(30)
     rows, _ = ApproximateIndex(phi_IE, bias_I).search(phi_IE[0], 100)
