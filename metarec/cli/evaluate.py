@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from metarec.meta.prior import Prior
     from metarec.training.progress import Progress
     from metarec.training.recipes import Recipe
+    from metarec.types import TaskKind
 
 Watch = Callable[[str], None]
 
@@ -67,6 +68,13 @@ def parse_cuts(ctx: click.Context, param: click.Parameter, value: str | None) ->
 )
 @click.option("--episodes", type=click.Path(path_type=Path), help="Score this file of episodes (CSV or Parquet).")
 @click.option(
+    "--kind",
+    type=click.Choice(["user", "item"]),
+    default="user",
+    show_default=True,
+    help="Whose tasks the episodes are: those of users, or of items (emerging items, whose rows are users).",
+)
+@click.option(
     "--shots", callback=parse_shots, metavar="K[,K...]", help="Show models only the first K support rows of an episode."
 )
 @click.option(
@@ -97,6 +105,7 @@ def evaluate(
     checkpoint: Path,
     data: Path,
     episodes: Path | None,
+    kind: "TaskKind",
     shots: tuple[int, ...] | None,
     protocols: tuple[str, ...],
     cuts: tuple[float, ...] | None,
@@ -129,6 +138,8 @@ def evaluate(
         _write(ablated, json_path, report)
         _tell(json_path, report)
         return
+    if kind == "item" and episodes is None:
+        raise click.UsageError("--kind item only means something with --episodes")
     if cuts is not None and TEMPORAL not in protocols and (episodes is not None or protocols):
         raise click.UsageError("--cuts only means something for the protocol 'temporal'")
     from metarec.baselines.registry import too_large
@@ -156,7 +167,7 @@ def evaluate(
             watch=watch,
         )
         if episodes is not None:
-            found, said = _file(evaluation, episodes, shots)
+            found, said = _file(evaluation, episodes, kind, shots)
             results += found
             notes += said
         ks = shots or DEFAULT_SHOTS
@@ -169,7 +180,7 @@ def evaluate(
             f"{' and '.join(left_out)} are left out of top-N protocols: {len(dataset.item_ids)} items are too many for them"
         )
     facts = {**loaded.facts, "data": str(data), "same_data": loaded.same_data}
-    settings = {"seed": seed, "episodes": None if episodes is None else str(episodes), "shots": shots, "cuts": cuts}
+    settings = {"seed": seed, "episodes": None if episodes is None else str(episodes), "kind": kind, "shots": shots, "cuts": cuts}
     outcome = Report(learner=evaluation.learner, facts=facts, protocols=results, settings=settings, notes=notes)
     _write(outcome, json_path, report)
     _tell(json_path, scores, report)
@@ -205,10 +216,12 @@ def _wanted(
     return (TEMPORAL, HELD_OUT), []
 
 
-def _file(evaluation: "Evaluation", path: Path, shots: tuple[int, ...] | None) -> "tuple[list[ProtocolResult], list[str]]":
+def _file(
+    evaluation: "Evaluation", path: Path, kind: "TaskKind", shots: tuple[int, ...] | None
+) -> "tuple[list[ProtocolResult], list[str]]":
     from metarec.evaluation.episode_file import read_episodes
 
-    rows = read_episodes(path, evaluation.dataset.schema)
+    rows = read_episodes(path, evaluation.dataset.schema, kind)
     # Several numbers of shots make a curve, which stands beside the whole support.
     asked: list[int | None] = [None] if shots is None else list(shots) if len(shots) == 1 else [None, *shots]
     return evaluation.episodes(rows, asked)

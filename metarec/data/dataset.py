@@ -96,6 +96,28 @@ class Dataset:
         labels = self.interactions.label_N
         return bool(len(labels)) and bool(np.any(labels != labels[0]))
 
+    def mirrored(self) -> "Dataset":
+        """Users and items in each other's place, without the graph: what makes of an item a task whose rows are users."""
+        schema, events = self.schema, self.interactions
+        return replace(
+            self,
+            schema=replace(
+                schema,
+                user_id=schema.item_id,
+                item_id=schema.user_id,
+                users=schema.items,
+                items=schema.users,
+                item_title=None,
+                graph=False,
+            ),
+            users=self.items,
+            items=self.users,
+            user_ids=self.item_ids,
+            item_ids=self.user_ids,
+            interactions=replace(events, user_N=events.item_N, item_N=events.user_N),
+            graph=None,
+        )
+
     def with_interactions(self, interactions: Interactions) -> "Dataset":
         """The same entities with other interactions (a part of a split)."""
         return replace(self, interactions=interactions)

@@ -3,6 +3,9 @@
 Rows of known items come first, encoded and coded as the checkpoint has them; items that training has not seen get code 0, with
 their content where the dataset's table has it and with everything missing where it has not. Users always come as strangers: a
 learner knows their profile and their support set.
+
+Where items are the tasks, the same tables stand in each other's place: what is called a user is an item there, of which a learner
+knows the content and the support set, and the other way round.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 from metarec.meta.prior import Prior
 from metarec.tasks.batch import EntityTable, Tables
 from metarec.tasks.tables import encode_unknown_items, encode_unknown_users
+from metarec.types import TaskKind
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
@@ -26,13 +30,17 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Entities:
-    """Tables of an evaluation. `user_ids` and `item_ids` name their rows; `item_of_row` maps the dataset's items to item rows."""
+    """Tables of an evaluation. `user_ids` and `item_ids` name their rows; `item_of_row` maps the dataset's items to item rows.
+
+    For `kind` item they are those of the mirrored dataset.
+    """
 
     users: EntityTable
     items: EntityTable
     user_ids: tuple[str, ...]
     item_ids: NDArray[np.object_]
     item_of_row: Ints
+    kind: TaskKind = "user"
 
     @property
     def tables(self) -> Tables:
@@ -70,6 +78,23 @@ def entities(prior: Prior, dataset: "Dataset", user_ids: Iterable[str], item_ids
         user_ids=wanted,
         item_ids=np.concatenate([everything, np.asarray(strangers, object)]),
         item_of_row=row_N.astype(np.int64),
+    )
+
+
+def mirrored_entities(prior: Prior, dataset: "Dataset", item_ids: Iterable[str], user_ids: Iterable[str]) -> Entities:
+    """Tables with these items as tasks (in order, once each) and all users of the dataset and `user_ids` as rows."""
+    wanted = tuple(dict.fromkeys(item_ids))
+    everyone = tuple(dict.fromkeys([*(str(user) for user in dataset.user_ids), *(str(user) for user in user_ids)]))
+    plain = entities(prior, dataset, everyone, wanted)
+    row_N = torch.from_numpy(plain.item_rows(wanted))
+    unknown = torch.zeros(len(wanted), dtype=torch.int64)
+    return Entities(
+        users=replace(plain.items, code_N=unknown, dense_NP=plain.items.dense_NP[row_N]),
+        items=plain.users,
+        user_ids=wanted,
+        item_ids=np.asarray(everyone, object),
+        item_of_row=np.arange(len(dataset.user_ids), dtype=np.int64),
+        kind="item",
     )
 
 

@@ -3,6 +3,9 @@
 Columns: user, item and label as the dataset's schema names them, and role (support | query); optional protocol, seed,
 episode_id, scenario and timestamp. Rows that share (protocol, seed, episode_id or else user) are one episode; the order of its
 support rows in the file is the order in which shots are taken.
+
+Where items are the tasks, an episode is about one item instead, its rows are users, and rows group by item where there is
+no episode_id. In this module `user` then stands for the item, and `item` for the user.
 """
 
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from metarec.data.schema import Schema
 from metarec.errors import DataError
 from metarec.evaluation.entities import Entities
 from metarec.evaluation.episodes import Episodes, shuffle_key
+from metarec.types import TaskKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +37,8 @@ DEFAULT_PROTOCOL = "episodes"
 class EpisodeRows:
     """A checked episode file: one entry per row, `episode_N` numbering episodes in order of appearance.
 
-    `row_N` is the row's number in the file (from 1). `notes` says what was noticed and is worth telling.
+    `kind` says whose tasks the episodes are (see the module). `row_N` is the row's number in the file (from 1). `notes` says what
+    was noticed and is worth telling.
     """
 
     file: str
@@ -49,6 +54,7 @@ class EpisodeRows:
     name_T: NDArray[np.object_]
     user_T: NDArray[np.object_]
     notes: tuple[str, ...]
+    kind: TaskKind = "user"
 
     def resolve(self, entities: Entities) -> Episodes:
         """The episodes over the tables of an evaluation."""
@@ -75,10 +81,12 @@ class EpisodeRows:
         )
 
 
-def read_episodes(path: Path, schema: Schema) -> EpisodeRows:
+def read_episodes(path: Path, schema: Schema, kind: TaskKind = "user") -> EpisodeRows:
     """Read and check a file. DataError names the file, the column and the row of what cannot be used."""
     source = open_source(path)
     user, item, label = schema.user_id, schema.item_id, schema.label.column
+    if kind == "item":
+        user, item = item, user
     source.require([user, item, label])
     source.require(["role"], "episodes need it: support or query")
     time = next((name for name in (schema.timestamp, "timestamp") if name and name in source.columns), None)
@@ -103,8 +111,8 @@ def read_episodes(path: Path, schema: Schema) -> EpisodeRows:
     group_N = frame.groupby(["protocol", "seed", "own", "name"], sort=False).ngroup().to_numpy()
     episode_N = np.asarray(group_N, np.int64)
     first_T = np.asarray(np.unique(episode_N, return_index=True)[1], np.int64)
-    reader.check_episodes(episode_N, first_T, user_N, query_N, user)
-    notes = _notes(source, wanted, scenario, episode_N, item_N, query_N)
+    reader.check_episodes(episode_N, first_T, user_N, query_N, user, kind)
+    notes = _notes(source, wanted, scenario, episode_N, item_N, query_N, kind)
     return EpisodeRows(
         file=str(path),
         row_N=row_N,
@@ -119,6 +127,7 @@ def read_episodes(path: Path, schema: Schema) -> EpisodeRows:
         name_T=name_N[first_T],
         user_T=user_N[first_T],
         notes=notes,
+        kind=kind,
     )
 
 
@@ -174,6 +183,7 @@ class _Reader:
         user_N: NDArray[np.object_],
         query_N: NDArray[np.bool_],
         user: str,
+        kind: TaskKind,
     ) -> None:
         other_N = user_N != user_N[first_T][episode_N]
         if other_N.any():
@@ -181,12 +191,12 @@ class _Reader:
             raise self._error(
                 user,
                 other_N,
-                f"user '{user_N[at]}' shares an episode with '{user_N[first_T[episode_N[at]]]}'; an episode has one user",
+                f"{kind} '{user_N[at]}' shares an episode with '{user_N[first_T[episode_N[at]]]}'; an episode has one {kind}",
             )
         empty_N = np.bincount(episode_N, query_N)[episode_N] == 0
         if empty_N.any():
             at = int(np.argmax(empty_N))
-            raise self._error("role", empty_N, f"the episode of user '{user_N[at]}' that begins here has no query row")
+            raise self._error("role", empty_N, f"the episode of {kind} '{user_N[at]}' that begins here has no query row")
 
     def _strings(self, name: str, found: values.Column, missing: str) -> NDArray[np.object_]:
         self._raise(name, found)
@@ -220,6 +230,7 @@ def _notes(
     episode_N: NDArray[np.int64],
     item_N: NDArray[np.object_],
     query_N: NDArray[np.bool_],
+    kind: TaskKind,
 ) -> tuple[str, ...]:
     notes = []
     unused = [name for name in source.columns if name not in used and name != scenario]
@@ -231,5 +242,5 @@ def _notes(
     support = pd.MultiIndex.from_frame(pairs[~query_N])
     repeated = int(pd.MultiIndex.from_frame(pairs[query_N]).isin(support).sum()) if (~query_N).any() else 0
     if repeated:
-        notes.append(f"{repeated} query rows ask for an item of their own support set")
+        notes.append(f"{repeated} query rows ask for {'an item' if kind == 'user' else 'a user'} of their own support set")
     return tuple(notes)

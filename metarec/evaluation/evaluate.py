@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metarec.errors import FailedPreconditionError
-from metarec.evaluation.entities import Entities, entities
+from metarec.evaluation.entities import Entities, entities, mirrored_entities
 from metarec.evaluation.episode_file import EpisodeRows
 from metarec.evaluation.episodes import MAX_QUERY, Episodes, held_out_episodes
 from metarec.evaluation.held_out import EVERYTHING, draw_held_out, fit_topn_baselines, topn_episodes
+from metarec.evaluation.item_tasks import ItemTasks
 from metarec.evaluation.lists import ListResults
 from metarec.evaluation.rating_run import (
     Contest,
@@ -70,11 +71,15 @@ class Evaluation:
 
     def episodes(self, rows: EpisodeRows, shots: Sequence[int | None]) -> tuple[list[ProtocolResult], list[str]]:
         """P6: the episodes of a file, and what is to be said about them."""
-        tables = entities(self.prior, self.dataset, rows.user_T, rows.item_N)
+        items = rows.kind == "item"
+        dataset = self.dataset.mirrored() if items else self.dataset
+        gather = mirrored_entities if items else entities
+        tables = gather(self.prior, self.dataset, rows.user_T, rows.item_N)
         episodes = rows.resolve(tables)
-        keep_N = training_rows(self.dataset, episodes, tables, same_data=self.same_data)
-        notes = [*rows.notes, *self._notes(episodes, tables, int((~keep_N).sum()))]
-        contest = self._contest(self.dataset, keep_N, episodes, tables)
+        keep_N = training_rows(dataset, episodes, tables, same_data=self.same_data)
+        said = self._item_notes(tables) if items else self._notes(episodes, tables, int((~keep_N).sum()))
+        contest = self._contest(dataset, keep_N, episodes, tables)
+        notes = [*rows.notes, *said]
         return self._run(contest, episodes, tables, shots), notes
 
     def held_out(self, train: "Dataset", held_out: "Dataset", shots: Sequence[int]) -> list[ProtocolResult]:
@@ -124,8 +129,11 @@ class Evaluation:
         if not keep_N.any():
             raise FailedPreconditionError("no interactions of the dataset are left for the plain baselines to learn from")
         scale = label_scale(self.dataset, episodes.tasks.query_label_Q)
-        models: dict[str, Predictor] = {self.learner: learner_predictor(self.prior, tables, scale)}
-        if self.joint is not None:
+        if tables.kind == "item":
+            models: dict[str, Predictor] = {self.learner: ItemTasks(self.prior, tables, train, scale)}
+        else:
+            models = {self.learner: learner_predictor(self.prior, tables, scale)}
+        if self.joint is not None and tables.kind == "user":
             other = entities(self.joint, self.dataset, tables.user_ids, tables.item_ids)
             predict = learner_predictor(self.joint, other, scale)
             models[self.joint_name] = moved(predict, tables, other)
@@ -135,10 +143,23 @@ class Evaluation:
 
         fitted = fit_baselines(train, keep_N, tables, seed=self.seed, watch=tell)
         models |= {name: baseline_predictor(model, scale) for name, model in fitted.items()}
-        return Contest(learner=self.learner, joint=self.joint_name, models=models, scale=scale)
+        return Contest(learner=self.learner, joint=self.joint_name if tables.kind == "user" else "", models=models, scale=scale)
 
     def _run(self, contest: Contest, episodes: Episodes, tables: Entities, shots: Sequence[int | None]) -> list[ProtocolResult]:
         return run_contest(contest, episodes, tables, shots, seed=self.seed, scores=self.scores, watch=self.watch)
+
+    def _item_notes(self, tables: Entities) -> list[str]:
+        notes = []
+        known = {str(item) for item in self.dataset.item_ids} | set(self.prior.item_ids)
+        nameless = sum(item not in known for item in tables.user_ids)
+        if nameless:
+            notes.append(f"{nameless} items are not in the dataset: they have no content")
+        strangers = len(tables.item_ids) - len(self.dataset.user_ids)
+        if strangers:
+            notes.append(f"{strangers} users are not in the dataset: they have neither profile nor history")
+        if self.joint is not None:
+            notes.append("the jointly trained checkpoint is left out: it has no tasks whose rows are users")
+        return notes
 
     def _notes(self, episodes: Episodes, tables: Entities, left_out: int) -> list[str]:
         notes = []

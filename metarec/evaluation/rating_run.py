@@ -72,7 +72,8 @@ def training_rows(dataset: "Dataset", episodes: Episodes, entities: Entities, *,
     keep_N = (user_N < 0) | ~np.isin(user_N * width + item_N, asked)
     if not same_data:
         keep_N &= user_N < 0
-        keep_N &= entities.items.code_N.numpy()[item_N] > 0
+        if entities.kind == "user":
+            keep_N &= entities.items.code_N.numpy()[item_N] > 0
     return np.asarray(keep_N, bool)
 
 

@@ -63,13 +63,15 @@ class ScoreFile:
         """One model on all query rows; `protocol_T` names each episode's protocol."""
         tasks = episodes.tasks
         task_Q = tasks.query_task_Q
+        asked, row_of = np.asarray(entities.user_ids, object)[tasks.user_T[task_Q]], entities.item_ids[tasks.query_item_Q]
+        user_Q, item_Q = (asked, row_of) if entities.kind == "user" else (row_of, asked)
         self._write(
             {
                 "protocol": protocol_T[task_Q],
                 "seed": np.asarray(episodes.seed_T.astype(str), object)[task_Q],
                 "episode_id": episodes.name_T[task_Q],
-                self.user: np.asarray(entities.user_ids, object)[tasks.user_T[task_Q]],
-                self.item: entities.item_ids[tasks.query_item_Q],
+                self.user: user_Q,
+                self.item: item_Q,
                 "model": np.full(len(task_Q), model, object),
                 self.label: tasks.query_label_Q,
                 "score": predictions.score_Q,

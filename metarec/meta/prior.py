@@ -17,6 +17,7 @@ from metarec.types import Target, TaskKind
 
 if TYPE_CHECKING:
     from metarec.data.schema import Schema
+    from metarec.meta.item_side import ItemSide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class Prior:
 
     `items` row k encodes `item_ids[k]`; `popularity_I` (float32) its number of training interactions. The ranking score is
     implicit mean + `blend` * explicit mean; with one head missing it is the other alone. `link` turns explicit means of binary
-    labels into probabilities (None for other labels). `checkpoint` is "" until published.
+    labels into probabilities (None for other labels); `item_side` is what its explicit head knows of items before their first
+    labels (None where that was not learned). `checkpoint` is "" until published.
     """
 
     schema: "Schema"
@@ -51,6 +53,7 @@ class Prior:
     heads: Mapping[Target, Head]
     blend: float = 0.0
     link: Link | None = None
+    item_side: "ItemSide | None" = None
     checkpoint: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 

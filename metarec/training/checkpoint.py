@@ -4,6 +4,7 @@
     encoder.json, encoder.safetensors      vocabularies and statistics of the feature encoder
     items.json, items.safetensors          the catalogue: ids, encoded content, popularity
     theta.<target>.safetensors             one file per head
+    item_side.safetensors                  the prior of items as tasks, where the explicit head has one
 
 Nothing on the load path unpickles, and nothing is used before its checksum has been compared.
 """
@@ -23,6 +24,7 @@ from metarec import __version__
 from metarec.data.schema import Schema
 from metarec.errors import CorruptCheckpointError, MetarecError
 from metarec.features.encoder import FeatureEncoder
+from metarec.meta.item_side import ItemSide
 from metarec.meta.link import Link
 from metarec.meta.prior import Head, Prior
 from metarec.meta.registry import make_learner
@@ -36,6 +38,7 @@ from metarec.training.tensors import arrays_to_tensors, read_tensors, tensor_byt
 from metarec.types import Target, TaskKind
 
 NUM_POPULAR = 200
+ITEM_SIDE = "item_side.safetensors"
 
 
 def save_checkpoint(prior: Prior, directory: Path, manifest: Manifest, checkpoint_id: str = "") -> str:
@@ -113,6 +116,8 @@ def _contents(prior: Prior) -> dict[str, bytes]:
             }
         ),
     }
+    if prior.item_side is not None:
+        files[ITEM_SIDE] = tensor_bytes(prior.item_side.to_arrays())
     for target, head in prior.heads.items():
         files[theta_file(target)] = tensor_bytes(trainable(head.theta))
     return files
@@ -179,6 +184,7 @@ def _load(directory: Path, manifest: Json) -> Prior:
         heads=heads,
         blend=float(cast(float, manifest["blend"])),
         link=_link(manifest),
+        item_side=ItemSide.from_arrays(read_tensors(directory / ITEM_SIDE)[0]) if (directory / ITEM_SIDE).exists() else None,
         checkpoint=str(manifest["id"]),
     )
 

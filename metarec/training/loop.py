@@ -9,6 +9,7 @@ from metarec.training.blending import best_blend
 from metarec.training.head_run import train_head
 from metarec.training.heads import make_head
 from metarec.training.inputs import Inputs, prepare
+from metarec.training.item_tasks import best_item_side
 from metarec.training.linking import best_link
 from metarec.training.progress import Watch, silent
 from metarec.training.recipes import Recipe
@@ -57,4 +58,5 @@ def assemble(
             if dataset.schema.label.kind == "binary" and "explicit" in heads
             else None
         ),
+        item_side=best_item_side(inputs, recipes["explicit"], heads["explicit"], seed) if "explicit" in heads else None,
     )

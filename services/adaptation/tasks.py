@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from metarec.adaptation.adapted import UserInput
 from metarec.adaptation.engine import Engine
@@ -65,10 +66,11 @@ class Tasks:
                 )
             content = {}
         found = [(user_id, self._stored_user(user_id), label) for user_id, label in rows]
-        raters = [(user, label) for _, user, label in found if user is not None]
+        # What a rater said of this very item is the label; in their own support set it would count twice.
+        raters = [(_without(user, request.task_id), label) for _, user, label in found if user is not None]
         unknown = [user_id for user_id, user, _ in found if user is None]
         ids = list(request.query_ids)
-        others = [self._stored_user(user_id) or UserInput() for user_id in ids]
+        others = [_without(self._stored_user(user_id) or UserInput(), request.task_id) for user_id in ids]
         mean, variance = engine.predict_item(content, [user for user, _ in raters], [label for _, label in raters], others)
         deviation = [math.sqrt(value) for value in variance.tolist()]
         return _response(engine, len(raters), ids, mean.tolist(), deviation, unknown)
@@ -88,6 +90,11 @@ class Tasks:
             found = self._store.read_items(unknown)
             with self._live.lock:
                 upsert_each(engine, found.values())
+
+
+def _without(user: UserInput, item_id: str) -> UserInput:
+    """The user as if they had never met the item."""
+    return replace(user, support=[entry for entry in user.support if entry.item_id != item_id]) if item_id else user
 
 
 def _check(request: adaptation_pb2.AdaptTaskRequest, schema: Schema) -> None:

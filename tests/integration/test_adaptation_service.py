@@ -461,6 +461,26 @@ async def test_an_item_task_predicts_who_likes_an_emerging_item(stub: Stub) -> N
     assert isinstance(unknown, NotFoundError)
 
 
+async def test_what_somebody_said_of_the_very_item_is_no_evidence_about_their_taste(stub: Stub) -> None:
+    for user, count in (("twin-a", 4), ("twin-b", 5)):
+        await stub.RecordInteractions(fan(user, 1, count))  # the fifth is of i17
+    raters = [adaptation_pb2.SupportRow(id="twin-a", label=1.0)]
+    asked = Adapt(kind=adaptation_pb2.TASK_KIND_ITEM, task_id="i17", support=raters, query_ids=["twin-a", "twin-b"])
+    one, two = (row.mean for row in (await stub.AdaptTask(asked)).predictions)
+    assert one == pytest.approx(two, abs=1e-6)
+    stored = await stub.AdaptTask(Adapt(kind=adaptation_pb2.TASK_KIND_ITEM, task_id="i17", query_ids=["twin-a"]))
+    inline = await stub.AdaptTask(
+        Adapt(
+            kind=adaptation_pb2.TASK_KIND_ITEM,
+            task_id="i17",
+            support=[adaptation_pb2.SupportRow(id="twin-b", label=5.0)],
+            query_ids=["twin-a"],
+        )
+    )
+    assert stored.shots == inline.shots == 1
+    assert stored.predictions[0].mean == pytest.approx(inline.predictions[0].mean, abs=1e-6)
+
+
 async def test_a_wrong_task_is_refused_with_the_name_of_the_field(stub: Stub) -> None:
     row = adaptation_pb2.SupportRow
     too_many = Adapt(query_ids=["i0"] * 1001)

@@ -183,6 +183,35 @@ def test_data_without_times_is_evaluated_on_held_out_users_and_refused_in_time_o
     assert "temporal protocols need timestamps and the dataset has none" in capsys.readouterr().err
 
 
+def test_episodes_of_items_start_from_content_and_learn_from_their_first_raters(
+    tiny_registry: Path, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    """Items of one genre that are told to be another: the first raters give them away."""
+    random = np.random.default_rng(3)
+    rows = []
+    for item in ("i0", "i4", "i9", "i13"):
+        loving = 1 + int(item[1:]) % 4
+        users = [f"u{k}" for k in random.permutation(80)[:50]]
+        for place, user in enumerate(users):
+            liked = int(user[1:]) % 4 == loving % 4
+            rows.append((item, user, 5 if liked else 2, "support" if place < 30 else "query"))
+    rows.append(("i0", "stranger", 3, "query"))
+    path = tmp_path / "items.parquet"
+    pd.DataFrame(rows, columns=["item_id", "user_id", "rating", "role"]).to_parquet(path)
+    code = run(
+        "--checkpoint", tiny_registry, "--data", tiny_dataset.path, "--episodes", path, "--kind", "item", "--shots", "0,5,30",
+        "--json", tmp_path / "o.json", "--scores", tmp_path / "s.parquet",
+    )  # fmt: skip
+    assert code == 0
+    outcome = json.loads((tmp_path / "o.json").read_text())
+    curve = [outcome["protocols"][f"episodes@{k}"]["alpaca"]["mae"]["mean"] for k in (0, 5, 30)]
+    assert curve[0] > curve[1] > curve[2]
+    assert any("1 users are not in the dataset" in note for note in outcome["notes"])
+    scores = pd.read_parquet(tmp_path / "s.parquet")
+    assert set(scores.item_id) == {"i0", "i4", "i9", "i13"}
+    assert "stranger" in set(scores.user_id)
+
+
 def test_bad_files_and_wrong_use_end_with_2_and_one_line(
     tiny_registry: Path, tiny_dataset: Dataset, episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +224,7 @@ def test_bad_files_and_wrong_use_end_with_2_and_one_line(
     assert list(tmp_path.iterdir()) == [bad]  # no half of a score file
     assert run(*words, "--shots", "x") == 2
     assert run(*words, "--episodes", episodes, "--cuts", "0.5") == 2
+    assert run(*words, "--kind", "item") == 2
     assert run("--checkpoint", tmp_path / "none", "--data", tiny_dataset.path) == 1
     assert "neither a checkpoint nor a registry" in capsys.readouterr().err
 

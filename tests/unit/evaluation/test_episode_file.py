@@ -60,6 +60,17 @@ def test_rows_of_one_user_and_seed_are_an_episode_with_its_support_in_file_order
     assert set(episodes.protocol_T) == {"episodes"}
 
 
+def test_where_items_are_the_tasks_rows_group_by_item_and_are_users(tmp_path: Path) -> None:
+    data = frame().drop(columns="seed").assign(role=["query", "support", "support", "query", "query", "query"])
+    rows = read_episodes(written(data, tmp_path), SCHEMA, "item")
+    assert (rows.kind, rows.name_T.tolist(), rows.user_T.tolist()) == ("item", ["30", "10", "20"], ["30", "10", "20"])
+    assert rows.item_N.tolist() == ["7", "7", "8", "7", "8", "7"]
+    assert any("a user of their own support set" in note for note in rows.notes)
+    lonely = data.assign(role=["query", "support", "support", "support", "query", "support"])
+    with pytest.raises(DataError, match="the episode of item '10' that begins here has no query row"):
+        read_episodes(written(lonely, tmp_path), SCHEMA, "item")
+
+
 def test_episode_ids_split_the_rows_of_a_user_and_the_rest_falls_back_to_the_user(tmp_path: Path) -> None:
     data = frame().drop(columns="seed").assign(protocol="p", episode_id=["a", "a", None, "b", None, "b"])
     rows = read_episodes(written(data, tmp_path), SCHEMA)

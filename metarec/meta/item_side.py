@@ -1,0 +1,257 @@
+"""The item side of an explicit closed-form head: what an item that nobody has rated is like, and how sure that is (DESIGN 4.1).
+
+With users' vectors w_u known, a label is linear in the item's vector and offset theta = [phi, b]: y = mu + l_u + [w_u, 1]' theta
++ noise, so an item is a task whose rows are users. Its prior is a Gaussian process over content: a linear and a
+squared-exponential kernel, each over the encoder's blocks with weights of their own (automatic relevance determination), one pair
+for b and one for phi; the spread around its mean is a full covariance, learned as well. The posterior from labels is Bayesian
+linear regression.
+
+Learned after the head, from items with enough rows: theta of every item given its raters' vectors, each rater taken without
+the very row (a rank-one downdate of their posterior: evidence must not count twice); then the kernels' weights by
+the leave-one-out error that they imply for a label (Rasmussen & Williams 2006, eqs. 5.10-5.12, weighed by E[x x'] of the raters).
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarec.meta.prior_users import UserVectors
+from metarec.tasks.batch import EntityTable
+
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MIN_ROWS = 20
+"""Labels below which an item says too little about what its content makes likely."""
+MIN_ITEMS = 40
+MAX_ITEMS = 1500
+"""Anchors of the process: its cost grows with their cube."""
+MAX_ROWS = 1000
+TUNING_ITEMS = 700
+STEPS = 50
+STEP_SIZE = 0.15
+JITTER = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """Weights (B blocks) of the linear and of the squared-exponential part, the latter's variance, and that of a constant; all in
+    units of the noise, and as logarithms."""
+
+    linear_B: Tensor
+    squared_B: Tensor
+    variance: Tensor
+    constant: Tensor
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """In the order of the fields."""
+        return [self.linear_B, self.squared_B, self.variance, self.constant]
+
+    def __call__(self, left: "Blocks", right: "Blocks") -> Tensor:
+        """The kernel (N, M) between two sets of items."""
+        linear_NM = left.scaled(self.linear_B) @ right.scaled(self.linear_B).mT
+        one_NP, two_MP = left.scaled(self.squared_B), right.scaled(self.squared_B)
+        distance_NM = one_NP.square().sum(1)[:, None] + two_MP.square().sum(1) - 2 * one_NP @ two_MP.mT
+        return linear_NM + torch.exp(self.variance - 0.5 * distance_NM.clamp_min(0)) + torch.exp(self.constant)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Encoded items (N, P), centred and with every block scaled to a mean square of 1, and the block of each column."""
+
+    value_NP: Tensor
+    block_P: Tensor
+
+    def scaled(self, log_weight_B: Tensor) -> Tensor:
+        """Columns times the root of their block's weight."""
+        return self.value_NP * torch.exp(0.5 * log_weight_B)[self.block_P]
+
+    def rows(self, row_N: Tensor) -> "Blocks":
+        """Some of the items."""
+        return Blocks(value_NP=self.value_NP[row_N], block_P=self.block_P)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemSide:
+    """The prior of items: theta ~ N(mean(content), spread_EE), E = D + 1 with the offset b last.
+
+    `anchor_NP` are the encoded items it was learned from, `centre_P` and `scale_P` what makes blocks of content of them,
+    `level_E` the mean of theta, `weight_NE` the process's weights of the anchors; `offset` and `taste` the kernels of b and phi.
+    Inside, b is the offset for a rater of mean taste `taste_D`: so it hardly depends on what is not known of phi.
+    """
+
+    anchor_NP: Tensor
+    centre_P: Tensor
+    scale_P: Tensor
+    block_P: Tensor
+    level_E: Tensor
+    taste_D: Tensor
+    weight_NE: Tensor
+    spread_EE: Tensor
+    offset: Kernel
+    taste: Kernel
+
+    def mean(self, items: EntityTable) -> Doubles:
+        """Prior mean of theta (I, E) of items by their content; ids are not used."""
+        here, anchors = self._blocks(items.dense_NP.double()), self._blocks(self.anchor_NP.double())
+        taste_ID = self.taste(here, anchors) @ self.weight_NE[:, :-1]
+        offset_I1 = self.offset(here, anchors) @ self.weight_NE[:, -1:]
+        inside_IE = self.level_E + torch.cat([taste_ID, offset_I1], 1)
+        return cast(Doubles, (inside_IE @ self._outside_EE.mT).numpy())
+
+    @property
+    def spread(self) -> Doubles:
+        """Covariance of theta (E, E) around its prior mean."""
+        return cast(Doubles, (self._outside_EE @ self.spread_EE @ self._outside_EE.mT).numpy())
+
+    @property
+    def _outside_EE(self) -> Tensor:  # noqa: N802  # shape suffix
+        """From the offset for the mean taste to that for no taste: b - phi' taste."""
+        found_EE = torch.eye(len(self.level_E), dtype=torch.float64)
+        found_EE[-1, :-1] = -self.taste_D
+        return found_EE
+
+    def _blocks(self, dense_NP: Tensor) -> Blocks:
+        return Blocks(value_NP=(dense_NP - self.centre_P) / self.scale_P, block_P=self.block_P)
+
+    def to_arrays(self) -> dict[str, Tensor]:
+        """As named tensors; `from_arrays` reads them back."""
+        plain = {name: getattr(self, name) for name in PLAIN}
+        return plain | {
+            f"{part}.{place}": value for part in ("offset", "taste") for place, value in enumerate(getattr(self, part).parameters)
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Tensor]) -> "ItemSide":
+        """What `to_arrays` gave."""
+
+        def kernel(part: str) -> Kernel:
+            linear_B, squared_B, variance, constant = (arrays[f"{part}.{place}"] for place in range(4))
+            return Kernel(linear_B=linear_B, squared_B=squared_B, variance=variance, constant=constant)
+
+        return cls(**{name: arrays[name] for name in PLAIN}, offset=kernel("offset"), taste=kernel("taste"))
+
+
+PLAIN = ("anchor_NP", "centre_P", "scale_P", "block_P", "level_E", "taste_D", "weight_NE", "spread_EE")
+
+
+def learn_item_side(users: UserVectors, items: EntityTable, seed: int) -> ItemSide | None:
+    """The item side of a head with these users' vectors and rows; None when too few items have enough of them."""
+    rng = np.random.default_rng(seed)
+    anchor_N = _anchors(users, rng)
+    if len(anchor_N) < MIN_ITEMS:
+        return None
+    theta_NE, second_EE, taste_D = _item_vectors(users, anchor_N, rng)
+    dense_NP = items.dense_NP[torch.from_numpy(anchor_N)].double()
+    sizes = [end - start for _, start, end in items.blocks]
+    block_P = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    centre_P = dense_NP.mean(0)
+    square_B = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, block_P, (dense_NP - centre_P).square().mean(0))
+    scale_P = square_B.sqrt().clamp_min(1e-6)[block_P]
+    anchors = Blocks(value_NP=(dense_NP - centre_P) / scale_P, block_P=block_P)
+    level_E = torch.from_numpy(theta_NE.mean(0))
+    target_NE = torch.from_numpy(theta_NE) - level_E
+    second = torch.from_numpy(second_EE)
+    few_N = torch.from_numpy(np.sort(rng.permutation(len(anchor_N))[:TUNING_ITEMS]))
+    taste = _tuned(anchors.rows(few_N), target_NE[few_N, :-1], second[:-1, :-1], len(sizes))
+    offset = _tuned(anchors.rows(few_N), target_NE[few_N, -1:], second[-1:, -1:], len(sizes))
+    taste_ND, taste_rest_ND = _solved(taste, anchors, target_NE[:, :-1])
+    offset_N1, offset_rest_N1 = _solved(offset, anchors, target_NE[:, -1:])
+    rest_NE = torch.cat([taste_rest_ND, offset_rest_N1], 1)
+    # Off the diagonal a covariance of few items is noise: as if E more items had been seen without any correlation.
+    square_EE, width = rest_NE.mT @ rest_NE, rest_NE.shape[1]
+    diagonal_EE = torch.diag(square_EE.diagonal() / len(rest_NE)) * width
+    spread_EE = (square_EE + diagonal_EE) / (len(rest_NE) + width) + JITTER * torch.eye(width, dtype=torch.float64)
+    return ItemSide(
+        anchor_NP=items.dense_NP[torch.from_numpy(anchor_N)].clone(),
+        centre_P=centre_P,
+        scale_P=scale_P,
+        block_P=block_P,
+        level_E=level_E,
+        taste_D=torch.from_numpy(taste_D),
+        weight_NE=torch.cat([taste_ND, offset_N1], 1),
+        spread_EE=spread_EE,
+        offset=offset,
+        taste=taste,
+    )
+
+
+def posterior(
+    mean_E: Doubles, spread_EE: Doubles, x_UE: Doubles, residual_U: Doubles, noise_U: Doubles
+) -> tuple[Doubles, Doubles]:
+    """Mean and covariance of theta after labels with these residuals (label - mu - the rater's level) and noise variances."""
+    precision_EE = np.linalg.inv(spread_EE)
+    weighted_UE = x_UE / noise_U[:, None]
+    covariance_EE = np.asarray(np.linalg.inv(precision_EE + weighted_UE.T @ x_UE), np.float64)
+    return covariance_EE @ (precision_EE @ mean_E + weighted_UE.T @ residual_U), covariance_EE
+
+
+def _anchors(users: UserVectors, rng: np.random.Generator) -> Ints:
+    count_I = np.bincount(users.item_N, minlength=users.num_items)
+    enough = np.flatnonzero(count_I >= MIN_ROWS)
+    return np.sort(rng.permutation(enough)[:MAX_ITEMS]).astype(np.int64)
+
+
+def _item_vectors(users: UserVectors, anchor_N: Ints, rng: np.random.Generator) -> tuple[Doubles, Doubles, Doubles]:
+    """theta (N, E) of the anchors given their raters under a broad prior, E[x x'] of the raters (E, E), and their mean taste.
+
+    Tastes are taken from their mean (D,), so that x is uncorrelated with its constant.
+    """
+    order = rng.permutation(len(users.item_N))
+    order = order[np.argsort(users.item_N[order], kind="stable")]
+    first_I1 = np.searchsorted(users.item_N[order], np.arange(users.num_items + 1))
+    parts = [order[first_I1[item] : min(first_I1[item] + MAX_ROWS, first_I1[item + 1])] for item in anchor_N]
+    width = users.mean_UE.shape[1]
+    taste_D = users.mean_UE[users.user_N[np.concatenate(parts)], :-1].mean(0)
+    theta_NE, second_EE, variance = np.zeros((len(anchor_N), width)), np.zeros((width, width)), users.label_variance
+    moments = []
+    for part in parts:
+        x_UE, level_U, noise_U = users.without(part)
+        x_UE = x_UE - np.append(taste_D, 0.0)
+        weighted_UE = x_UE / noise_U[:, None]
+        moments.append((weighted_UE.T @ x_UE, weighted_UE.T @ (users.label_N[part] - users.mu - level_U)))
+        second_EE += x_UE.T @ x_UE
+    second_EE /= sum(len(part) for part in parts)
+    # A tenth of the labels' variance to the offset, another to all of the taste together.
+    square_E = np.maximum(np.diag(second_EE), 1e-12)
+    broad_E = 0.1 * variance / (square_E * np.append(np.full(width - 1, width - 1), 1))
+    for place, (precision_EE, moment_E) in enumerate(moments):
+        theta_NE[place] = np.linalg.solve(precision_EE + np.diag(1 / broad_E), moment_E)
+    return theta_NE, second_EE, taste_D
+
+
+def _tuned(items: Blocks, target_NE: Tensor, second_EE: Tensor, num_blocks: int) -> Kernel:
+    """The kernel of smallest leave-one-out error tr(R second R') over the items."""
+    start = {"linear_B": -2.0, "squared_B": -1.0}
+    live = {name: torch.full((num_blocks,), value, requires_grad=True) for name, value in start.items()}
+    live |= {"variance": torch.tensor(0.0, requires_grad=True), "constant": torch.tensor(-4.0, requires_grad=True)}
+    kernel = Kernel(**live)
+    items = Blocks(value_NP=items.value_NP.float(), block_P=items.block_P)
+    scale = target_NE.square().mean().sqrt().clamp_min(1e-12)
+    target_NE, second_EE = (target_NE / scale).float(), (second_EE / second_EE.diagonal().sum()).float()
+    optimizer = torch.optim.Adam(kernel.parameters, lr=STEP_SIZE)
+    for _ in range(STEPS):
+        _, rest_NE = _left_out(kernel(items, items), target_NE)
+        loss = ((rest_NE.mT @ rest_NE) * second_EE).sum() / len(rest_NE)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return Kernel(**{name: value.detach().double() for name, value in live.items()})
+
+
+def _left_out(kernel_NN: Tensor, target_NE: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of the items, and what each item's own prediction from all others leaves of its target."""
+    eye_NN = torch.eye(len(kernel_NN), dtype=kernel_NN.dtype)
+    inverse_NN = torch.cholesky_inverse(torch.linalg.cholesky(kernel_NN + eye_NN))
+    weight_NE = inverse_NN @ target_NE
+    return weight_NE, weight_NE / inverse_NN.diagonal()[:, None]
+
+
+def _solved(kernel: Kernel, items: Blocks, target_NE: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        return _left_out(kernel(items, items), target_NE)

@@ -1,0 +1,26 @@
+"""The item side of a trained explicit head, learned on the items and users that the head itself was trained on."""
+
+import torch
+
+from metarec.meta.alpaca import Alpaca
+from metarec.meta.item_side import ItemSide, learn_item_side
+from metarec.meta.prior import Head
+from metarec.meta.prior_users import user_vectors
+from metarec.models.linear_gaussian import LinearGaussian
+from metarec.training.heads import head_seed
+from metarec.training.inputs import Inputs
+from metarec.training.recipes import HeadRecipe
+
+
+def best_item_side(inputs: Inputs, recipe: HeadRecipe, head: Head, seed: int) -> ItemSide | None:
+    """None for heads that are not in closed form, whose tasks are no users, or that know too few items well."""
+    if recipe.kind != "user" or head.learner.name != Alpaca.name or head.model.name != LinearGaussian.name:
+        return None
+    before = torch.get_num_threads()
+    # Matrices are small: where cores are busy, torch's threads wait for one another many times longer than they compute.
+    torch.set_num_threads(1)
+    try:
+        users = user_vectors(head, inputs.users, inputs.items, inputs.layout("user", validation=False))
+        return learn_item_side(users, inputs.items, head_seed(seed, recipe.target))
+    finally:
+        torch.set_num_threads(before)
