@@ -1,0 +1,106 @@
+"""Scenarios as tasks: the shift that users share, against the textbook posterior over all rows at once."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from metarec.errors import ConfigError
+from metarec.meta.alpaca import Alpaca
+from metarec.meta.prior import Head
+from metarec.meta.registry import make_learner
+from metarec.meta.scenario import adapt_scenario
+from metarec.models.linear_gaussian import LinearGaussian
+from metarec.tasks.batch import Batch, TaskBatch
+from metarec.tasks.planted import PlantedFamily, as_float64, linear_family
+from metarec.tasks.sampler import EpisodeConfig, EpisodeSampler
+
+DIM = 3
+SHIFT = np.array([0.7, -0.5, 0.0])
+
+
+def planted(shift: "np.ndarray", num_tasks: int = 80) -> tuple[PlantedFamily, Head, TaskBatch]:  # type: ignore[type-arg]
+    """A family whose users are all moved by `shift`, the head that knows everything else, and support and query of every user."""
+    family = linear_family(num_tasks=num_tasks, num_rows=40, rows_per_task=12, known=False, seed=1)
+    layout = replace(
+        family.layout, label_N=(family.layout.label_N + family.row_RD[family.layout.row_N] @ shift).astype(np.float32)
+    )
+    learner, model = Alpaca(noise_shape=0.0), LinearGaussian(embedding_dim=DIM)
+    theta = learner.init(model, family.tables, torch.Generator().manual_seed(0))
+    profile_TP = family.tables.tasks.dense_NP.double().numpy()
+    theta |= {
+        "mu": torch.tensor(family.mean),
+        "row.content": torch.eye(DIM),
+        "row.content_bias": torch.zeros(DIM),
+        "task.content": torch.from_numpy(np.linalg.lstsq(profile_TP, family.task_TD, rcond=None)[0]),
+        "task.content_bias": torch.zeros_like(theta["task.content_bias"]),
+        "task.mean": torch.zeros_like(theta["task.mean"]),
+        "prior.log_var": torch.log(torch.tensor([*family.variance_D, 1e-4])),
+        "noise.log_var": torch.log(torch.full((2,), family.noise_variance)),
+    }
+    head = Head(target="explicit", learner=learner, model=model, theta={k: v.double() for k, v in theta.items()})
+    config = EpisodeConfig(batch_size=num_tasks, max_support=6, max_query=6, min_query=6)
+    return family, head, next(EpisodeSampler(layout, as_float64(family.tables), config, 3).epoch(0))
+
+
+def halves(batch: Batch) -> list[Batch]:
+    def part(rows: slice) -> Batch:
+        return replace(
+            batch,
+            task_T=batch.task_T[rows],
+            row_TN=batch.row_TN[rows],
+            label_TN=batch.label_TN[rows],
+            mask_TN=batch.mask_TN[rows],
+        )
+
+    return [part(slice(0, 33)), part(slice(33, None))]
+
+
+def test_the_posterior_is_that_of_all_rows_of_all_users_at_once() -> None:
+    family, head, tasks = planted(SHIFT)
+    found = adapt_scenario(head, halves(tasks.support))
+    variance = np.append(family.variance_D, 1e-4)
+    precision, moment = np.diag(1 / (found.kappa * variance)), np.zeros(DIM + 1)
+    for t, task in enumerate(tasks.support.task_T.tolist()):
+        seen = tasks.support.mask_TN[t].numpy()
+        phi = np.column_stack([family.row_RD[tasks.support.row_TN[t].numpy()[seen]], np.ones(seen.sum())])
+        covariance = (phi * variance) @ phi.T + family.noise_variance * np.eye(len(phi))
+        rest = tasks.support.label_TN[t].double().numpy()[seen] - family.mean - phi[:, :-1] @ family.task_TD[task]
+        precision += phi.T @ np.linalg.solve(covariance, phi)
+        moment += phi.T @ np.linalg.solve(covariance, rest)
+    np.testing.assert_allclose(found.mean_E.numpy(), np.linalg.solve(precision, moment), atol=1e-5)
+    np.testing.assert_allclose(found.covariance_EE.numpy(), np.linalg.inv(precision), atol=1e-6)
+    assert found.num_users == 80
+
+
+def test_users_without_rows_of_their_own_profit_from_the_others() -> None:
+    _, head, tasks = planted(SHIFT)
+    first, others = halves(tasks.support)
+    scenario = adapt_scenario(head, [first])
+    np.testing.assert_allclose(scenario.mean_E.numpy()[:DIM], SHIFT, atol=0.35)
+    query = halves(tasks.query)[1]
+    nothing = replace(others, mask_TN=torch.zeros_like(others.mask_TN))
+
+    def error(used: Head) -> float:
+        fast = used.learner.adapt(used.model, used.theta, nothing)
+        mean_TQ = used.learner.predict(used.model, used.theta, fast, query).mean_TQ
+        return float(((mean_TQ - query.label_TN) * query.mask_TN).square().sum() / query.mask_TN.sum())
+
+    assert error(scenario.head(head)) < error(head) - 0.2
+
+
+def test_a_scenario_like_all_others_is_hardly_moved_and_none_without_users() -> None:
+    _, head, tasks = planted(np.zeros(DIM), num_tasks=80)
+    alike = adapt_scenario(head, [tasks.support])
+    assert float(alike.mean_E.abs().max()) < 0.15
+    assert alike.kappa < 0.05
+    nobody = adapt_scenario(head, [])
+    assert float(nobody.mean_E.abs().max()) == 0.0
+    assert torch.equal(nobody.head(head).theta["task.mean"], head.theta["task.mean"])
+
+
+def test_heads_that_are_not_in_closed_form_are_refused() -> None:
+    _, head, _ = planted(SHIFT)
+    with pytest.raises(ConfigError, match="not of 'maml'"):
+        adapt_scenario(replace(head, learner=make_learner("maml")), [])
