@@ -183,15 +183,15 @@ COLUMNS: dict[str, tuple[tuple[str, ...], str]] = {
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """The Markdown table: means over seeds; plain baselines below."""
-    lines = [f"| learner | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
+    lines = [f"| learner | seeds | {' | '.join(COLUMNS)} |", "|---" * (2 + len(COLUMNS)) + "|"]
     for entry, runs in found.items():
         cells = [format(mean(runs, path), style) for path, style in COLUMNS.values()]
-        lines.append(f"| {entry} | {' | '.join(cells)} |")
+        lines.append(f"| {entry} | {len(runs)} | {' | '.join(cells)} |")
     plain = [run["plain"] for runs in found.values() for run in runs if run["plain"]]
     for name in plain[0] if plain else ():
         runs = [{"accuracy": models[name]} for models in plain]
         cells = [format(mean(runs, path), style) if path[0] == "accuracy" else "" for path, style in COLUMNS.values()]
-        lines.append(f"| plain: {name} | {' | '.join(cells)} |")
+        lines.append(f"| plain: {name} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
