@@ -17,7 +17,7 @@ from metarec.adaptation.adapted import Adapted, UserInput, fast_weights, known_s
 from metarec.adaptation.items import TaskUsers, predict_item
 from metarec.adaptation.state import UserState, Weights, profile_digest
 from metarec.adaptation.terms import score_terms
-from metarec.adaptation.view import EngineView, Floats, ItemVectors, is_vector_learner, task_vector
+from metarec.adaptation.view import EngineView, Floats, ItemShift, ItemVectors, is_vector_learner, row_at, task_vector
 from metarec.errors import NotFoundError
 from metarec.features.graph import GRAPH_FIELD
 from metarec.meta.catalogue import Catalogue
@@ -77,6 +77,11 @@ class Engine:
                 self._view = self._view.next(self.catalogue.snapshot, changed_N)
             return list(latest)
 
+    def shift(self, shifts: Mapping[str, ItemShift]) -> None:
+        """Score emerging items with what their first labels say, in place of earlier shifts (metarec.adaptation.shifts)."""
+        with self._write:
+            self._view = self._view.shifted(shifts)
+
     def _readable(self, item: Item) -> Item:
         features = {name: value for name, value in item.features.items() if name in self._item_fields}
         encoder = self.prior.encoder
@@ -123,7 +128,7 @@ class Engine:
                 Adapted(
                     state=state,
                     view=view,
-                    profile=_row(profiles, place),
+                    profile=row_at(profiles, place),
                     used=used[place],
                     unknown_ids=unknown[place],
                     vector=_vector(view, weights),
@@ -213,7 +218,7 @@ class Engine:
         if isinstance(item, str):
             if item not in view.catalogue.row_of:
                 raise NotFoundError(f"item '{item}' is unknown; upsert it or send its features", metadata={"item_id": item})
-            table = _row(view.rows, view.catalogue.row_of[item])
+            table = row_at(view.rows, view.catalogue.row_of[item])
         else:
             known = {name: value for name, value in item.items() if name in self._item_fields}
             table = encode_unknown_items(self.prior.encoder, [known])
@@ -242,7 +247,3 @@ def _vector(view: EngineView, weights: Mapping[Target, Weights]) -> Floats | Non
     if not all(is_vector_learner(view.heads[target]) for target in view.weights):
         return None
     return np.concatenate([weights[target]["vector"] for target in view.weights])
-
-
-def _row(table: EntityTable, place: int) -> EntityTable:
-    return replace(table, code_N=table.code_N[place : place + 1], dense_NP=table.dense_NP[place : place + 1])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from metarec.adaptation.adapted import Adapted, fast_weights, query_batch
+from metarec.adaptation.shifts import shift_value
 from metarec.adaptation.view import EngineView, is_vector_learner
 from metarec.meta.contract import VectorLearner
 from metarec.tasks.tables import encode_unknown_users
@@ -18,7 +19,10 @@ from metarec.types import Contribution, Target
 
 
 def score_terms(adapted: Adapted, item_id: str) -> list[Contribution]:
-    """Global, item and profile terms of the ranking score, and one for each support interaction used, oldest first."""
+    """Global, item and profile terms of the ranking score, and one for each support interaction used, oldest first.
+
+    The item's term holds what its own first labels say of it.
+    """
     view = adapted.view
     row = view.catalogue.row_of.get(item_id)
     if row is None:
@@ -34,7 +38,7 @@ def score_terms(adapted: Adapted, item_id: str) -> list[Contribution]:
         support += weight * np.array(each)
     return [
         Contribution(kind="global", value=shared["global"]),
-        Contribution(kind="item", value=shared["item"]),
+        Contribution(kind="item", value=shared["item"] + shift_value(adapted, item_id)),
         Contribution(kind="profile", value=shared["profile"]),
         *(
             Contribution(kind="support", item_id=entry.item_id, label=entry.label, value=float(value))

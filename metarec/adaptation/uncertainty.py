@@ -3,7 +3,7 @@
 Two things are uncertain. The user's vector, whose posterior the closed-form learners know (DESIGN 4.1); that of the implicit head
 is in units of its learned confidences and not calibrated, which a budget makes harmless. And the vector of an item without an id
 of its own: its id part may lie wherever those of known items lie around content, diag(s), so that for a user w its score has
-variance w' diag(s) w + s_b besides. Ids of known items are taken as known.
+variance w' diag(s) w + s_b besides, less what its first labels say. Ids of known items are taken as known.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from metarec.adaptation.adapted import Adapted, fast_weights
-from metarec.adaptation.view import Floats
+from metarec.adaptation.view import EngineView, Floats
 from metarec.meta.implicit import ImplicitAlpaca
 
 
@@ -65,12 +65,20 @@ def _user_spread(adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:
 
 def _own_spread(adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:
     view = adapted.view
-    variance = 0.0
+    variance_N = np.zeros(len(row_N))
+    left_N = np.array([_left(view, row) for row in row_N.tolist()])
     for target, weight in view.weights.items():
         spread_E, vector_D = view.spreads[target], adapted.state.weights[target]["vector"]
         if len(spread_E):
             # The constant that ends a vector of some learners is no part of the id.
             ids_D = vector_D[: len(spread_E) - 1]
-            variance += weight**2 * float(np.square(ids_D) @ spread_E[:-1] + spread_E[-1])
+            prior = weight**2 * float(np.square(ids_D) @ spread_E[:-1] + spread_E[-1])
+            variance_N += prior * (left_N if target == "explicit" else 1.0)
     unknown_N = view.rows.code_N.numpy()[np.maximum(row_N, 0)] == 0
-    return cast(Floats, (np.sqrt(variance) * (unknown_N & (row_N >= 0))).astype(np.float32))
+    return cast(Floats, (np.sqrt(variance_N) * (unknown_N & (row_N >= 0))).astype(np.float32))
+
+
+def _left(view: EngineView, row: int) -> float:
+    """The share of the explicit head's variance of an item that its own labels leave."""
+    shift = view.shifts.get(view.catalogue.ids[row]) if view.shifts and 0 <= row < len(view.catalogue.ids) else None
+    return 1.0 if shift is None else shift.left

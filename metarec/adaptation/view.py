@@ -3,8 +3,8 @@
 A view is immutable. An upsert makes the next one, mapping only the content of the items that changed.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
@@ -36,6 +36,21 @@ class ItemVectors:
     bias_I: Floats
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ItemShift:
+    """What is known of an emerging item beyond its content (metarec.adaptation.shifts).
+
+    phi_E, bias: added to its vector and offset under the ranking score
+    left: share of the explicit head's prior variance of the item that its labels leave
+    shots: number of labels
+    """
+
+    phi_E: Floats
+    bias: float
+    left: float
+    shots: int
+
+
 @dataclass(frozen=True, eq=False)
 class EngineView:
     """`rows` are the items of `catalogue`; `heads` are prepared for them.
@@ -43,6 +58,7 @@ class EngineView:
     `vectors` is None when a head that counts in the score is not linear in a vector of the user. `content_IE` are unit vectors of
     what is known of the items without their ids, in the space of the retrieval head where that has one. `spreads` are, by head,
     the variances of what ids add to the vectors (and, last, to the offsets) of known items: how far one may be from its content.
+    `vectors` hold the `shifts` of items already, the heads do not.
     """
 
     prior: Prior
@@ -52,6 +68,7 @@ class EngineView:
     vectors: ItemVectors | None
     content_IE: Floats
     spreads: Mapping[Target, Floats]
+    shifts: Mapping[str, ItemShift] = field(default_factory=dict)
 
     @staticmethod
     def first(prior: Prior, catalogue: CatalogueSnapshot) -> "EngineView":
@@ -60,11 +77,25 @@ class EngineView:
         with torch.no_grad():
             heads = {target: head.prepared(rows) for target, head in prior.heads.items()}
         spreads = {target: id_spread(head) for target, head in prior.heads.items()}
-        return EngineView(prior, catalogue, rows, heads, _item_vectors(prior, rows), _content(prior, rows), spreads)
+        return EngineView(prior, catalogue, rows, heads, _item_vectors(prior, rows), content_vectors(prior, rows), spreads)
 
     def next(self, catalogue: CatalogueSnapshot, changed_N: NDArray[np.int64]) -> "EngineView":
         """The view of a grown catalogue, in which the rows `changed_N` are new or have new content."""
         return self._grown(catalogue, catalogue.items, np.unique(changed_N))
+
+    def shifted(self, shifts: Mapping[str, ItemShift]) -> "EngineView":
+        """This view with these shifts in place of those it has; items that training knows, and unknown ones, get none."""
+        code_I, row_of = self.rows.code_N, self.catalogue.row_of
+        kept = {item_id: shift for item_id, shift in shifts.items() if item_id in row_of and int(code_I[row_of[item_id]]) == 0}
+        changed = {item_id for item_id in kept.keys() | self.shifts.keys() if kept.get(item_id) is not self.shifts.get(item_id)}
+        if not changed or self.vectors is None:
+            return self
+        place_N = np.unique(self.catalogue.rows(changed))
+        fresh = _item_vectors(self.prior, _part(self.rows, place_N))
+        assert fresh is not None, "whether there are vectors does not depend on the rows"
+        names = [self.catalogue.ids[place] for place in place_N.tolist()]
+        vectors = _placed(self.vectors, _with_shifts(fresh, names, kept), place_N, len(self.rows))
+        return replace(self, vectors=vectors, shifts=kept)
 
     @cached_property
     def with_unknown(self) -> "EngineView":
@@ -80,16 +111,15 @@ class EngineView:
 
     def _grown(self, catalogue: CatalogueSnapshot, rows: EntityTable, place_N: NDArray[np.int64]) -> "EngineView":
         place = torch.from_numpy(place_N)
-        part = replace(rows, code_N=rows.code_N[place], dense_NP=rows.dense_NP[place])
+        part = _part(rows, place_N)
         heads = {target: _grown_head(head, part, place, len(rows)) for target, head in self.heads.items()}
         vectors, fresh = self.vectors, _item_vectors(self.prior, part)
         if vectors is not None and fresh is not None:
-            vectors = ItemVectors(
-                phi_IE=_with_rows(vectors.phi_IE, fresh.phi_IE, place_N, len(rows)),
-                bias_I=_with_rows(vectors.bias_I, fresh.bias_I, place_N, len(rows)),
-            )
-        content_IE = _with_rows(self.content_IE, _content(self.prior, part), place_N, len(rows))
-        return EngineView(self.prior, catalogue, rows, heads, vectors, content_IE, self.spreads)
+            ids = catalogue.ids
+            names = [ids[row] if row < len(ids) else "" for row in place_N.tolist()]
+            vectors = _placed(vectors, _with_shifts(fresh, names, self.shifts), place_N, len(rows))
+        content_IE = _with_rows(self.content_IE, content_vectors(self.prior, part), place_N, len(rows))
+        return EngineView(self.prior, catalogue, rows, heads, vectors, content_IE, self.spreads, self.shifts)
 
 
 def score_weights(prior: Prior) -> dict[Target, float]:
@@ -135,7 +165,35 @@ def _item_vectors(prior: Prior, rows: EntityTable) -> ItemVectors | None:
     )
 
 
-def _content(prior: Prior, rows: EntityTable) -> Floats:
+def row_at(table: EntityTable, place: int) -> EntityTable:
+    """One row of a table, as a table."""
+    return replace(table, code_N=table.code_N[place : place + 1], dense_NP=table.dense_NP[place : place + 1])
+
+
+def _part(rows: EntityTable, place_N: NDArray[np.int64]) -> EntityTable:
+    place = torch.from_numpy(place_N)
+    return replace(rows, code_N=rows.code_N[place], dense_NP=rows.dense_NP[place])
+
+
+def _with_shifts(fresh: ItemVectors, item_ids: Sequence[str], shifts: Mapping[str, ItemShift]) -> ItemVectors:
+    """Vectors of these items with their shifts."""
+    phi_NE, bias_N = fresh.phi_IE.copy(), fresh.bias_I.copy()
+    for place, item_id in enumerate(item_ids):
+        shift = shifts.get(item_id)
+        if shift is not None:
+            phi_NE[place] += shift.phi_E
+            bias_N[place] += np.float32(shift.bias)
+    return ItemVectors(phi_IE=phi_NE, bias_I=bias_N)
+
+
+def _placed(old: ItemVectors, fresh: ItemVectors, place_N: NDArray[np.int64], size: int) -> ItemVectors:
+    return ItemVectors(
+        phi_IE=_with_rows(old.phi_IE, fresh.phi_IE, place_N, size), bias_I=_with_rows(old.bias_I, fresh.bias_I, place_N, size)
+    )
+
+
+def content_vectors(prior: Prior, rows: EntityTable) -> Floats:
+    """Unit vectors of what is known of `rows` without their ids, as `EngineView.content_IE`."""
     head = prior.heads[prior.retrieval_target]
     if is_vector_learner(head):
         content_IE, _ = row_vectors(head, replace(rows, code_N=torch.zeros_like(rows.code_N)))

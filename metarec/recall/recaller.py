@@ -29,13 +29,16 @@ class Recaller:
         index = None if vectors is None else make_index(vectors.phi_IE, vectors.bias_I, exact_limit=exact_limit)
         self._shelf = Shelf(view=view, index=index, popular=_popular(view), fresh=_fresh(view))
 
-    def refresh(self, view: ItemView) -> None:
-        """Show the items of a later view of the same checkpoint. Calls must not overlap."""
+    def refresh(self, view: ItemView, *, changed: Collection[str] = ()) -> None:
+        """Show the items of a later view of the same checkpoint; vectors of upserted and `changed` ones may be others.
+
+        Calls must not overlap.
+        """
         index, vectors = self._shelf.index, view.vectors
         before, now = self._shelf.view.catalogue.upserted, view.catalogue.upserted
-        changed = [item_id for item_id, item in now.items() if before.get(item_id) is not item]
-        if index is not None and vectors is not None and changed:
-            index = index.updated(vectors.phi_IE, vectors.bias_I, np.sort(view.catalogue.rows(changed)))
+        ids = {*changed, *(item_id for item_id, item in now.items() if before.get(item_id) is not item)}
+        if index is not None and vectors is not None and ids:
+            index = index.updated(vectors.phi_IE, vectors.bias_I, np.sort(view.catalogue.rows(ids)))
         self._shelf = replace(self._shelf, view=view, index=index, fresh=_fresh(view))
 
     def retrieve(

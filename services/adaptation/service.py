@@ -14,6 +14,7 @@ from metarec.errors import NotFoundError
 from metarec.interactions.log import InteractionLog
 from metarec.v1 import adaptation_pb2, adaptation_pb2_grpc, gateway_pb2
 from services.adaptation.backfill import Backfill
+from services.adaptation.item_shifts import ItemShifts
 from services.adaptation.publisher import Published, Publisher
 from services.adaptation.tasks import Tasks
 from services.runtime import convert
@@ -64,6 +65,9 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
         self._backfill = Backfill(self._log, self._store, self._live, self._publisher, settings.data)
         self._opened.callback(self._backfill.close)
         self._backfill.start()
+        self._shifts = ItemShifts(self._log, self._store, self._live, self._publisher)
+        self._opened.callback(self._shifts.close)
+        self._shifts.start()
 
     async def close(self) -> None:
         """Finish what is running and close the files."""
@@ -112,7 +116,9 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
         appended = self._log.append(found)
         # Users of duplicates too: the first attempt may have failed between log and store.
         users = list(appended.support_sizes)
-        published = self._publish(users, list(dict.fromkeys(entry.item_id for entry in found)))
+        items = list(dict.fromkeys(entry.item_id for entry in found))
+        published = self._publish(users, items)
+        self._shifts.learn(items)
         # A user missing there was deleted by somebody else in the meantime.
         return gateway_pb2.RecordInteractionsResponse(
             num_recorded=appended.recorded,
@@ -148,6 +154,7 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
         with self._publisher.locked([user_id]):
             stored = self._store.schema is not None
             online = stored and self._store.read_user(user_id) is not None
+            record = self._log.user(user_id)
             events = self._log.delete_user(user_id, known=online)
             if events is None and not request.allow_missing:
                 raise NotFoundError(f"user '{user_id}' is unknown", metadata={"user_id": user_id})
@@ -156,6 +163,8 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
                     with self._repaired():
                         self._store.delete_user(user_id)
                 self._log.confirm_deletion(user_id)
+        if record is not None:
+            self._shifts.learn(entry.item_id for entry in record.support)
         return gateway_pb2.DeleteUserResponse(num_interactions_deleted=events or 0)
 
     def _list(self, request: adaptation_pb2.ListInteractionsRequest) -> adaptation_pb2.ListInteractionsResponse:

@@ -17,6 +17,7 @@ from metarec.types import Item
 from services.ranking.lists import ListSettings, Task, answer, choose_rules, rulings
 from services.ranking.scores import BatchScores
 from services.ranking.wire import Answer, Request
+from services.runtime.item_shifts import ItemShiftReader
 from services.runtime.rules import RuleBook
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Ranker:
         self._live, self._store, self._clock = live, store, clock
         self._book, self._settings = rules or RuleBook(None), settings or ListSettings()
         self._marks = Marks(RuleSet(), store.read_items, clock=clock)
+        self._shifts = ItemShiftReader(store.read_user, clock=clock)
         # Items that nobody has given a revision and that the store does not have either -> until when they are not looked for.
         self._missing: dict[str, float] = {}
 
@@ -77,6 +79,7 @@ class Ranker:
             self._marks = Marks(rules, self._store.read_items, clock=self._clock)
         choose_rules(rules, tasks)
         self._refresh_items(engine, tasks)
+        self._shifts.apply(engine)
         _adapt(engine, tasks)
         ruled = rulings(engine, self._marks, self._book, tasks)
         scores = BatchScores(engine, [(task.adapted, list(task.items)) for task in tasks if task.adapted])

@@ -17,6 +17,7 @@ from metarec.types import Candidate, Features, Item
 from services.recall.filters import CatalogueFilters, Forbidden
 from services.recall.shelf import ItemShelf
 from services.runtime.features import LazyStore
+from services.runtime.item_shifts import ItemShiftReader
 from services.runtime.live import LiveCheckpoint, upsert_each
 from services.runtime.rules import UNDECIDED, RuleBook
 
@@ -58,6 +59,7 @@ class Finder:
     def __init__(self, shelf: ItemShelf, store: LazyStore, book: RuleBook | None = None) -> None:
         self._shelf, self._store, self._book = shelf, store, book or RuleBook(None)
         self._filters = CatalogueFilters(store)
+        self._shifts = ItemShiftReader(store.read_user)
         self._loaded: dict[str, Recaller] = {}
         self._serving: Serving | None = None
         self._live: LiveCheckpoint | None = None
@@ -101,6 +103,7 @@ class Finder:
         if serving is None:
             raise NoCheckpointError("no checkpoint is live; train one and promote it")
         degraded: list[Degraded] = []
+        self._shift(serving)
         adapted, known = self._adapted(serving.engine, user_id, profile, degraded)
         user = RecallUser(
             vector=adapted.vector,
@@ -132,6 +135,15 @@ class Finder:
             rules=kept_out.reports,
             rules_version=rules.version,
         )
+
+    def _shift(self, serving: Serving) -> None:
+        """Score emerging items with their first labels, in the index too."""
+        assert self._live is not None, "attach a live checkpoint first"
+        before = serving.engine.view.shifts
+        if self._shifts.apply(serving.engine):
+            with self._live.lock:
+                now = serving.engine.view.shifts
+                serving.recaller.refresh(serving.engine.view, changed=before.keys() | now.keys())
 
     def _adapted(
         self, engine: Engine, user_id: str, profile: Features | None, degraded: list[Degraded]

@@ -1,0 +1,57 @@
+"""What the first labels of emerging items say, from adaptation, which works it out, to recall and ranking, which score with it.
+
+One value in the online store holds the shifts of all emerging items under one checkpoint. Readers look at it once a second.
+"""
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from metarec.adaptation.engine import Engine
+from metarec.adaptation.shifts import decode_shifts
+from metarec.errors import MetarecError, UnavailableError
+from metarec.features.store import OnlineUser
+from services.runtime.convert import MAX_ID_BYTES
+
+logger = logging.getLogger(__name__)
+
+SHIFTS_KEY = "item-shifts".ljust(MAX_ID_BYTES + 1, ".")
+"""The key of the value: longer than a user id may be, so that no user has it."""
+LOOK_SECONDS = 1.0
+
+
+class ItemShiftReader:
+    """Brings shifts into engines; `read` is the store's `read_user`. Thread-safe."""
+
+    def __init__(self, read: Callable[[str], OnlineUser | None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._read, self._clock, self._lock = read, clock, threading.Lock()
+        self._look_at = 0.0
+        self._seen: tuple[Engine, bytes] | None = None
+
+    def apply(self, engine: Engine) -> bool:
+        """Shift the engine's items if there is news, looked for once a second; whether there was. Never raises."""
+        now = self._clock()
+        if now < self._look_at and self._seen is not None and self._seen[0] is engine:
+            return False
+        with self._lock:
+            self._look_at = now + LOOK_SECONDS
+            try:
+                found = self._read(SHIFTS_KEY)
+            except UnavailableError:
+                return False  # said elsewhere: the user cannot be read either
+            data = b"" if found is None or found.adaptation is None else found.adaptation
+            # An upsert may have brought an item whose shift was there before.
+            mark = hashlib.blake2b(data + str(engine.catalogue.version).encode(), digest_size=16).digest()
+            if self._seen == (engine, mark):
+                return False
+            self._seen = (engine, mark)
+            before = engine.view
+            try:
+                checkpoint, shifts = decode_shifts(data) if data else ("", {})
+            except MetarecError as error:
+                logger.warning("the shifts of emerging items are left out: %s", error.message)
+                checkpoint, shifts = "", {}
+            engine.shift(shifts if checkpoint == engine.checkpoint else {})
+            return engine.view is not before
