@@ -32,7 +32,7 @@ Ints = NDArray[np.int64]
 class Entities:
     """Tables of an evaluation. `user_ids` and `item_ids` name their rows; `item_of_row` maps the dataset's items to item rows.
 
-    For `kind` item they are those of the mirrored dataset.
+    For `kind` item they are those of the mirrored dataset, and `contents` are its users (the dataset's items) in their order.
     """
 
     users: EntityTable
@@ -41,6 +41,7 @@ class Entities:
     item_ids: NDArray[np.object_]
     item_of_row: Ints
     kind: TaskKind = "user"
+    contents: EntityTable | None = None
 
     @property
     def tables(self) -> Tables:
@@ -95,6 +96,11 @@ def mirrored_entities(prior: Prior, dataset: "Dataset", item_ids: Iterable[str],
         item_ids=np.asarray(everyone, object),
         item_of_row=np.arange(len(dataset.user_ids), dtype=np.int64),
         kind="item",
+        contents=replace(
+            plain.items,
+            code_N=torch.zeros(len(dataset.item_ids), dtype=torch.int64),
+            dense_NP=plain.items.dense_NP[torch.from_numpy(plain.item_of_row)],
+        ),
     )
 
 

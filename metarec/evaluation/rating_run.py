@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from metarec.baselines.affinity import Affinity, fit_affinity
 from metarec.baselines.rating_registry import FittedRating, fit_rating_baselines
 from metarec.baselines.rating_tasks import RatingData
 from metarec.evaluation.calibration import calibrate
@@ -135,7 +136,27 @@ def fit_baselines(
         maximum=label.maximum,
         binary=label.kind == "binary",
     )
-    return fit_rating_baselines(data, seed=seed, watch=watch)
+    fitted = fit_rating_baselines(data, seed=seed, watch=watch)
+    groups = _groups(dataset, entities) if entities.kind == "item" else None
+    if groups is not None:
+        fitted[Affinity.name] = fit_affinity(data, *groups, seed=seed, watch=watch)
+    return fitted
+
+
+def _groups(dataset: "Dataset", entities: Entities) -> tuple[Floats, Floats] | None:
+    """Membership of the dataset's tasks, and of those of the episodes, in the categories of the coarsest list field of items.
+
+    `dataset` and `entities` are mirrored.
+    """
+    lists = {member.name for member in dataset.schema.users if member.kind == "multi_categorical"}
+    blocks = [block for block in entities.users.blocks if block[0] in lists]
+    if not blocks or entities.contents is None:
+        return None
+    _, start, end = min(blocks, key=lambda block: block[2] - block[1])
+    return (
+        entities.contents.dense_NP[:, start:end].double().numpy(),
+        entities.users.dense_NP[:, start:end].double().numpy(),
+    )
 
 
 def baseline_predictor(fitted: FittedRating, scale: LabelScale) -> Predictor:

@@ -206,6 +206,7 @@ def test_episodes_of_items_start_from_content_and_learn_from_their_first_raters(
     outcome = json.loads((tmp_path / "o.json").read_text())
     curve = [outcome["protocols"][f"episodes@{k}"]["alpaca"]["mae"]["mean"] for k in (0, 5, 30)]
     assert curve[0] > curve[1] > curve[2]
+    assert "affinity" in outcome["protocols"]["episodes@5"]
     assert any("1 users are not in the dataset" in note for note in outcome["notes"])
     scores = pd.read_parquet(tmp_path / "s.parquet")
     assert set(scores.item_id) == {"i0", "i4", "i9", "i13"}
