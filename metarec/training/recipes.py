@@ -212,7 +212,7 @@ EXPLICIT = HeadRecipe(
     learner="alpaca",
     model="linear_gaussian",
     # Chosen on held-out users and new items among the training users of ML-1M (docs/training.md).
-    learner_settings={"l2_id": 1.0, "l2_content": 0.003},
+    learner_settings={"l2_id": 1.0, "l2_content": 0.003, "huber": 1.0},
     model_settings={"embedding_dim": 40},
     episodes={"max_query": 500, "row_weight": 0.5},
     epochs=24,
