@@ -20,7 +20,7 @@ from torch.nn.functional import softplus
 
 from metarec.errors import ConfigError
 from metarec.meta.contract import Metrics
-from metarec.models.catalogue_scorer import CatalogueScorer
+from metarec.models.catalogue_scorer import NUM_STAGES, CatalogueScorer, stages
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
 from metarec.tasks.stats import LabelStats
@@ -55,10 +55,11 @@ class ImplicitAlpaca:
     default_model: ClassVar[str] = CatalogueScorer.name
 
     levels: int = 5
-    confidence: float = 0.05
-    positive: float = 60.0
-    lowest_share: float = 0.25
-    unobserved: float = 1e-3
+    noise_tasks: float = 250.0
+    spread: float = 2.0
+    lowest_share: float = 0.5
+    unobserved: float = 5e-3
+    fading_rows: float = 30.0
     id_dropout: float = 0.05
     loss: Literal["multinomial", "squared"] = "multinomial"
     softness: float = 0.05
@@ -70,7 +71,7 @@ class ImplicitAlpaca:
     def __post_init__(self) -> None:
         if self.levels < 2 or self.sampled_items < 1:
             raise ConfigError(f"levels {self.levels} must be at least 2, sampled_items at least 1", field="levels")
-        for name in ("confidence", "positive", "lowest_share", "unobserved", "softness"):
+        for name in ("noise_tasks", "spread", "lowest_share", "unobserved", "fading_rows", "softness"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be positive", field=name)
         for name in ("recent_fraction", "l2_profile", "l2_start"):
@@ -85,19 +86,21 @@ class ImplicitAlpaca:
         """The model's parameters plus those of the solve; `stats` starts the vectors and sets ranges of labels and times."""
         scorer = _catalogue(model)
         theta = dict(scorer.init(tables, generator))
-        theta["solve.log_precision"] = torch.zeros(scorer.embedding_dim)
-        theta["solve.log_unobserved"] = torch.tensor(math.log(self.unobserved))
-        theta["solve.log_confidence"] = torch.full((self.levels,), math.log(self.confidence))
-        theta["solve.log_positive"] = math.log(self.positive) + torch.log(torch.linspace(self.lowest_share, 1.0, self.levels))
-        theta["solve.fading"] = torch.tensor(-4.0)
+        theta["solve.log_precision"] = torch.full((scorer.embedding_dim,), -math.log(self.spread))
+        layout = None if stats is None else stats.layout
+        tasks = 0 if layout is None else int((layout.counts > 0).sum())
+        confidence = math.log(max(1, tasks) / self.noise_tasks)
+        theta["solve.log_unobserved"] = torch.tensor(confidence + math.log(self.unobserved))
+        theta["solve.log_confidence"] = torch.full((self.levels,), confidence)
+        theta["solve.log_positive"] = torch.log(torch.linspace(self.lowest_share, 1.0, self.levels))
+        theta["solve.log_fading"] = torch.tensor(math.log(self.fading_rows))
         # Of the training data, not trained: smallest and largest label; newest time and length of the training time in days.
         theta["range.label"] = torch.tensor([0.0, 1.0])
         theta["range.days"] = torch.tensor([0.0, 0.0])
         theta |= {f"start.{name}": theta[name].clone() for name in ANCHORED}
-        layout = None if stats is None else stats.layout
-        if layout is None or not len(layout.row_N):
+        if layout is None or not tasks:
             return theta
-        theta = scorer.start_from(theta, layout, tables.rows)
+        theta = scorer.start_from(theta, layout, tables)
         theta |= {f"start.{name}": theta[name].clone() for name in ANCHORED}
         theta["range.label"] = torch.tensor([float(layout.label_N.min()), float(layout.label_N.max())])
         first, last = float(layout.timestamp_N.min()), float(layout.timestamp_N.max())
@@ -105,33 +108,40 @@ class ImplicitAlpaca:
         return theta
 
     def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:
-        """`mean` (T, D): the task vectors."""
+        """`mean` (T, D + R): the task vectors, ending in the weights of the stages."""
         scorer = _catalogue(model)
-        phi_ID, _ = scorer.row_features(theta, support.tables.rows)
-        chol_TDD, weight_TS, prior_TD = self._system(scorer, theta, support, phi_ID)
-        return {"mean": _solve(chol_TDD, prior_TD + _moment(weight_TS, phi_ID, support))}
+        phi_IE, bias_I = scorer.row_features(theta, support.tables.rows)
+        return {"mean": self._vectors(scorer, theta, support, phi_IE, bias_I)}
 
     def factor(self, model: Scorer, theta: MetaParams, support: Batch) -> Tensor:
-        """F (T, D, D) with F F' = A^-1, the posterior covariance of the task vectors where confidences are inverse variances."""
+        """F (T, D + R, D) with F F' the posterior covariance of the task vectors; stages are certain, their rows are 0."""
         scorer = _catalogue(model)
-        phi_ID, _ = scorer.row_features(theta, support.tables.rows)
-        chol_TDD, _, _ = self._system(scorer, theta, support, phi_ID)
+        chol_TDD, _, _ = self._system(scorer, theta, support, *scorer.row_features(theta, support.tables.rows))
         eye_DD = torch.eye(chol_TDD.shape[-1], dtype=chol_TDD.dtype, device=chol_TDD.device)
         inverse_TDD: Tensor = torch.linalg.solve_triangular(chol_TDD, eye_DD.expand_as(chol_TDD), upper=False)
-        return inverse_TDD.mT
+        return torch.cat([inverse_TDD.mT, inverse_TDD.new_zeros(len(inverse_TDD), NUM_STAGES, inverse_TDD.shape[2])], 1)
+
+    def _vectors(self, scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_IE: Tensor, bias_I: Tensor) -> Tensor:
+        """The task vectors (T, D + R)."""
+        chol_TDD, weight_TS, prior_TD = self._system(scorer, theta, support, phi_IE, bias_I)
+        moment_TE = torch.einsum("ts,tse->te", weight_TS, phi_IE[support.row_TN])
+        w_TD = torch.cholesky_solve((prior_TD + moment_TE[:, : prior_TD.shape[1]])[..., None], chol_TDD)[..., 0]
+        return torch.cat([w_TD, _stages(support, w_TD.dtype)], 1)
 
     def _system(
-        self, scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_ID: Tensor
+        self, scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_IE: Tensor, bias_I: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cholesky factor of A (T, D, D), c t of the support rows (T, S; 0 where padded), and Lambda w0 (T, D)."""
-        confidence_TS, positive_TS = self._evidence(theta, support, phi_ID.dtype)
+        """Cholesky factor of A (T, D, D), c (t - b) of the support rows (T, S; 0 where padded), and Lambda w0 (T, D)."""
+        confidence_TS, positive_TS = self._evidence(theta, support, phi_IE.dtype)
         precision_D = torch.exp(theta["solve.log_precision"])
+        phi_ID = phi_IE[:, : len(precision_D)]
         gram_DD = theta["cache.gram"] if "cache.gram" in theta else phi_ID.T @ phi_ID
         phi_TSD = phi_ID[support.row_TN]
         shared_DD = torch.diag(precision_D) + torch.exp(theta["solve.log_unobserved"]) * gram_DD
         matrix_TDD = shared_DD + (phi_TSD * confidence_TS[..., None]).mT @ phi_TSD
         prior_TD = scorer.task_prior(theta, support.tables.tasks, support.task_T) * precision_D
-        return torch.linalg.cholesky(matrix_TDD), confidence_TS * positive_TS, prior_TD
+        surprise_TS = positive_TS - bias_I[support.row_TN]
+        return torch.linalg.cholesky(matrix_TDD), confidence_TS * surprise_TS, prior_TD
 
     def _evidence(self, theta: MetaParams, support: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Confidence (0 where padded) and target of each support row (T, S)."""
@@ -150,10 +160,8 @@ class ImplicitAlpaca:
 
         log_confidence_TS = level(theta["solve.log_confidence"])
         if support.timestamp_TN is not None:
-            time_TS = support.timestamp_TN.masked_fill(~support.mask_TN, -math.inf)
-            newest_T1 = time_TS.amax(1, keepdim=True)
-            age_TS = torch.where(support.mask_TN, newest_T1 - time_TS, 0.0).to(dtype) / SECONDS_PER_DAY
-            log_confidence_TS = log_confidence_TS - softplus(theta["solve.fading"]) * torch.log1p(age_TS)
+            newer_TS = _newer(support.timestamp_TN, support.mask_TN).to(dtype)
+            log_confidence_TS = log_confidence_TS - torch.log1p(newer_TS * torch.exp(-theta["solve.log_fading"]))
         return torch.exp(log_confidence_TS) * support.mask_TN, torch.exp(level(theta["solve.log_positive"]))
 
     def predict(self, model: Scorer, theta: MetaParams, fast: FastWeights, query: Batch) -> Prediction:
@@ -169,11 +177,10 @@ class ImplicitAlpaca:
         support, query = tasks.support, tasks.query
         rows = support.tables.rows
         keep_I = (torch.rand(len(rows), generator=generator) >= self.id_dropout).to(rows.code_N.device)
-        phi_ID, bias_I = scorer.row_features(live, rows, keep_I)
-        chol_TDD, weight_TS, prior_TD = self._system(scorer, live, support, phi_ID)
-        w_TD = _solve(chol_TDD, prior_TD + _moment(weight_TS, phi_ID, support))
+        phi_IE, bias_I = scorer.row_features(live, rows, keep_I)
+        w_TE = self._vectors(scorer, live, support, phi_IE, bias_I)
         pick_C, scale_C = self._columns(tasks, len(rows), generator)
-        score_TC = bias_I[pick_C] + w_TD @ phi_ID[pick_C].T
+        score_TC = bias_I[pick_C] + w_TE @ phi_IE[pick_C].T
         seen_TC = members(support, len(rows))[:, pick_C]
         relevant_TC = members(query, len(rows))[:, pick_C] & ~seen_TC
         loss_T = self._query_loss(score_TC, relevant_TC, ~seen_TC * scale_C)
@@ -186,7 +193,7 @@ class ImplicitAlpaca:
         found = torch.autograd.grad(objective, [live[name] for name in names], allow_unused=True)
         gradient = {name: torch.zeros_like(value) for name, value in theta.items() if name in live}
         gradient |= {name: value for name, value in zip(names, found, strict=True) if value is not None}
-        for name in ("row.id", "row.id_bias"):
+        for name in ("row.id", "row.id_bias", "row.id_stage"):
             gradient[name][0] = 0.0  # code 0 has no id: its row stays 0
         return gradient, {"loss": float(loss.detach()), "objective": float(objective.detach())}
 
@@ -225,28 +232,32 @@ class ImplicitAlpaca:
     def prepare(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> MetaParams:
         """Theta with vectors, offsets and Gram matrix of all `rows` cached."""
         theta = trainable(theta)
-        phi_ID, bias_I = _catalogue(model).row_features(theta, rows)
-        return {**theta, "cache.phi": phi_ID, "cache.bias": bias_I, "cache.gram": phi_ID.T @ phi_ID}
+        phi_IE, bias_I = _catalogue(model).row_features(theta, rows)
+        phi_ID = phi_IE[:, : len(theta["task.mean"])]
+        return {**theta, "cache.phi": phi_IE, "cache.bias": bias_I, "cache.gram": phi_ID.T @ phi_ID}
 
     def row_vectors(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> tuple[Tensor, Tensor]:
-        """`phi` (I, D) and `b` (I,): score = b + phi @ task_vector."""
+        """`phi` (I, D + R) and `b` (I,): score = b + phi @ task_vector."""
         return _catalogue(model).row_features(theta, rows)
 
     def task_vector(self, fast: FastWeights) -> Tensor:
-        """w (T, D)."""
+        """w (T, D + R)."""
         return fast["mean"]
 
     def contributions(self, model: Scorer, theta: MetaParams, support: Batch, query: Batch) -> dict[str, Tensor]:
-        """b(q), phi(q)' A^-1 Lambda w0 and, for each support row j, phi(q)' A^-1 c_j t_j phi_j; `global` is 0."""
+        """b(q) at the task's stage, phi(q)' A^-1 Lambda w0, and phi(q)' A^-1 c_j (t_j - b_j) phi_j for each support row j; no
+        `global` term."""
         scorer = _catalogue(model)
-        phi_ID, bias_I = scorer.row_features(theta, support.tables.rows)
-        query_phi_ID, query_bias_I = (
-            (phi_ID, bias_I) if query.tables.rows is support.tables.rows else scorer.row_features(theta, query.tables.rows)
+        phi_IE, bias_I = scorer.row_features(theta, support.tables.rows)
+        query_phi_IE, query_bias_I = (
+            (phi_IE, bias_I) if query.tables.rows is support.tables.rows else scorer.row_features(theta, query.tables.rows)
         )
-        chol_TDD, weight_TS, prior_TD = self._system(scorer, theta, support, phi_ID)
-        lifted_TDQ = torch.cholesky_solve(query_phi_ID[query.row_TN].mT, chol_TDD)
-        item_TQ = query_bias_I[query.row_TN]
-        kernel_TQS = lifted_TDQ.mT @ phi_ID[support.row_TN].mT
+        chol_TDD, weight_TS, prior_TD = self._system(scorer, theta, support, phi_IE, bias_I)
+        dim = prior_TD.shape[1]
+        lifted_TDQ = torch.cholesky_solve(query_phi_IE[query.row_TN][..., :dim].mT, chol_TDD)
+        stage_TR = _stages(support, prior_TD.dtype)
+        item_TQ = query_bias_I[query.row_TN] + torch.einsum("tqr,tr->tq", query_phi_IE[query.row_TN][..., dim:], stage_TR)
+        kernel_TQS = lifted_TDQ.mT @ phi_IE[support.row_TN][..., :dim].mT
         return {
             "global": torch.zeros_like(item_TQ),
             "item": item_TQ,
@@ -262,12 +273,15 @@ def members(batch: Batch, num_rows: int) -> Tensor:
     return found_TI[:, :num_rows]
 
 
-def _moment(weight_TS: Tensor, phi_ID: Tensor, support: Batch) -> Tensor:
-    return torch.einsum("ts,tsd->td", weight_TS, phi_ID[support.row_TN])
+def _newer(time_TS: Tensor, mask_TS: Tensor) -> Tensor:
+    """How many rows of the same set are newer than each one (T, S)."""
+    time_TS = time_TS.masked_fill(~mask_TS, -math.inf)
+    older_TS = torch.searchsorted(time_TS.sort(1).values, time_TS, right=True)
+    return time_TS.shape[1] - older_TS
 
 
-def _solve(chol_TDD: Tensor, right_TD: Tensor) -> Tensor:
-    return torch.cholesky_solve(right_TD[..., None], chol_TDD)[..., 0]
+def _stages(support: Batch, dtype: torch.dtype) -> Tensor:
+    return stages(support.mask_TN.sum(1).to(dtype))
 
 
 def _catalogue(model: Scorer) -> CatalogueScorer:

@@ -2,10 +2,9 @@
 
     score(u, i) = b(i) + phi(i)' w_u        phi(i) = id vector (when known) + linear map of content, b(i) likewise
 
-Scores add evidence (how many people like this one took the item) instead of multiplying odds. Vectors can start from the
-training interactions (`start_from`): with Z = X diag(n + h)^(-1/2), Z'Z is the cosine similarity of items with shrinkage h, and
-the truncated singular vectors of Z are its best vectors of D dimensions (Eckart & Young 1936). Offsets start as the share of
-recent users that took the item. Content maps start as ridge regressions of both, so that unknown items have them too.
+Scores are on the scale of a share of users, and evidence adds up. Vectors and offsets start as the moments of what the training
+users took (models/catalogue_start.py), the prior mean of w_u as the ridge regression of the users' own coordinates on
+their profile, and content maps as ridge regressions of vectors and offsets, so that unknown items have them too.
 """
 
 import math
@@ -13,16 +12,20 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import scipy.sparse as sp
 import torch
-from numpy.typing import NDArray
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from metarec.errors import ConfigError
+from metarec.models.catalogue_start import STAGES, principal_axes, shares
 from metarec.models.contract import FastWeights, MetaParams
 from metarec.tasks.batch import Batch, EntityTable, Tables
 from metarec.tasks.layout import TaskLayout
+
+NUM_STAGES = len(STAGES) - 1
+"""R: the stages after the first, whose shares are the offsets."""
+
+SMOOTH = 0.98
+"""How far the weights of neighbouring knots share their penalty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,23 +34,20 @@ class CatalogueScorer:
 
     embedding_dim: D
     init_scale: standard deviation of id vectors that do not start from interactions
-    shrinkage: h, the interactions of an item below which its similarities are held back
-    recent_fraction: offsets count interactions with weight exp(-age / this share of all interactions); age in interactions
-    content_ridge: weight of the squared content maps in their start
+    content_ridge, profile_ridge: weights of the squared maps of content and of the profile in their start
     """
 
     name: ClassVar[str] = "catalogue"
 
     embedding_dim: int = 32
     init_scale: float = 0.1
-    shrinkage: float = 100.0
-    recent_fraction: float = 0.1
     content_ridge: float = 20.0
+    profile_ridge: float = 200.0
 
     def __post_init__(self) -> None:
         if self.embedding_dim < 1:
             raise ConfigError(f"embedding_dim is {self.embedding_dim}, must be at least 1", field="embedding_dim")
-        for name in ("init_scale", "shrinkage", "recent_fraction", "content_ridge"):
+        for name in ("init_scale", "content_ridge", "profile_ridge"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be positive", field=name)
 
@@ -61,80 +61,91 @@ class CatalogueScorer:
             "row.id_bias": torch.zeros(codes),
             "row.content": torch.randn(width, dim, generator=generator) * self.init_scale / math.sqrt(max(1, width)),
             "row.content_bias": torch.zeros(width),
+            "row.id_stage": torch.zeros(codes, NUM_STAGES),
+            "row.content_stage": torch.zeros(width, NUM_STAGES),
             "task.content": torch.zeros(tables.tasks.dense_NP.shape[1], dim),
             "task.mean": torch.zeros(dim),
         }
 
-    def start_from(self, theta: MetaParams, layout: TaskLayout, rows: EntityTable) -> MetaParams:
-        """Theta with vectors and offsets of the row entities started from the interactions of `layout`."""
-        count_I = np.bincount(layout.row_N, minlength=len(rows)).astype(np.float64)
-        phi_ID = torch.from_numpy(_spectral(layout, len(rows), self.embedding_dim, self.shrinkage))
-        bias_I = torch.from_numpy(_recent_share(layout, len(rows), self.recent_fraction))
-        weight_I = torch.from_numpy(count_I / (count_I + 5.0))
-        dense_IP = rows.dense_NP.double()
-        left_PI = (dense_IP * weight_I[:, None]).T
-        ridge_PP = left_PI @ dense_IP + self.content_ridge * torch.eye(dense_IP.shape[1], dtype=torch.float64)
-        map_PE = torch.linalg.solve(ridge_PP, left_PI @ torch.cat([phi_ID, bias_I[:, None]], 1))
-        rest_IE = torch.cat([phi_ID, bias_I[:, None]], 1) - dense_IP @ map_PE
+    def start_from(self, theta: MetaParams, layout: TaskLayout, tables: Tables) -> MetaParams:
+        """Theta with vectors, offsets and the profile map started from the interactions of `layout`."""
+        rows, tasks = tables.rows, tables.tasks
+        axes = principal_axes(layout, self.embedding_dim)
+        share_IK = shares(layout).T
+        start_IE = torch.from_numpy(np.concatenate([axes.phi_ID, share_IK[:, :1], share_IK[:, 1:] - share_IK[:, :1]], 1))
+        count_I = torch.from_numpy(np.bincount(layout.row_N, minlength=len(rows)).astype(np.float64))
+        eye_PP = torch.eye(rows.dense_NP.shape[1], dtype=torch.float64)
+        map_PE = _ridge(rows.dense_NP.double(), start_IE, count_I / (count_I + 5.0), self.content_ridge * eye_PP)
+        rest_IE = start_IE - rows.dense_NP.double() @ map_PE
         id_CE = torch.zeros(rows.num_codes + 1, rest_IE.shape[1], dtype=torch.float64)
         known_I = rows.code_N > 0
         id_CE[rows.code_N[known_I]] = rest_IE[known_I]
-        dtype = theta["row.id"].dtype
-        return {
-            **theta,
-            "row.id": id_CE[:, :-1].to(dtype).contiguous(),
-            "row.id_bias": id_CE[:, -1].to(dtype).contiguous(),
-            "row.content": map_PE[:, :-1].to(dtype).contiguous(),
-            "row.content_bias": map_PE[:, -1].to(dtype).contiguous(),
+        profile_TP = tasks.dense_NP[torch.from_numpy(axes.task_T)].double()
+        centre_P = profile_TP.mean(0)
+        weight_T = torch.ones(len(profile_TP), dtype=torch.float64)
+        penalty_PP = self.profile_ridge * _roughness(profile_TP, tasks.blocks)
+        profile_PD = _ridge(profile_TP - centre_P, torch.from_numpy(axes.place_TD), weight_T, penalty_PP)
+        dim = self.embedding_dim
+        parts: dict[str, slice | int] = {"": slice(dim), "_bias": dim, "_stage": slice(dim + 1, None)}
+        started = {
+            **{f"row.id{name}": id_CE[:, part] for name, part in parts.items()},
+            **{f"row.content{name}": map_PE[:, part] for name, part in parts.items()},
+            "task.content": profile_PD,
+            "task.mean": -centre_P @ profile_PD,
         }
+        return {**theta, **{name: value.to(theta[name].dtype).contiguous() for name, value in started.items()}}
 
     def row_features(self, theta: MetaParams, rows: EntityTable, keep_I: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`phi` (I, D) and `b` (I,) of a table; rows where `keep_I` (bool) is false look unknown."""
+        """`phi` (I, D + R) with the stages last, and `b` (I,), of a table; rows where `keep_I` (bool) is false look unknown."""
         if keep_I is None and "cache.phi" in theta:
             assert len(theta["cache.phi"]) == len(rows), "theta was prepared for another table"
             return theta["cache.phi"], theta["cache.bias"]
         code_I = rows.code_N if keep_I is None else torch.where(keep_I, rows.code_N, 0)
         known_I = (code_I > 0).to(theta["row.id"].dtype)
         dense_IP = rows.dense_NP.to(known_I.dtype)
-        phi_ID = theta["row.id"][code_I] * known_I[:, None] + dense_IP @ theta["row.content"]
-        return phi_ID, theta["row.id_bias"][code_I] * known_I + dense_IP @ theta["row.content_bias"]
+        id_CE = torch.cat([theta["row.id"], theta["row.id_stage"], theta["row.id_bias"][:, None]], 1)
+        content_PE = torch.cat([theta["row.content"], theta["row.content_stage"], theta["row.content_bias"][:, None]], 1)
+        phi_IE = id_CE[code_I] * known_I[:, None] + dense_IP @ content_PE
+        return phi_IE[:, :-1], phi_IE[:, -1]
 
     def task_prior(self, theta: MetaParams, tasks: EntityTable, task_T: Tensor) -> Tensor:
-        """Prior mean W0 x_u of the task vectors (T, D)."""
+        """Prior mean W0 x_u of the task vectors (T, D), without their stage."""
         return tasks.dense_NP[task_T].to(theta["task.mean"].dtype) @ theta["task.content"] + theta["task.mean"]
 
     def score(self, theta: MetaParams, fast: FastWeights, batch: Batch) -> Tensor:
-        """b + phi' w (T, N), with w = fast["mean"] (T, D) or its prior mean when absent."""
-        phi_ID, bias_I = self.row_features(theta, batch.tables.rows)
-        w_TD = fast["mean"] if "mean" in fast else self.task_prior(theta, batch.tables.tasks, batch.task_T)
-        return bias_I[batch.row_TN] + torch.einsum("tnd,td->tn", phi_ID[batch.row_TN], w_TD)
+        """b + phi' w (T, N), with w = fast["mean"] (T, D + R), or its prior mean at the first stage when absent."""
+        phi_IE, bias_I = self.row_features(theta, batch.tables.rows)
+        if "mean" in fast:
+            w_TE = fast["mean"]
+        else:
+            w_TD = self.task_prior(theta, batch.tables.tasks, batch.task_T)
+            w_TE = torch.cat([w_TD, stages(torch.zeros_like(w_TD[:, 0]))], 1)
+        return bias_I[batch.row_TN] + torch.einsum("tne,te->tn", phi_IE[batch.row_TN], w_TE)
 
 
-def _spectral(layout: TaskLayout, num_rows: int, dim: int, shrinkage: float) -> NDArray[np.float64]:
-    """Vectors (I, D) whose inner products are the best rank-D approximation of the shrunken cosine similarity."""
-    present, task_N = np.unique(layout.row_tasks, return_inverse=True)
-    count_I = np.bincount(layout.row_N, minlength=num_rows)
-    scaled = sp.csr_matrix((1 / np.sqrt(count_I[layout.row_N] + shrinkage), (task_N, layout.row_N)), (len(present), num_rows))
-    rank = min(dim, min(scaled.shape) - 1)
-    phi_ID = np.zeros((num_rows, dim))
-    if rank < 1:
-        return phi_ID
-    _, value_R, right_RI = svds(scaled, k=rank, v0=np.full(min(scaled.shape), 1.0))
-    order = np.argsort(-value_R)
-    right_RI = right_RI[order] * np.sign(right_RI[order].sum(1, keepdims=True) + 1e-30)  # the sign of a singular vector is free
-    phi_ID[:, :rank] = (right_RI * value_R[order][:, None]).T
-    return phi_ID
+def stages(size_T: Tensor) -> Tensor:
+    """Weights (T, R) of the stages after the first for tasks that hold this many rows: linear in the logarithm between two."""
+    knot_K = torch.log1p(torch.tensor(STAGES, dtype=size_T.dtype, device=size_T.device))
+    at_T1 = torch.log1p(size_T)[:, None].clamp(max=float(knot_K[-1]))
+    rise_TR = ((at_T1 - knot_K[:-1]) / knot_K.diff()).clamp(0, 1)
+    return torch.cat([rise_TR[:, :-1] - rise_TR[:, 1:], rise_TR[:, -1:]], 1)
 
 
-def _recent_share(layout: TaskLayout, num_rows: int, fraction: float) -> NDArray[np.float64]:
-    """Share (I,) of recent tasks that hold the row, a task being as recent as its newest interaction."""
-    size = len(layout.row_N)
-    weight_N = np.ones(size)
-    if layout.has_timestamps:
-        age_N = np.empty(size)
-        age_N[np.argsort(-layout.timestamp_N, kind="stable")] = np.arange(size)
-        weight_N = np.exp(-age_N / (fraction * size))
-    newest_T = np.zeros(len(layout))
-    np.maximum.at(newest_T, layout.row_tasks, weight_N)
-    share: NDArray[np.float64] = np.bincount(layout.row_N, weight_N, minlength=num_rows) / max(newest_T.sum(), 1e-12)
-    return share
+def _ridge(x_NP: Tensor, y_NE: Tensor, weight_N: Tensor, penalty_PP: Tensor) -> Tensor:
+    """The map (P, E) that minimises sum weight (y - x map)^2 + map' penalty map."""
+    left_PN = (x_NP * weight_N[:, None]).T
+    return torch.linalg.solve(left_PN @ x_NP + penalty_PP, left_PN @ y_NE)
+
+
+def _roughness(x_NP: Tensor, blocks: tuple[tuple[str, int, int], ...]) -> Tensor:
+    """Penalty matrix (P, P): the square of a weight; among the knots of a number, nearly its difference from its neighbours'."""
+    rough_PP = torch.eye(x_NP.shape[1], dtype=x_NP.dtype)
+    for _, start, stop in blocks:
+        part_NP = x_NP[:, start:stop]
+        if bool((part_NP < 0).any()) or not torch.allclose(part_NP.sum(1), part_NP.new_ones(len(part_NP))):
+            continue
+        # Rows of numbers interpolate between two knots; a category is whole, and has no neighbours.
+        beside_PP = ((part_NP.T @ part_NP) > 0).to(x_NP.dtype).fill_diagonal_(0.0)
+        degree_P = beside_PP.sum(1).clamp_min(1.0)
+        rough_PP[start:stop, start:stop] -= SMOOTH * beside_PP / torch.sqrt(degree_P[:, None] * degree_P)
+    return rough_PP

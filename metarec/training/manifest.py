@@ -13,7 +13,8 @@ from metarec.training.recipes import Recipe
 
 FORMAT_VERSION = 3
 """Grows when theta or files change so that an older checkpoint cannot be read; 2: alpaca has `task.choice` and
-`row.choice`; 3: knots of numbers, latent spaces of graph facts."""
+`row.choice`; 3: knots of numbers, latent spaces of graph facts, stages of
+the implicit head."""
 
 MANIFEST = "manifest.json"
 

@@ -101,7 +101,7 @@ def trainer(train: Dataset, seed: int) -> Prior:
         num_tasks=USERS,
         num_rows=ITEMS,
     )
-    learner, model = ImplicitAlpaca(), CatalogueScorer(embedding_dim=4, shrinkage=1.0)
+    learner, model = ImplicitAlpaca(noise_tasks=1.0), CatalogueScorer(embedding_dim=4)
     theta = learner.init(model, tables, torch.Generator().manual_seed(seed), label_stats(layout, tables.rows))
     return Prior(
         schema=cast("None", None),  # type: ignore[arg-type]  # P5 reads no schema

@@ -42,23 +42,25 @@ def family_batch(max_support: int = 7) -> tuple[MetaParams, TaskBatch]:
     return theta, tasks
 
 
-def scores(theta: MetaParams, tasks: TaskBatch) -> Tensor:
-    fast = LEARNER.adapt(MODEL, theta, tasks.support)
-    phi_ID, bias_I = LEARNER.row_vectors(MODEL, theta, tasks.support.tables.rows)
+def scores(theta: MetaParams, tasks: TaskBatch, model: CatalogueScorer = MODEL) -> Tensor:
+    fast = LEARNER.adapt(model, theta, tasks.support)
+    phi_ID, bias_I = LEARNER.row_vectors(model, theta, tasks.support.tables.rows)
     return bias_I + LEARNER.task_vector(fast) @ phi_ID.T
 
 
 def test_the_solve_equals_weighted_least_squares_over_the_whole_catalogue() -> None:
     theta, tasks = family_batch()
     support, rows = tasks.support, tasks.support.tables.rows
-    phi_ID, _ = LEARNER.row_vectors(MODEL, theta, rows)
+    phi_IE, bias_I = LEARNER.row_vectors(MODEL, theta, rows)
+    phi_ID = phi_IE[:, :4]
     confidence_TS, positive_TS = LEARNER._evidence(theta, support, torch.float64)
     prior_TD = MODEL.task_prior(theta, support.tables.tasks, support.task_T)
-    fast = LEARNER.adapt(MODEL, theta, support)["mean"]
+    fast = LEARNER.adapt(MODEL, theta, support)["mean"][:, :4]
     for t in range(support.num_tasks):
-        # Every item of the catalogue is one row: target 0 with weight alpha0; the support comes on top; then the prior.
+        # Every item of the catalogue is one row: target 0 with weight alpha0; the support comes on top, as a
+        # surprise over the offset; then the prior.
         design = [phi_ID, phi_ID[support.row_TN[t]], torch.eye(4, dtype=torch.float64)]
-        target = [torch.zeros(len(rows)).double(), positive_TS[t], prior_TD[t]]
+        target = [torch.zeros(len(rows)).double(), positive_TS[t] - bias_I[support.row_TN[t]], prior_TD[t]]
         weight = [theta["solve.log_unobserved"].exp().expand(len(rows)), confidence_TS[t], theta["solve.log_precision"].exp()]
         root = torch.cat(weight).sqrt()
         expected = torch.linalg.lstsq(torch.cat(design) * root[:, None], (torch.cat(target) * root)[:, None]).solution[:, 0]
@@ -86,7 +88,7 @@ def test_an_unknown_item_is_scored_by_its_content_alone() -> None:
     rows = tasks.support.tables.rows
     stranger = replace(rows, code_N=torch.zeros_like(rows.code_N))
     phi_ID, bias_I = LEARNER.row_vectors(MODEL, theta, stranger)
-    torch.testing.assert_close(phi_ID, rows.dense_NP @ theta["row.content"])
+    torch.testing.assert_close(phi_ID, rows.dense_NP @ torch.cat([theta["row.content"], theta["row.content_stage"]], 1))
     torch.testing.assert_close(bias_I, rows.dense_NP @ theta["row.content_bias"])
 
 
@@ -114,6 +116,42 @@ def test_older_support_rows_count_less() -> None:
     timed = replace(tasks.support, timestamp_TN=day, mask_TN=torch.ones_like(tasks.support.mask_TN), label_TN=0 * day + 3)
     confidence_TS, _ = LEARNER._evidence(theta, timed, torch.float64)
     assert bool((confidence_TS[:, 1:] > confidence_TS[:, :-1]).all())
+    newer_TS = torch.arange(day.shape[1] - 1, -1, -1).expand_as(day)
+    faded_TS = 1 / (1 + newer_TS / theta["solve.log_fading"].exp())
+    torch.testing.assert_close(confidence_TS / confidence_TS[:, -1:], faded_TS, rtol=1e-10, atol=0)
+
+
+def test_equal_times_fade_alike() -> None:
+    theta, tasks = family_batch()
+    support = tasks.support
+    same = replace(support, timestamp_TN=7.0 * support.mask_TN, label_TN=0 * support.label_TN + 3)
+    confidence_TS, _ = LEARNER._evidence(theta, same, torch.float64)
+    plain_TS, _ = LEARNER._evidence(theta, replace(same, timestamp_TN=None), torch.float64)
+    torch.testing.assert_close(confidence_TS, plain_TS, rtol=0, atol=0)
+
+
+def test_the_offset_follows_the_number_of_rows_held() -> None:
+    """With no evidence counting, two tasks differ by their stage alone: shares of those who hold that many rows."""
+    theta, tasks = family_batch()
+    theta["solve.log_confidence"] -= 50.0
+    support = tasks.support
+    wide = replace(
+        support,
+        task_T=support.task_T[:1].expand(3),
+        row_TN=support.row_TN[:1].expand(3, -1),
+        label_TN=support.label_TN[:1].expand(3, -1),
+        mask_TN=torch.arange(support.row_TN.shape[1]) < torch.tensor([0, 1, 2])[:, None],
+        timestamp_TN=None,
+    )
+    rows = support.tables.rows
+    phi_IE, _ = LEARNER.row_vectors(MODEL, theta, rows)
+    stage_IR = phi_IE[:, 4:]
+    w_TE = LEARNER.adapt(MODEL, theta, wide)["mean"]
+    torch.testing.assert_close(w_TE[1, :4], w_TE[0, :4], rtol=1e-9, atol=1e-9)
+    shift_TI = (w_TE - w_TE[:1]) @ phi_IE.T
+    torch.testing.assert_close(shift_TI[1], stage_IR[:, 0], rtol=1e-7, atol=1e-7)
+    part = float(np.log(3 / 2) / np.log(4 / 2))
+    torch.testing.assert_close(shift_TI[2], (1 - part) * stage_IR[:, 0] + part * stage_IR[:, 1], rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("loss", ["multinomial", "squared"])
@@ -150,8 +188,8 @@ def test_a_sampled_outer_loss_covers_the_batch_and_stands_for_every_item() -> No
 
 
 def test_one_item_of_a_taste_brings_up_its_other_items_from_the_start() -> None:
-    """Two groups of users with disjoint tastes, and as little shrinkage as so few users need."""
-    model = CatalogueScorer(embedding_dim=4, shrinkage=1.0)
+    """Two groups of users with disjoint tastes, and as little noise as so few users need."""
+    learner, model = replace(LEARNER, noise_tasks=1.0), CatalogueScorer(embedding_dim=4)
     random = np.random.default_rng(0)
     item_UN = np.concatenate([np.stack([random.permutation(10)[:6] + 10 * (user % 2) for user in range(40)])])
     layout = TaskLayout.from_arrays(np.repeat(np.arange(40), 6), item_UN.ravel().astype(np.int64), np.ones(240, np.float32))
@@ -159,9 +197,9 @@ def test_one_item_of_a_taste_brings_up_its_other_items_from_the_start() -> None:
     rows = EntityTable(code_N=torch.arange(1, 21), dense_NP=torch.zeros(20, 1), blocks=(("x", 0, 1),), num_codes=20)
     family = linear_family(num_tasks=16, num_rows=20, rows_per_task=12, seed=3)
     tables = replace(family.tables, tasks=table, rows=rows)
-    theta = LEARNER.init(model, tables, torch.Generator().manual_seed(0), label_stats(layout, rows))
+    theta = learner.init(model, tables, torch.Generator().manual_seed(0), label_stats(layout, rows))
     tasks = next(EpisodeSampler(layout, tables, EpisodeConfig(batch_size=40, max_support=1, min_query=5), 0).epoch(0))
-    score_TI = scores(theta, tasks)
+    score_TI = scores(theta, tasks, model)
     for t in range(40):
         if tasks.support.mask_TN[t].any():
             taste = int(tasks.support.row_TN[t, 0]) // 10
@@ -171,8 +209,8 @@ def test_one_item_of_a_taste_brings_up_its_other_items_from_the_start() -> None:
 def test_wrong_settings_and_models_are_named() -> None:
     with pytest.raises(ConfigError, match="loss 'hinge' is unknown"):
         ImplicitAlpaca(loss="hinge")  # type: ignore[arg-type]  # the point of the test
-    with pytest.raises(ConfigError, match=r"confidence is 0\.0, must be positive"):
-        ImplicitAlpaca(confidence=0.0)
+    with pytest.raises(ConfigError, match=r"noise_tasks is 0\.0, must be positive"):
+        ImplicitAlpaca(noise_tasks=0.0)
     theta, tasks = family_batch()
     with pytest.raises(ConfigError, match="needs model 'catalogue', got 'linear_gaussian'"):
         LEARNER.adapt(LinearGaussian(), theta, tasks.support)
