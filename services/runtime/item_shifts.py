@@ -3,7 +3,6 @@
 One value in the online store holds the shifts of all emerging items under one checkpoint. Readers look at it once a second.
 """
 
-import hashlib
 import logging
 import threading
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable
 
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.shifts import decode_shifts
+from metarec.adaptation.view import ItemShift
 from metarec.errors import MetarecError, UnavailableError
 from metarec.features.store import OnlineUser
 from services.runtime.convert import MAX_ID_BYTES
@@ -28,7 +28,9 @@ class ItemShiftReader:
     def __init__(self, read: Callable[[str], OnlineUser | None], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._read, self._clock, self._lock = read, clock, threading.Lock()
         self._look_at = 0.0
-        self._seen: tuple[Engine, bytes] | None = None
+        self._data, self._checkpoint = b"", ""
+        self._shifts: dict[str, ItemShift] = {}
+        self._seen: tuple[Engine, bytes, int] | None = None
 
     def apply(self, engine: Engine) -> bool:
         """Shift the engine's items if there is news, looked for once a second; whether there was. Never raises."""
@@ -42,16 +44,23 @@ class ItemShiftReader:
             except UnavailableError:
                 return False  # said elsewhere: the user cannot be read either
             data = b"" if found is None or found.adaptation is None else found.adaptation
+            if data != self._data:
+                self._data, (self._checkpoint, self._shifts) = data, _decoded(data)
             # An upsert may have brought an item whose shift was there before.
-            mark = hashlib.blake2b(data + str(engine.catalogue.version).encode(), digest_size=16).digest()
-            if self._seen == (engine, mark):
+            seen = (engine, data, engine.catalogue.version)
+            if self._seen == seen:
                 return False
-            self._seen = (engine, mark)
-            before = engine.view
-            try:
-                checkpoint, shifts = decode_shifts(data) if data else ("", {})
-            except MetarecError as error:
-                logger.warning("the shifts of emerging items are left out: %s", error.message)
-                checkpoint, shifts = "", {}
-            engine.shift(shifts if checkpoint == engine.checkpoint else {})
-            return engine.view is not before
+            self._seen = seen
+            before = engine.view.shifts
+            engine.shift(self._shifts if self._checkpoint == engine.checkpoint else {})
+            return engine.view.shifts is not before
+
+
+def _decoded(data: bytes) -> tuple[str, dict[str, ItemShift]]:
+    if not data:
+        return "", {}
+    try:
+        return decode_shifts(data)
+    except MetarecError as error:
+        logger.warning("the shifts of emerging items are left out: %s", error.message)
+        return "", {}

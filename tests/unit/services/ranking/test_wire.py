@@ -2,7 +2,9 @@ import pytest
 
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import InvalidInputError
-from metarec.ranking.rank import RankedItem
+from metarec.ranking.account import RuleReport
+from metarec.ranking.diversity import DiversityReport
+from metarec.ranking.rank import RankedItem, RuleEffect
 from metarec.types import Contribution
 from metarec.v1 import ranking_pb2, types_pb2
 from services.ranking.wire import Answer, explain_request, explain_response, rank_request, rank_response
@@ -94,3 +96,50 @@ def test_answers_are_written_out_in_full() -> None:
     first, second = explained.contributions
     assert (first.kind, first.item_id, first.label, first.value) == (types_pb2.CONTRIBUTION_KIND_SUPPORT, "b", 4.0, 0.5)
     assert (second.kind, second.value) == (types_pb2.CONTRIBUTION_KIND_GLOBAL, 0.25)
+
+
+def test_what_a_list_is_asked_to_be_is_read_and_checked() -> None:
+    message = ranking_pb2.RankCandidatesRequest(
+        user_id="u", candidates=[types_pb2.Candidate(item_id="a")], scenario="home", exclude_item_ids=["x"], include_seen=True
+    )
+    plain = rank_request(message, None, "r1")
+    assert (plain.diversity, plain.exploration, plain.request_id) == (None, None, "r1")
+    assert (plain.scenario, plain.excluded, plain.include_seen) == ("home", frozenset({"x"}), True)
+    message.diversity, message.exploration = 0.0, 0.5
+    asked = rank_request(message, None)
+    assert (asked.diversity, asked.exploration) == (0.0, 0.5)
+    for name in ("diversity", "exploration"):
+        wrong = ranking_pb2.RankCandidatesRequest(user_id="u", candidates=message.candidates, **{name: 1.5})  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match="0 to 1") as caught:
+            rank_request(wrong, None)
+        assert caught.value.field == name
+
+
+def test_what_shaped_a_list_is_written() -> None:
+    item = RankedItem(
+        item_id="a",
+        score=2.0,
+        rank_before=7,
+        effects=(RuleEffect(rule="push", effect="boost", boost=0.5),),
+        propensity=0.25,
+        explored=True,
+    )
+    message = rank_response(
+        Answer(
+            checkpoint="c",
+            shots=1,
+            ranked=[item],
+            rules=[RuleReport(rule="no-war", effect="filter", num_removed=3)],
+            rules_version="v",
+            diversity=DiversityReport(strength=0.5, similarity_before=0.75, similarity_after=0.25, score_traded=1.5),
+        )
+    )
+    (written,) = message.items
+    assert (written.rank_before, written.propensity, written.explored) == (7, 0.25, True)
+    assert [(effect.rule, effect.kind, effect.boost) for effect in written.rule_effects] == [
+        ("push", types_pb2.RULE_EFFECT_KIND_BOOST, 0.5)
+    ]
+    assert [(report.rule, report.kind, report.num_removed) for report in message.rules] == [
+        ("no-war", types_pb2.RULE_EFFECT_KIND_FILTER, 3)
+    ]
+    assert (message.rules_version, message.diversity.score_traded, message.diversity.similarity_after) == ("v", 1.5, 0.25)
