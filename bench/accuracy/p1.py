@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from bench.accuracy.clicks import SCHEMA, settings_digest
+from bench.accuracy.curves import save_curve
 from metarec.data.dataset import Dataset
 from metarec.data.files import Files
 from metarec.data.importing import import_dataset
@@ -118,6 +119,19 @@ def run(data: Path, out: Path, seeds: Sequence[int], settings: Mapping[str, str]
     }
     (out / "p1.json").write_text(json.dumps(result, indent=1))
     (out / "p1.md").write_text(markdown(found, seeds))
+    curves = {
+        model: [float(np.mean([_figures(run)[f"user_cold@{k}"][model]["mae"] for run in found])) for k in SHOTS]
+        for model in _models(found, median=False)
+    }
+    save_curve(
+        out / "p1.svg",
+        [str(k) for k in SHOTS],
+        curves,
+        learner=str(found[0]["learner"]),
+        bar=list(K_SHOT_BAR.values()),
+        label="MAE of new users after k ratings",
+        lower_is_better=True,
+    )
     return result
 
 
