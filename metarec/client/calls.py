@@ -6,7 +6,7 @@ seconds; None takes the policy's. Each call carries a new request id.
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -61,11 +61,13 @@ def recommend(
     features: Mapping[str, object] | None = None,
     diversity: float | None = None,
     exploration: float | None = None,
+    request_id: str = "",
     timeout: float | None = None,
 ) -> Call[Recommendations]:
     """Recommend items to a user. `features` is a profile for this call alone; unknown users get the meta-learned prior.
 
-    `diversity` (0 to 1) and `exploration` (share of places) are the service's settings where they are None.
+    `diversity` (0 to 1) and `exploration` (share of places) are the service's settings where they are None. The same `request_id`
+    (up to 128 printable characters; default: a new one) gets the same draws of exploration.
     """
     request = gateway_pb2.RecommendRequest(
         user_id=user_id,
@@ -79,7 +81,8 @@ def recommend(
     if features is not None:
         request.user.user_id = user_id
         convert.put_features(request.user.features, features, "features")
-    return _call("gateway", "Recommend", request, lists.get_recommendations, timeout)
+    call = _call("gateway", "Recommend", request, lists.get_recommendations, timeout)
+    return replace(call, request_id=request_id) if request_id else call
 
 
 def record_interactions(interactions: Iterable[Interaction], *, timeout: float | None = None) -> Call[Recorded]:

@@ -78,6 +78,11 @@ async def test_what_a_request_does_not_say_is_left_to_ranking(ruled: AsyncClient
     assert not asked.HasField("exploration")
 
 
+async def test_a_request_may_bring_its_id(ruled: AsyncClient, stages: Any) -> None:
+    answer = await ruled.recommend("u1", request_id="visit-7")
+    assert answer.request_id == stages.ranking.metadata[0]["x-request-id"] == "visit-7"
+
+
 @pytest.mark.parametrize("name", ["diversity", "exploration"])
 async def test_shares_out_of_range_are_refused(ruled: AsyncClient, name: str) -> None:
     with pytest.raises(InvalidInputError, match="0 to 1") as caught:
