@@ -18,7 +18,7 @@ from metarec.adaptation.items import TaskUsers, predict_item
 from metarec.adaptation.state import UserState, Weights, profile_digest
 from metarec.adaptation.terms import score_terms
 from metarec.adaptation.view import EngineView, Floats, ItemShift, ItemVectors, is_vector_learner, row_at, task_vector
-from metarec.errors import NotFoundError
+from metarec.errors import FailedPreconditionError, NotFoundError
 from metarec.features.graph import GRAPH_FIELD
 from metarec.meta.catalogue import Catalogue
 from metarec.meta.prior import Head, Prior
@@ -29,9 +29,19 @@ from metarec.types import Contribution, Features, FeatureValue, Interaction, Ite
 
 
 class Engine:
-    """Adapts and scores with one prior. `catalogue` holds the items it knows."""
+    """Adapts and scores with one prior. `catalogue` holds the items it knows.
+
+    FailedPreconditionError for a prior with a head whose tasks are not users.
+    """
 
     def __init__(self, prior: Prior) -> None:
+        for target, head in prior.heads.items():
+            if head.kind != "user":
+                raise FailedPreconditionError(
+                    f"head '{target}' of checkpoint '{prior.checkpoint}' has tasks of kind '{head.kind}' and ranks nothing for "
+                    "users; serve a checkpoint whose heads are of kind 'user'",
+                    metadata={"checkpoint": prior.checkpoint},
+                )
         self.prior = prior
         self.catalogue = Catalogue(prior)
         self._write = threading.Lock()

@@ -25,6 +25,7 @@ from metarec.evaluation.rating_run import (
     learner_name,
     learner_predictor,
     moved,
+    rating_target,
     run_contest,
     training_rows,
 )
@@ -129,7 +130,13 @@ class Evaluation:
         if not keep_N.any():
             raise FailedPreconditionError("no interactions of the dataset are left for the plain baselines to learn from")
         scale = label_scale(self.dataset, episodes.tasks.query_label_Q)
-        if tables.kind == "item":
+        kind = self.prior.head(rating_target(self.prior)).kind
+        if kind == "item" and tables.kind == "user":
+            raise FailedPreconditionError(
+                f"checkpoint '{self.prior.checkpoint}' has tasks of kind 'item'; evaluate it on --episodes with --kind item",
+                metadata={"checkpoint": self.prior.checkpoint},
+            )
+        if kind == "user" and tables.kind == "item":
             models: dict[str, Predictor] = {self.learner: ItemTasks(self.prior, tables, train, scale)}
         else:
             models = {self.learner: learner_predictor(self.prior, tables, scale)}
