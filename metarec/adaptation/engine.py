@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from metarec.adaptation.adapted import Adapted, UserInput, fast_weights, known_support, query_batch, score, support_revisions
 from metarec.adaptation.items import TaskUsers, predict_item
+from metarec.adaptation.preview import ItemPreview, preview_items
+from metarec.adaptation.profile import CompletedField, complete_profile
 from metarec.adaptation.state import UserState, Weights, profile_digest
 from metarec.adaptation.terms import score_terms
 from metarec.adaptation.view import EngineView, Floats, ItemShift, ItemVectors, is_vector_learner, row_at, task_vector
@@ -233,6 +235,23 @@ class Engine:
             known = {name: value for name, value in item.items() if name in self._item_fields}
             table = encode_unknown_items(self.prior.encoder, [known])
         return predict_item(view, table, self._task_users(view, raters), labels, self._task_users(view, others))
+
+    def infer_profile(self, user: UserInput) -> tuple[Adapted, tuple[CompletedField, ...]]:
+        """The user adapted to, and every field of their profile: as given, or with probabilities. Nothing is kept.
+
+        FailedPreconditionError when the checkpoint knows nothing of profiles.
+        """
+        adapted, before = self.adapt_many([user, UserInput(features=user.features)])
+        return adapted, complete_profile(adapted, before, self._profile(user.features))
+
+    def preview_items(self, items: Sequence[Item], *, neighbours: int) -> list[ItemPreview]:
+        """Items from their content alone, which need not be known and do not become known; ids may be empty.
+
+        FailedPreconditionError when the checkpoint knows nothing of profiles.
+        """
+        contents = [self._readable(item).features for item in items]
+        table = encode_unknown_items(self.prior.encoder, contents)
+        return preview_items(self._view, table, [item.item_id for item in items], neighbours=neighbours)
 
     def _task_users(self, view: EngineView, users: Sequence[UserInput]) -> TaskUsers:
         return TaskUsers(

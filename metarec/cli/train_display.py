@@ -16,6 +16,7 @@ STAGES = {
     "workers": "starting Ray Train",
     "waiting": "waiting",
     "blend": "choosing the blend on validation users",
+    "profiles": "learning to complete profiles",
     "gate": "judging beside the plain baselines",
     "unjudged": "not judged:",
     "publish": "publishing",

@@ -5,6 +5,7 @@
     items.json, items.safetensors          the catalogue: ids, encoded content, popularity
     theta.<target>.safetensors             one file per head
     item_side.safetensors                  the prior of items as tasks, where the explicit head has one
+    profiles.json, profiles.safetensors    heads of profile fields and segments of users, where users have fields to learn
 
 Nothing on the load path unpickles, and nothing is used before its checksum has been compared.
 """
@@ -27,6 +28,7 @@ from metarec.features.encoder import FeatureEncoder
 from metarec.meta.item_side import ItemSide
 from metarec.meta.link import Link
 from metarec.meta.prior import Head, Prior
+from metarec.meta.profiles import Profiles
 from metarec.meta.registry import make_learner
 from metarec.models.contract import trainable
 from metarec.models.registry import make_model
@@ -39,6 +41,7 @@ from metarec.types import Target, TaskKind
 
 NUM_POPULAR = 200
 ITEM_SIDE = "item_side.safetensors"
+PROFILES, PROFILE_ARRAYS = "profiles.json", "profiles.safetensors"
 
 
 def save_checkpoint(prior: Prior, directory: Path, manifest: Manifest, checkpoint_id: str = "") -> str:
@@ -118,6 +121,9 @@ def _contents(prior: Prior) -> dict[str, bytes]:
     }
     if prior.item_side is not None:
         files[ITEM_SIDE] = tensor_bytes(prior.item_side.to_arrays())
+    if prior.profiles is not None:
+        described, arrays = prior.profiles.to_state()
+        files |= {PROFILES: json.dumps(described).encode(), PROFILE_ARRAYS: tensor_bytes(arrays_to_tensors(arrays))}
     for target, head in prior.heads.items():
         files[theta_file(target)] = tensor_bytes(trainable(head.theta))
     return files
@@ -185,8 +191,17 @@ def _load(directory: Path, manifest: Json) -> Prior:
         blend=float(cast(float, manifest["blend"])),
         link=_link(manifest),
         item_side=ItemSide.from_arrays(read_tensors(directory / ITEM_SIDE)[0]) if (directory / ITEM_SIDE).exists() else None,
+        profiles=_profiles(directory),
         checkpoint=str(manifest["id"]),
     )
+
+
+def _profiles(directory: Path) -> Profiles | None:
+    if not (directory / PROFILES).exists():
+        return None
+    tensors, _ = read_tensors(directory / PROFILE_ARRAYS)
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return Profiles.from_state(json.loads((directory / PROFILES).read_bytes()), arrays)
 
 
 def _link(manifest: Json) -> Link | None:

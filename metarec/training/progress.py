@@ -9,8 +9,8 @@ from typing import Protocol
 class Progress:
     """`step` of `steps` in `epoch` of `epochs` (both count from 1) of head `target`; `metrics` only when the epoch has ended.
 
-    `stage` names what happens where it is no outer step: features, encoder, workers, waiting, early_stop, stopping, blend, gate,
-    publish; `note` says more where there is more to say.
+    `stage` names what happens where it is no outer step: features, encoder, workers, waiting, early_stop, stopping, blend,
+    profiles, gate, publish; `note` says more where there is more to say.
     """
 
     stage: str = "train"

@@ -30,6 +30,7 @@ from metarec.training.heads import episode_config, make_head
 from metarec.training.inputs import Inputs, prepare, split
 from metarec.training.loop import assemble
 from metarec.training.manifest import Manifest
+from metarec.training.profiles import learn_profiles
 from metarec.training.progress import Progress, Watch, silent
 from metarec.training.recipes import Recipe, get_recipe
 from metarec.training.registry import Registry
@@ -182,6 +183,8 @@ class _Run:
             states = self._states()
         self.watch(Progress(stage="blend"))
         prior = assemble(self.dataset, encoder, inputs, self.recipe, states, self.seed)
+        self.watch(Progress(stage="profiles"))
+        prior = replace(prior, profiles=learn_profiles(prior, self.dataset, inputs, self.seed))
         report: GateReport | None = None
         if gate is not None:
             self.watch(Progress(stage="gate"))
