@@ -1,7 +1,9 @@
 """`metarec evaluate`: a checkpoint beside the plain baselines, in time order, on held-out users, or on any file of episodes."""
 
 import json
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -27,6 +29,7 @@ Watch = Callable[[str], None]
 
 DEFAULT_SHOTS = (0, 1, 3, 5, 10)
 TEMPORAL, HELD_OUT = "temporal", "held-out"
+SECONDS_BETWEEN_LINES = 10.0
 
 
 def parse_shots(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -194,9 +197,17 @@ def _tell(json_path: str | None, *paths: Path | None) -> None:
 
 @contextmanager
 def _watching() -> Iterator[Watch]:
-    """Shows what is being done: in place on a terminal, else a line each."""
+    """Shows what is being done: in place on a terminal, else a line every ten seconds at most."""
     if not sys.stderr.isatty():
-        yield lambda what: note(f"evaluating: {what}")
+        last = -math.inf
+
+        def tell(what: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                note(f"evaluating: {what}")
+
+        yield tell
         return
     steps = count(1)
     with progress("evaluating") as advance:
@@ -241,9 +252,9 @@ def _temporal(
 
         return lambda train, seed: fit(train, recipe, seed=seed, progress=show)
 
-    trainers = {evaluation.learner: trainer(loaded.recipe)}
+    trainers = {evaluation.learner: trainer(loaded.ranking_recipe)}
     if other is not None:
-        trainers[evaluation.joint_name] = trainer(other.recipe)
+        trainers[evaluation.joint_name] = trainer(other.ranking_recipe)
     note(f"in time order: training recipe '{loaded.recipe.name}' anew at each of {len(cuts or CUTS)} cuts; this takes minutes")
     return list(
         evaluate_temporal(

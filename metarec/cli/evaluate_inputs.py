@@ -1,9 +1,10 @@
 """What `metarec evaluate` loads: a checkpoint with what its manifest says, checked against the dataset it is evaluated on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from metarec.adaptation.view import score_weights
 from metarec.data.dataset import Dataset
 from metarec.errors import FailedPreconditionError, SchemaMismatchError
 from metarec.meta.prior import Prior
@@ -43,6 +44,11 @@ class Loaded:
             same_data=manifest["data_fingerprint"] == dataset.fingerprint,
             facts={**facts, "recipe": recipe.name, "path": str(directory)},
         )
+
+    @property
+    def ranking_recipe(self) -> Recipe:
+        """The recipe with the heads that count in this checkpoint's ranking score alone: what protocols of lists train anew."""
+        return replace(self.recipe, heads=tuple(head for head in self.recipe.heads if head.target in score_weights(self.prior)))
 
     def split(self, dataset: Dataset) -> tuple[Dataset, Dataset]:
         """What this checkpoint was trained on, and the users it held out."""

@@ -1,13 +1,18 @@
 """Closed-form adaptation for implicit targets over the whole catalogue (DESIGN 4.1, 'Two kinds of target').
 
-Weighted least squares as in iALS (Hu, Koren & Volinsky 2008, eq. 4; Rendle et al. 2021, eqs. 5-6) with a meta-learned prior: with
-the Gram matrix G = sum_i phi_i phi_i' shared by all tasks, the vector of a task with support S is
+Bayesian linear regression on what a task holds, with a meta-learned prior and weight alpha0 on what it does not (Hu, Koren &
+Volinsky 2008, eq. 4; Rendle et al. 2021, eqs. 5-6). With the Gram matrix G = sum_i phi_i phi_i' shared by all tasks, the vector
+of a task with support S is
 
-    w = A^-1 (Lambda w0 + sum_{j in S} c_j t_j phi_j)      A = Lambda + alpha0 G + sum_{j in S} c_j phi_j phi_j'
+    w = A^-1 (Lambda w0 + sum_{j in S} c_j (t_j - b_j) phi_j)      A = Lambda + alpha0 G + sum_{j in S} c_j phi_j phi_j'
 
-one D x D solve whatever the catalogue's size. Confidence c and target t are learned per label level (one star is weak evidence),
-confidence fades with age within the support. The outer loss is that of a multinomial over the whole catalogue, whose
-probabilities are proportional to the positive part of the scores, back-propagated through the solve.
+one D x D solve whatever the catalogue's size: an item that everybody takes is no surprise, one that few take says much.
+Confidence c and target t are learned per label level (one star is weak evidence); confidence fades with the number of newer rows
+in the support. The offset b is the share of users, by how many rows the task holds, and moves along with it
+(models/catalogue_start.py).
+
+Prior and offsets start as moments of the training tasks; the outer loss, back-propagated through the solve, is that of a
+multinomial over the whole catalogue, whose probabilities are proportional to the positive part of the scores.
 """
 
 import math
@@ -38,8 +43,11 @@ class ImplicitAlpaca:
     """The flagship on implicit targets.
 
     levels: label levels with a confidence and a target of their own; labels between two levels are interpolated
-    confidence, positive, unobserved: starting values of c, t and alpha0
-    lowest_share: starting target of the lowest label as a share of the highest label's
+    noise_tasks: c starts as the number of training tasks over this one: with more of them the covariance is better known
+    spread: how much wider than the training tasks' covariance the prior starts
+    lowest_share: starting target of the lowest label; the highest label's is 1
+    unobserved: starting value of alpha0, as a share of c
+    fading_rows: newer rows in the support that halve a row's confidence, to start with
     id_dropout: share of items shown without their id in a step, so that content carries unknown ones
     loss: outer loss, `multinomial` (scale-free) or `squared` (over the whole catalogue)
     softness: width of the smooth positive part in the multinomial loss, in units of the score

@@ -233,3 +233,10 @@ def test_data_without_timestamps_is_refused_with_a_reason() -> None:
 def test_cuts_that_do_not_rise_are_refused(cuts: tuple[float, ...]) -> None:
     with pytest.raises(InvalidInputError, match="must rise strictly"):
         temporal_splits(events(), cuts)
+
+
+def test_further_seeds_need_no_baselines() -> None:
+    alone = evaluate_temporal(events(), {"mine": trainer}, ks=(1,), cuts=(0.8,), baselines=False)
+    beside = evaluate_temporal(events(), {"mine": trainer}, ks=(1,), cuts=(0.8,))
+    assert [protocol.plain() for protocol in alone.protocols] == [[]] * len(alone.protocols)
+    assert [p.mean("mine", "ndcg@20") for p in alone.protocols] == [p.mean("mine", "ndcg@20") for p in beside.protocols]
