@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from metarec.errors import ConfigError
+from metarec.meta.alpaca_terms import choice, mean, noise, unknown, variance
 from metarec.meta.contract import Metrics
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
 from metarec.models.linear_gaussian import LinearGaussian, unique_rows, with_one
@@ -92,8 +93,8 @@ class Alpaca:
         linear = _linear(model)
         phi_TSD, bias_TS = linear.batch_features(theta, support)
         profile_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
-        prior_TD = profile_TD + _choice(theta, phi_TSD, support, _unknown(support)).sum(1)
-        return self._posterior(theta, phi_TSD, bias_TS, _noise(theta, support), prior_TD, support)
+        prior_TD = profile_TD + choice(theta, phi_TSD, support, unknown(support)).sum(1)
+        return self._posterior(theta, phi_TSD, bias_TS, noise(theta, support), prior_TD, support)
 
     def _posterior(
         self, theta: MetaParams, phi_TSD: Tensor, bias_TS: Tensor, noise_TS: Tensor, prior_TD: Tensor, support: Batch
@@ -120,8 +121,8 @@ class Alpaca:
     def predict(self, model: Scorer, theta: MetaParams, fast: FastWeights, query: Batch) -> Prediction:
         """Posterior predictive mean and variance (noise included) of the label."""
         phi_TQD, bias_TQ = _linear(model).batch_features(theta, query)
-        variance_TQ = _variance(fast, phi_TQD, _noise(theta, query)) * torch.exp(theta["predict.log_scale"])[_unknown(query)]
-        return Prediction(mean_TQ=_mean(theta, fast, phi_TQD, bias_TQ), variance_TQ=variance_TQ)
+        variance_TQ = variance(fast, phi_TQD, noise(theta, query)) * torch.exp(theta["predict.log_scale"])[unknown(query)]
+        return Prediction(mean_TQ=mean(theta, fast, phi_TQD, bias_TQ), variance_TQ=variance_TQ)
 
     def meta_gradient(
         self, model: Scorer, theta: MetaParams, tasks: TaskBatch, generator: torch.Generator
@@ -138,13 +139,13 @@ class Alpaca:
         phi_ND, bias_N, unknown_N, at_TN = self._features(linear, live, rows, unique_N, keep_N, cold_T, at_TN)
         phi_TND, bias_TN, unknown_TN = phi_ND[at_TN], bias_N[at_TN], unknown_N[at_TN]
         noise_TN = torch.exp(live["noise.log_var"])[unknown_TN]
-        choice_TSD = _choice(live, phi_TND[:, :width], support, unknown_TN[:, :width])
+        choice_TSD = choice(live, phi_TND[:, :width], support, unknown_TN[:, :width])
         prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T) + choice_TSD.sum(1)
         fast = self._posterior(live, phi_TND[:, :width], bias_TN[:, :width], noise_TN[:, :width], prior_TD, support)
         phi_TQD, bias_TQ, noise_TQ = phi_TND[:, width:], bias_TN[:, width:], noise_TN[:, width:]
         mask_TQ = query.mask_TN.to(bias_N.dtype)
         count_T = mask_TQ.sum(1).clamp_min(1.0)
-        residual_TQ = (query.label_TN.to(bias_N.dtype) - _mean(live, fast, phi_TQD, bias_TQ)) * mask_TQ
+        residual_TQ = (query.label_TN.to(bias_N.dtype) - mean(live, fast, phi_TQD, bias_TQ)) * mask_TQ
         square_TQ = residual_TQ.square()
         cost_TQ = square_TQ
         if self.huber:
@@ -152,7 +153,7 @@ class Alpaca:
         # Two scales need few rows, and variances are what a step would spend most of its time on.
         few = slice(None, NLL_ROWS)
         with torch.no_grad():
-            raw_TF = _variance(fast, phi_TQD[:, few], noise_TQ[:, few])
+            raw_TF = variance(fast, phi_TQD[:, few], noise_TQ[:, few])
         variance_TF = raw_TF * torch.exp(live["predict.log_scale"])[unknown_TN[:, width:][:, few]]
         mask_TF = mask_TQ[:, few]
         nll_TF = 0.5 * (square_TQ[:, few].detach() / variance_TF + torch.log(variance_TF) * mask_TF)
@@ -221,13 +222,13 @@ class Alpaca:
         phi_TSD, bias_TS = linear.batch_features(theta, support)
         phi_TQD, bias_TQ = linear.batch_features(theta, query)
         profile_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
-        choice_TSD = _choice(theta, phi_TSD, support, _unknown(support))
+        choice_TSD = choice(theta, phi_TSD, support, unknown(support))
         prior_TD = profile_TD + choice_TSD.sum(1)
         var_D = torch.exp(theta["prior.log_var"])
         mask_TS = support.mask_TN.to(phi_TSD.dtype)
         residual_TS = support.label_TN.to(phi_TSD.dtype) - theta["mu"] - bias_TS - torch.einsum("tsd,td->ts", phi_TSD, prior_TD)
         z_TSD = phi_TSD * mask_TS[..., None]
-        kernel_TSS = (z_TSD * var_D) @ z_TSD.mT + torch.diag_embed(_noise(theta, support))
+        kernel_TSS = (z_TSD * var_D) @ z_TSD.mT + torch.diag_embed(noise(theta, support))
         alpha_TS = torch.cholesky_solve((residual_TS * mask_TS)[..., None], torch.linalg.cholesky(kernel_TSS))[..., 0]
         return {
             "global": theta["mu"].expand_as(bias_TQ),
@@ -241,31 +242,3 @@ def _linear(model: Scorer) -> LinearGaussian:
     if model.name != LinearGaussian.name:
         raise ConfigError(f"learner 'alpaca' needs model 'linear_gaussian', got '{model.name}'", field="model")
     return cast(LinearGaussian, model)
-
-
-def _choice(theta: MetaParams, phi_TSD: Tensor, support: Batch, unknown_TS: Tensor) -> Tensor:
-    """(C phi_j + y_j) / sqrt(1 + |S|) of each support row (T, S, D + 1), y_j only where known; 0 for padded rows."""
-    mask_TS = support.mask_TN.to(phi_TSD.dtype)
-    y_TSD = theta["row.choice"][support.tables.rows.code_N[support.row_TN]] * (1 - unknown_TS)[..., None]
-    scale_TS = mask_TS * (1 + mask_TS.sum(1, keepdim=True)).rsqrt()
-    return (phi_TSD @ theta["task.choice"] + y_TSD) * scale_TS[..., None]
-
-
-def _noise(theta: MetaParams, batch: Batch) -> Tensor:
-    """Noise variance of each row (T, N): one level for known entities, one for unknown ones."""
-    return torch.exp(theta["noise.log_var"])[_unknown(batch)]
-
-
-def _unknown(batch: Batch) -> Tensor:
-    """1 for rows whose entity has no id (T, N), else 0."""
-    return (batch.tables.rows.code_N[batch.row_TN] == 0).to(torch.int64)
-
-
-def _mean(theta: MetaParams, fast: FastWeights, phi_TQD: Tensor, bias_TQ: Tensor) -> Tensor:
-    """Predicted label (T, Q)."""
-    return theta["mu"] + bias_TQ + torch.einsum("tqd,td->tq", phi_TQD, fast["mean"])
-
-
-def _variance(fast: FastWeights, phi_TQD: Tensor, noise_TQ: Tensor) -> Tensor:
-    """Uncalibrated variance of the label (T, Q)."""
-    return (phi_TQD @ fast["factor"]).square().sum(-1) + noise_TQ * fast["noise_scale"][:, None]

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from metarec.errors import ConfigError
-from metarec.meta.alpaca import Alpaca, _choice, _unknown
+from metarec.meta.alpaca import Alpaca
+from metarec.meta.alpaca_terms import choice, unknown
 from metarec.meta.prior import Head
 from metarec.models.linear_gaussian import LinearGaussian
 from metarec.tasks.batch import Batch
@@ -75,7 +76,7 @@ def _prior_mean(head: Head, support: Batch) -> Tensor:
     linear = cast(LinearGaussian, head.model)
     phi_TSE, _ = linear.batch_features(head.theta, support)
     profile_TE = linear.task_prior(head.theta, support.tables.tasks, support.task_T)
-    return profile_TE + _choice(head.theta, phi_TSE, support, _unknown(support)).sum(1)
+    return profile_TE + choice(head.theta, phi_TSE, support, unknown(support)).sum(1)
 
 
 def _evidence(precision_EE: Tensor, moment_E: Tensor, kappa: float) -> float:

@@ -1,0 +1,38 @@
+"""Terms of the closed form that adaptation, prediction and explanations share (metarec.meta.alpaca).
+
+Shapes: T tasks, S support rows, Q query rows, N rows of either, D + 1 features with the constant last.
+"""
+
+import torch
+from torch import Tensor
+
+from metarec.models.contract import FastWeights, MetaParams
+from metarec.tasks.batch import Batch
+
+
+def choice(theta: MetaParams, phi_TSD: Tensor, support: Batch, unknown_TS: Tensor) -> Tensor:
+    """(C phi_j + y_j) / sqrt(1 + |S|) of each support row (T, S, D + 1), y_j only where known; 0 for padded rows."""
+    mask_TS = support.mask_TN.to(phi_TSD.dtype)
+    y_TSD = theta["row.choice"][support.tables.rows.code_N[support.row_TN]] * (1 - unknown_TS)[..., None]
+    scale_TS = mask_TS * (1 + mask_TS.sum(1, keepdim=True)).rsqrt()
+    return (phi_TSD @ theta["task.choice"] + y_TSD) * scale_TS[..., None]
+
+
+def noise(theta: MetaParams, batch: Batch) -> Tensor:
+    """Noise variance of each row (T, N): one level for known entities, one for unknown ones."""
+    return torch.exp(theta["noise.log_var"])[unknown(batch)]
+
+
+def unknown(batch: Batch) -> Tensor:
+    """1 for rows whose entity has no id (T, N), else 0."""
+    return (batch.tables.rows.code_N[batch.row_TN] == 0).to(torch.int64)
+
+
+def mean(theta: MetaParams, fast: FastWeights, phi_TQD: Tensor, bias_TQ: Tensor) -> Tensor:
+    """Predicted label (T, Q)."""
+    return theta["mu"] + bias_TQ + torch.einsum("tqd,td->tq", phi_TQD, fast["mean"])
+
+
+def variance(fast: FastWeights, phi_TQD: Tensor, noise_TQ: Tensor) -> Tensor:
+    """Uncalibrated variance of the label (T, Q)."""
+    return (phi_TQD @ fast["factor"]).square().sum(-1) + noise_TQ * fast["noise_scale"][:, None]
