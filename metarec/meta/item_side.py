@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarec.meta.content_kernel import Blocks, Kernel
 from metarec.meta.prior_users import UserVectors
 from metarec.tasks.batch import EntityTable
 
@@ -35,45 +36,6 @@ TUNING_ITEMS = 700
 STEPS = 50
 STEP_SIZE = 0.15
 JITTER = 1e-8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kernel:
-    """Weights (B blocks) of the linear and of the squared-exponential part, the latter's variance, and that of a constant; all in
-    units of the noise, and as logarithms."""
-
-    linear_B: Tensor
-    squared_B: Tensor
-    variance: Tensor
-    constant: Tensor
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """In the order of the fields."""
-        return [self.linear_B, self.squared_B, self.variance, self.constant]
-
-    def __call__(self, left: "Blocks", right: "Blocks") -> Tensor:
-        """The kernel (N, M) between two sets of items."""
-        linear_NM = left.scaled(self.linear_B) @ right.scaled(self.linear_B).mT
-        one_NP, two_MP = left.scaled(self.squared_B), right.scaled(self.squared_B)
-        distance_NM = one_NP.square().sum(1)[:, None] + two_MP.square().sum(1) - 2 * one_NP @ two_MP.mT
-        return linear_NM + torch.exp(self.variance - 0.5 * distance_NM.clamp_min(0)) + torch.exp(self.constant)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blocks:
-    """Encoded items (N, P), centred and with every block scaled to a mean square of 1, and the block of each column."""
-
-    value_NP: Tensor
-    block_P: Tensor
-
-    def scaled(self, log_weight_B: Tensor) -> Tensor:
-        """Columns times the root of their block's weight."""
-        return self.value_NP * torch.exp(0.5 * log_weight_B)[self.block_P]
-
-    def rows(self, row_N: Tensor) -> "Blocks":
-        """Some of the items."""
-        return Blocks(value_NP=self.value_NP[row_N], block_P=self.block_P)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,12 +193,14 @@ def _tuned(items: Blocks, target_NE: Tensor, second_EE: Tensor, num_blocks: int)
     live = {name: torch.full((num_blocks,), value, requires_grad=True) for name, value in start.items()}
     live |= {"variance": torch.tensor(0.0, requires_grad=True), "constant": torch.tensor(-4.0, requires_grad=True)}
     kernel = Kernel(**live)
-    items = Blocks(value_NP=items.value_NP.float(), block_P=items.block_P)
+    # Formed once: the weights of blocks are all that changes.
+    parts = [items.value_NP[:, items.block_P == block] for block in range(num_blocks)]
+    gram_BNN = torch.stack([part_NP @ part_NP.mT for part_NP in parts]).float()
     scale = target_NE.square().mean().sqrt().clamp_min(1e-12)
     target_NE, second_EE = (target_NE / scale).float(), (second_EE / second_EE.diagonal().sum()).float()
     optimizer = torch.optim.Adam(kernel.parameters, lr=STEP_SIZE)
     for _ in range(STEPS):
-        _, rest_NE = _left_out(kernel(items, items), target_NE)
+        _, rest_NE = _left_out(kernel.of_grams(gram_BNN), target_NE)
         loss = ((rest_NE.mT @ rest_NE) * second_EE).sum() / len(rest_NE)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

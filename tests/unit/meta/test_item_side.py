@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from metarec.meta.alpaca import Alpaca
+from metarec.meta.content_kernel import Blocks
 from metarec.meta.item_side import MIN_ITEMS, ItemSide, learn_item_side, posterior
 from metarec.meta.prior import Head
 from metarec.meta.prior_users import UserVectors, user_vectors
@@ -122,6 +123,14 @@ def test_content_tells_what_an_unseen_item_is_like_also_where_it_is_no_line(lear
 def test_blocks_that_tell_nothing_count_for_little(learned: ItemSide) -> None:
     weight = learned.offset.squared_B
     assert weight[1] > weight[2] + 1
+
+
+def test_gram_matrices_of_blocks_give_the_same_kernel(learned: ItemSide) -> None:
+    value_NP = torch.from_numpy(np.random.default_rng(2).normal(size=(7, 4)))
+    items = Blocks(value_NP=value_NP, block_P=learned.block_P)
+    columns = ([0], [1], [2, 3])
+    gram_BNN = torch.stack([value_NP[:, block] @ value_NP[:, block].mT for block in columns])
+    torch.testing.assert_close(learned.offset.of_grams(gram_BNN), learned.offset(items, items))
 
 
 def test_the_spread_is_what_content_cannot_tell() -> None:
