@@ -1,21 +1,27 @@
-"""`metarec items`: lists, shows and upserts items of the running catalogue."""
+"""`metarec items`: lists, shows, upserts and previews items of the running catalogue."""
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from metarec.cli.connection import address_option, connect, timeout_option
-from metarec.cli.output import emit, json_option, note, progress
-from metarec.cli.values import feature_option, read_entities, schema_option
+from metarec.cli.output import emit, json_option, note, print_json, print_table, progress
+from metarec.cli.titles import Titles
+from metarec.cli.values import feature_option, read_entities, read_features, schema_fields, schema_option
 from metarec.types import Features, Item
 
+if TYPE_CHECKING:
+    from metarec.client import ItemPreview
+
 BATCH = 1000
+MAX_PREVIEWS = 100
 
 
 @click.group()
 def items() -> None:
-    """List, get and upsert items."""
+    """List, get, upsert and preview items."""
 
 
 @items.command("list", epilog="Example: metarec items list --limit 20")
@@ -90,6 +96,68 @@ def upsert(
             advance(len(stored), len(given))
     rows = [{"item": one.item_id, "revision": one.revision} for one in stored]
     emit([asdict(one) for one in stored], as_json=as_json, rows=rows, title=f"stored {len(stored)} items")
+
+
+@items.command(epilog="Examples: metarec items preview --feature title=Alien --feature genre='[\"horror\"]'    "
+    "metarec items preview --items items.yaml --data data/ml-100k")  # fmt: skip
+@feature_option
+@click.option(
+    "--items",
+    "path",
+    type=click.Path(path_type=Path),
+    help="JSON or YAML list of {item_id, features: {name: value}}; - reads standard input.",
+)
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Segments at either end of the table.")
+@click.option("--neighbours", type=click.IntRange(1, 100), default=5, show_default=True, help="Nearest known items.")
+@schema_option
+@address_option("recall")
+@timeout_option
+@json_option
+def preview(
+    features: tuple[str, ...],
+    path: Path | None,
+    top: int,
+    neighbours: int,
+    data: Path | None,
+    recall: str | None,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """What to expect of an unseen item: its mean label, who would like it most, what it is like. Nothing is stored."""
+    if (path is None) == (not features):
+        raise click.UsageError("give either --feature or --items")
+    if path is None:
+        given = [Item(item_id="", features=cast(Features, read_features(features, schema_fields(data, "items"))))]
+    else:
+        given = [Item(item_id=name, features=found) for name, found in read_entities("item", None, (), path, data)]
+    titles = Titles(data)
+    found: list[ItemPreview] = []
+    with connect(recall=recall) as client, progress("previewing", quiet=len(given) <= MAX_PREVIEWS) as advance:
+        for first in range(0, len(given), MAX_PREVIEWS):
+            part = given[first : first + MAX_PREVIEWS]
+            found.extend(client.preview_items(part, num_neighbours=neighbours, timeout=timeout))
+            advance(len(found), len(given))
+        if not as_json:
+            titles.look_up([item_id for one in found for item_id, _ in one.neighbours], client)
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    for one in found:
+        _show(one, top, titles)
+
+
+def _show(found: "ItemPreview", top: int, titles: Titles) -> None:
+    what = "expected label" if found.labels else "score"
+    sure = f" +- {found.stddev:.2f}" if found.stddev else ""
+    audience = found.audience if len(found.audience) <= 2 * top else (*found.audience[:top], *found.audience[-top:])
+    rows = [
+        {"field": part.field, "value": part.value, "users": part.num_users, "mean": part.mean, "lift": part.lift,
+         "+-": part.lift_stddev or None}
+        for part in audience
+    ]  # fmt: skip
+    print_table(rows, title=f"{found.item_id or 'the item'}: {what} {found.mean:.2f}{sure} (checkpoint {found.checkpoint})")
+    near = [{"nearest": item_id, **titles.column(item_id), "cosine": cosine} for item_id, cosine in found.neighbours]
+    print_table(near)
 
 
 def _row(item: Item) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`metarec users`: stores profiles, shows what was recorded of a user, and forgets users."""
+"""`metarec users`: stores and completes profiles, shows what was recorded of a user, and forgets users."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +8,7 @@ import click
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, note, progress
 from metarec.cli.titles import Titles, data_option
-from metarec.cli.values import feature_option, iso, read_entities, schema_option
+from metarec.cli.values import feature_option, iso, read_entities, read_features, read_labels, schema_fields, schema_option
 from metarec.types import User
 
 BATCH = 1000
@@ -16,7 +16,7 @@ BATCH = 1000
 
 @click.group()
 def users() -> None:
-    """Upsert and delete users; list their interactions."""
+    """Upsert and delete users, complete their profiles, list their interactions."""
 
 
 @users.command(epilog="Examples: metarec users upsert 42 --feature age=30    metarec users upsert --file users.json")
@@ -103,3 +103,60 @@ def history(
     emit(value, as_json=as_json, rows=rows, title=f"user {user}")
     if page.next_page_token:
         note(f"there are more: --page-token {page.next_page_token}")
+
+
+@users.command("infer-profile", epilog="Examples: metarec users infer-profile 42    metarec users infer-profile --support 50=5 "
+    "--support 181=4 --feature gender=F --data data/ml-100k")  # fmt: skip
+@click.argument("user", default="")
+@click.option(
+    "--support",
+    multiple=True,
+    metavar="ID=LABEL",
+    help="An item with its label; repeat for more.  [default: what is recorded of USER]",
+)
+@feature_option
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Values of each field in the table.")
+@schema_option
+@address_option("gateway")
+@timeout_option
+@json_option
+def infer_profile(
+    user: str,
+    support: tuple[str, ...],
+    features: tuple[str, ...],
+    top: int,
+    data: Path | None,
+    gateway: str | None,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Complete the profile of USER from what they did, with probabilities. Nothing is stored.
+
+    --feature says which fields are known, in place of the stored profile. USER may be left out with --support or --feature.
+    """
+    if not user and not support and not features:
+        raise click.UsageError("give USER, or what is known of somebody with --support and --feature")
+    with connect(gateway=gateway) as client:
+        found = client.infer_profile(
+            user,
+            support=read_labels(support, "support"),
+            features=read_features(features, schema_fields(data, "users")) or None,
+            timeout=timeout,
+        )
+    rows: list[dict[str, object]] = []
+    for field in found.fields:
+        rows += [
+            {
+                "field": field.name,
+                "value": likely.value or "(any other)",
+                "probability": likely.probability,
+                "known": "as given" if field.observed else "inferred",
+            }
+            for likely in field.values[: None if field.observed else top]
+        ]
+        if not field.values:
+            rows.append({"field": field.name, "value": None, "probability": None, "known": "as given" if field.observed else "-"})
+    title = f"{f'user {user}' if user else 'somebody'} after {found.shots} interactions (checkpoint {found.checkpoint})"
+    emit(asdict(found), as_json=as_json, rows=rows, title=title)
+    if found.unknown_ids:
+        note(f"left out, for nobody knows them: {', '.join(found.unknown_ids)}")

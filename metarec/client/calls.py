@@ -11,13 +11,15 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from metarec.client import convert, lists
+from metarec.client import cold, convert, lists
 from metarec.client.channel import ServiceName
 from metarec.client.policy import deadlines
 from metarec.client.results import (
     AdaptedTask,
     Checkpoint,
     Explanation,
+    InferredProfile,
+    ItemPreview,
     LauncherName,
     Page,
     Recommendations,
@@ -192,6 +194,34 @@ def adapt_task(
         request.support.add(id=row_id, label=label)
     convert.put_features(request.features, features or {}, "features")
     return _call("adaptation", "AdaptTask", request, convert.get_adapted, timeout)
+
+
+def infer_profile(
+    user_id: str = "",
+    *,
+    support: Sequence[tuple[str, float]] = (),
+    features: Mapping[str, object] | None = None,
+    timeout: float | None = None,
+) -> Call[InferredProfile]:
+    """Complete a user's profile from behaviour; nothing is stored. `support` ((item id, label) pairs) and `features` (the fields
+    that are known) stand in for what is stored. FailedPreconditionError when the checkpoint knows nothing of profiles."""
+    request = gateway_pb2.InferProfileRequest(user_id=user_id)
+    for item_id, label in support:
+        request.support.add(item_id=item_id, label=label)
+    convert.put_features(request.features, features or {}, "features")
+    return _call("gateway", "InferProfile", request, cold.get_profile, timeout)
+
+
+def preview_items(
+    items: Iterable[Item], *, num_neighbours: int = 5, timeout: float | None = None
+) -> Call[tuple[ItemPreview, ...]]:
+    """What to expect of items from their content alone; their ids may be empty, and nothing is stored.
+    FailedPreconditionError when the checkpoint knows nothing of profiles."""
+    request = recall_pb2.PreviewItemsRequest(num_neighbours=num_neighbours)
+    for number, item in enumerate(items):
+        message = request.items.add(item_id=item.item_id)
+        convert.put_features(message.features, item.features, f"items[{number}].features")
+    return _call("recall", "PreviewItems", request, cold.get_previews, timeout)
 
 
 def create_training_job(

@@ -135,6 +135,66 @@ class AdaptedTask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LikelyValue:
+    """A value and its probability. `value` is "" for all that are too rare to be told apart; for a number it names the bucket
+    `lower` <= number < `upper` (None: no such end)."""
+
+    value: str
+    probability: float
+    lower: float | None = None
+    upper: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferredField:
+    """A field of a profile: as it was given (`observed`), or with the likeliest value first; probabilities add up to 1 where
+    values are `exclusive`. Empty where it is missing and nothing was learned of it."""
+
+    name: str
+    observed: bool
+    exclusive: bool
+    values: tuple[LikelyValue, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferredProfile:
+    """Every field of the user schema, inferred by `checkpoint` from `shots` interactions; `unknown_ids` were left out."""
+
+    fields: tuple[InferredField, ...]
+    shots: int
+    checkpoint: str
+    unknown_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudienceSegment:
+    """What the `num_users` training users who share `value` would think of an item: `mean`, `lift` above all users' mean, and how
+    uncertain the lift is (0: not known)."""
+
+    field: str
+    value: str
+    num_users: int
+    mean: float
+    lift: float
+    lift_stddev: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemPreview:
+    """What content alone tells of an item: the mean over all users and how uncertain it is, in units of the label if `labels`,
+    else of ranking scores; segments, the largest lift first; nearest known items with their cosine; vector and offset by head."""
+
+    item_id: str
+    labels: bool
+    mean: float
+    stddev: float
+    audience: tuple[AudienceSegment, ...]
+    neighbours: tuple[tuple[str, float], ...]
+    vectors: Mapping[str, tuple[tuple[float, ...], float]]
+    checkpoint: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Page(Generic[T]):
     """One page of a list; `next_page_token` is empty on the last. `total_size` is None where the service does not count."""
 

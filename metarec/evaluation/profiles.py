@@ -181,7 +181,8 @@ class _Contest:
 
     def _counts(self, supports: Sequence[SupportRows]) -> Doubles:
         """How often each category of item occurs: logarithms of counts."""
-        return np.log1p(np.array([self.category_IP[rows].sum(0) for rows, _, _ in supports]))
+        counts: Doubles = np.log1p(np.array([self.category_IP[rows].sum(0) for rows, _, _ in supports]))
+        return counts
 
     def _shown(self, place: int, user_N: Ints, *, alone: bool) -> EntityTable:
         """Profiles without the field, or `alone` without any."""
@@ -281,20 +282,24 @@ def _categories(prior: Prior, dataset: "Dataset") -> Doubles:
         if isinstance(block, CategoryBlock)
     ]
     category_IP = dense_IP[:, np.concatenate(columns or [np.arange(0)])]
-    return category_IP / np.maximum(category_IP.sum(1, keepdims=True), 1.0)
+    shares: Doubles = category_IP / np.maximum(category_IP.sum(1, keepdims=True), 1.0)
+    return shares
 
 
-def _category_means(category_IP: Doubles, item_N: Ints, label_N: NDArray[np.float32], chosen_N: NDArray[np.bool_]) -> Doubles:
+def _category_means(
+    category_IP: Doubles, item_N: NDArray[np.integer], label_N: NDArray[np.float32], chosen_N: NDArray[np.bool_]
+) -> Doubles:
     """Mean label of each item's categories (I,) among the chosen rows, each with the weight of ten labels at the mean of all."""
     share_NP, label_N = category_IP[item_N[chosen_N]], label_N[chosen_N].astype(np.float64)
     middle = float(label_N.mean()) if len(label_N) else 0.0
     mean_P = (share_NP.T @ label_N + 10 * middle) / (share_NP.sum(0) + 10)
-    return category_IP @ mean_P + (1 - category_IP.sum(1)) * middle
+    means: Doubles = category_IP @ mean_P + (1 - category_IP.sum(1)) * middle
+    return means
 
 
-def _sums(item_N: Ints, label_N: NDArray[np.float32], items: int) -> tuple[Doubles, Doubles]:
+def _sums(item_N: NDArray[np.integer], label_N: NDArray[np.float32], items: int) -> tuple[Doubles, Doubles]:
     count_I = np.bincount(item_N, minlength=items).astype(np.float64)
-    return count_I, np.bincount(item_N, label_N, items)
+    return count_I, np.bincount(item_N, label_N, items).astype(np.float64)
 
 
 def _rank_correlation(one_N: Doubles, two_N: Doubles) -> float:

@@ -83,7 +83,7 @@ class ProfileField:
 
     def evidence(self, x_NF: Doubles) -> Doubles:
         """What the head adds to the logits of the base rates (N, C), at temperature 1."""
-        return cast(Doubles, x_NF @ self.weight_FC)
+        return x_NF @ self.weight_FC
 
     def probabilities(self, x_NF: Doubles) -> Doubles:
         """Calibrated probabilities (N, C)."""

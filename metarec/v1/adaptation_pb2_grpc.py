@@ -61,6 +61,11 @@ class AdaptationServiceStub:
                 request_serializer=metarec_dot_v1_dot_adaptation__pb2.ListInteractionsRequest.SerializeToString,
                 response_deserializer=metarec_dot_v1_dot_adaptation__pb2.ListInteractionsResponse.FromString,
                 _registered_method=True)
+        self.InferProfile = channel.unary_unary(
+                '/metarec.v1.AdaptationService/InferProfile',
+                request_serializer=metarec_dot_v1_dot_gateway__pb2.InferProfileRequest.SerializeToString,
+                response_deserializer=metarec_dot_v1_dot_gateway__pb2.InferProfileResponse.FromString,
+                _registered_method=True)
 
 
 class AdaptationServiceServicer:
@@ -102,6 +107,13 @@ class AdaptationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InferProfile(self, request, context):
+        """Completes a user's profile from behaviour and the fields that are known. Nothing is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdaptationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +141,11 @@ def add_AdaptationServiceServicer_to_server(servicer, server):
                     servicer.ListInteractions,
                     request_deserializer=metarec_dot_v1_dot_adaptation__pb2.ListInteractionsRequest.FromString,
                     response_serializer=metarec_dot_v1_dot_adaptation__pb2.ListInteractionsResponse.SerializeToString,
+            ),
+            'InferProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.InferProfile,
+                    request_deserializer=metarec_dot_v1_dot_gateway__pb2.InferProfileRequest.FromString,
+                    response_serializer=metarec_dot_v1_dot_gateway__pb2.InferProfileResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +284,33 @@ class AdaptationService:
             '/metarec.v1.AdaptationService/ListInteractions',
             metarec_dot_v1_dot_adaptation__pb2.ListInteractionsRequest.SerializeToString,
             metarec_dot_v1_dot_adaptation__pb2.ListInteractionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InferProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metarec.v1.AdaptationService/InferProfile',
+            metarec_dot_v1_dot_gateway__pb2.InferProfileRequest.SerializeToString,
+            metarec_dot_v1_dot_gateway__pb2.InferProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,8 @@ class AdaptationServiceStub:
     """Forgets a user: profile, interactions and fast weights."""
     ListInteractions: _grpc.UnaryUnaryMultiCallable[_adaptation_pb2.ListInteractionsRequest, _adaptation_pb2.ListInteractionsResponse]
     """Lists recorded interactions of a user, newest first."""
+    InferProfile: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.InferProfileRequest, _gateway_pb2.InferProfileResponse]
+    """Completes a user's profile from behaviour and the fields that are known. Nothing is stored."""
 
 @_typing.type_check_only
 class AdaptationServiceAsyncStub(AdaptationServiceStub):
@@ -60,6 +62,8 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
     """Forgets a user: profile, interactions and fast weights."""
     ListInteractions: _aio.UnaryUnaryMultiCallable[_adaptation_pb2.ListInteractionsRequest, _adaptation_pb2.ListInteractionsResponse]  # type: ignore[assignment]
     """Lists recorded interactions of a user, newest first."""
+    InferProfile: _aio.UnaryUnaryMultiCallable[_gateway_pb2.InferProfileRequest, _gateway_pb2.InferProfileResponse]  # type: ignore[assignment]
+    """Completes a user's profile from behaviour and the fields that are known. Nothing is stored."""
 
 class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns the interaction log; computes and stores fast weights."""
@@ -103,5 +107,13 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adaptation_pb2.ListInteractionsResponse, _abc.Awaitable[_adaptation_pb2.ListInteractionsResponse]]:
         """Lists recorded interactions of a user, newest first."""
+
+    @_abc_1.abstractmethod
+    def InferProfile(
+        self,
+        request: _gateway_pb2.InferProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_pb2.InferProfileResponse, _abc.Awaitable[_gateway_pb2.InferProfileResponse]]:
+        """Completes a user's profile from behaviour and the fields that are known. Nothing is stored."""
 
 def add_AdaptationServiceServicer_to_server(servicer: AdaptationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -507,3 +507,199 @@ class DeleteUserResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteUserResponse: _TypeAlias = DeleteUserResponse  # noqa: Y015
+
+@_typing.final
+class InferProfileRequest(_message.Message):
+    """Request of GatewayService.InferProfile and AdaptationService.InferProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FeaturesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _types_pb2.FeatureValue: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _types_pb2.FeatureValue | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SUPPORT_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user, whose stored support set and profile are used. May be empty with an inline support set or features."""
+    @_builtins.property
+    def support(self) -> _containers.RepeatedCompositeFieldContainer[Global___RatedItem]:
+        """Inline support set, in place of the stored one, at most 1000 rows."""
+
+    @_builtins.property
+    def features(self) -> _containers.MessageMap[_builtins.str, _types_pb2.FeatureValue]:
+        """The fields that are known, in place of the stored profile."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        support: _abc.Iterable[Global___RatedItem] | None = ...,
+        features: _abc.Mapping[_builtins.str, _types_pb2.FeatureValue] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "support", b"support", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InferProfileRequest: _TypeAlias = InferProfileRequest  # noqa: Y015
+
+@_typing.final
+class RatedItem(_message.Message):
+    """One row of an inline support set of a user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item."""
+    label: _builtins.float
+    """The label, in the range of the dataset schema."""
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        label: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "label", b"label"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RatedItem: _TypeAlias = RatedItem  # noqa: Y015
+
+@_typing.final
+class InferProfileResponse(_message.Message):
+    """Response of InferProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELDS_FIELD_NUMBER: _builtins.int
+    SHOTS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    UNKNOWN_IDS_FIELD_NUMBER: _builtins.int
+    shots: _builtins.int
+    """Number of interactions the answer is adapted to; 0 is a cold start."""
+    checkpoint: _builtins.str
+    """Id of the checkpoint that inferred."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___InferredField]:
+        """Every field of the user schema, in its order."""
+
+    @_builtins.property
+    def unknown_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Support items left out because nobody knows them."""
+
+    def __init__(
+        self,
+        *,
+        fields: _abc.Iterable[Global___InferredField] | None = ...,
+        shots: _builtins.int = ...,
+        checkpoint: _builtins.str = ...,
+        unknown_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "fields", b"fields", "shots", b"shots", "unknown_ids", b"unknown_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InferProfileResponse: _TypeAlias = InferProfileResponse  # noqa: Y015
+
+@_typing.final
+class InferredField(_message.Message):
+    """One field of a profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OBSERVED_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the field."""
+    observed: _builtins.bool
+    """Whether it was known; its values are then as they were given, with probability 1."""
+    exclusive: _builtins.bool
+    """Whether exactly one of the values holds, so that probabilities add up to 1; else each has a probability of its own."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValueProbability]:
+        """Values, the likeliest first. Empty when the field is missing and the checkpoint has learned nothing of it."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        observed: _builtins.bool = ...,
+        exclusive: _builtins.bool = ...,
+        values: _abc.Iterable[Global___ValueProbability] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclusive", b"exclusive", "name", b"name", "observed", b"observed", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InferredField: _TypeAlias = InferredField  # noqa: Y015
+
+@_typing.final
+class ValueProbability(_message.Message):
+    """How likely a value is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    LOWER_FIELD_NUMBER: _builtins.int
+    UPPER_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """The value; empty for all the values together that are too rare to be told apart. For a number the name of a bucket."""
+    probability: _builtins.float
+    """Calibrated probability, 0 to 1."""
+    lower: _builtins.float
+    """Least number of the bucket. Absent: the bucket has no lower end, or the field is no number."""
+    upper: _builtins.float
+    """What all numbers of the bucket lie below. Absent: the bucket has no upper end, or the field is no number."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.str = ...,
+        probability: _builtins.float = ...,
+        lower: _builtins.float | None = ...,
+        upper: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lower", b"_lower", "_upper", b"_upper", "lower", b"lower", "upper", b"upper"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lower", b"_lower", "_upper", b"_upper", "lower", b"lower", "probability", b"probability", "upper", b"upper", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lower: _TypeAlias = _typing.Literal["lower"]  # noqa: Y015
+    _WhichOneofArgType__lower: _TypeAlias = _typing.Literal["_lower", b"_lower"]  # noqa: Y015
+    _WhichOneofReturnType__upper: _TypeAlias = _typing.Literal["upper"]  # noqa: Y015
+    _WhichOneofArgType__upper: _TypeAlias = _typing.Literal["_upper", b"_upper"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lower) -> _WhichOneofReturnType__lower | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__upper) -> _WhichOneofReturnType__upper | None: ...
+
+Global___ValueProbability: _TypeAlias = ValueProbability  # noqa: Y015

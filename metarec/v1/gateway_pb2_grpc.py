@@ -65,6 +65,11 @@ class GatewayServiceStub:
                 request_serializer=metarec_dot_v1_dot_gateway__pb2.DeleteUserRequest.SerializeToString,
                 response_deserializer=metarec_dot_v1_dot_gateway__pb2.DeleteUserResponse.FromString,
                 _registered_method=True)
+        self.InferProfile = channel.unary_unary(
+                '/metarec.v1.GatewayService/InferProfile',
+                request_serializer=metarec_dot_v1_dot_gateway__pb2.InferProfileRequest.SerializeToString,
+                response_deserializer=metarec_dot_v1_dot_gateway__pb2.InferProfileResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayServiceServicer:
@@ -113,6 +118,13 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InferProfile(self, request, context):
+        """Completes a user's profile from behaviour and the fields that are known. Nothing is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +157,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.DeleteUser,
                     request_deserializer=metarec_dot_v1_dot_gateway__pb2.DeleteUserRequest.FromString,
                     response_serializer=metarec_dot_v1_dot_gateway__pb2.DeleteUserResponse.SerializeToString,
+            ),
+            'InferProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.InferProfile,
+                    request_deserializer=metarec_dot_v1_dot_gateway__pb2.InferProfileRequest.FromString,
+                    response_serializer=metarec_dot_v1_dot_gateway__pb2.InferProfileResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +327,33 @@ class GatewayService:
             '/metarec.v1.GatewayService/DeleteUser',
             metarec_dot_v1_dot_gateway__pb2.DeleteUserRequest.SerializeToString,
             metarec_dot_v1_dot_gateway__pb2.DeleteUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InferProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metarec.v1.GatewayService/InferProfile',
+            metarec_dot_v1_dot_gateway__pb2.InferProfileRequest.SerializeToString,
+            metarec_dot_v1_dot_gateway__pb2.InferProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class GatewayServiceStub:
     """Adds users or replaces their profiles."""
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.DeleteUserRequest, _gateway_pb2.DeleteUserResponse]
     """Forgets a user: profile, interactions and fast weights."""
+    InferProfile: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.InferProfileRequest, _gateway_pb2.InferProfileResponse]
+    """Completes a user's profile from behaviour and the fields that are known. Nothing is stored."""
 
 @_typing.type_check_only
 class GatewayServiceAsyncStub(GatewayServiceStub):
@@ -63,6 +65,8 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Adds users or replaces their profiles."""
     DeleteUser: _aio.UnaryUnaryMultiCallable[_gateway_pb2.DeleteUserRequest, _gateway_pb2.DeleteUserResponse]  # type: ignore[assignment]
     """Forgets a user: profile, interactions and fast weights."""
+    InferProfile: _aio.UnaryUnaryMultiCallable[_gateway_pb2.InferProfileRequest, _gateway_pb2.InferProfileResponse]  # type: ignore[assignment]
+    """Completes a user's profile from behaviour and the fields that are known. Nothing is stored."""
 
 class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     """Entry point of metarec: recommendations out, interactions, items and users in."""
@@ -114,5 +118,13 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.DeleteUserResponse, _abc.Awaitable[_gateway_pb2.DeleteUserResponse]]:
         """Forgets a user: profile, interactions and fast weights."""
+
+    @_abc_1.abstractmethod
+    def InferProfile(
+        self,
+        request: _gateway_pb2.InferProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_pb2.InferProfileResponse, _abc.Awaitable[_gateway_pb2.InferProfileResponse]]:
+        """Completes a user's profile from behaviour and the fields that are known. Nothing is stored."""
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

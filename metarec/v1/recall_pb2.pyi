@@ -192,3 +192,211 @@ class ListItemsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListItemsResponse: _TypeAlias = ListItemsResponse  # noqa: Y015
+
+@_typing.final
+class PreviewItemsRequest(_message.Message):
+    """Request of RecallService.PreviewItems."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    NUM_NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    num_neighbours: _builtins.int
+    """How many of the nearest known items to return, 1 to 100. 0 means 5."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Item]:
+        """The items, 1 to 100. Ids may be empty; an item of the catalogue is looked at as if nobody had met it."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[_types_pb2.Item] | None = ...,
+        num_neighbours: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "num_neighbours", b"num_neighbours"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewItemsRequest: _TypeAlias = PreviewItemsRequest  # noqa: Y015
+
+@_typing.final
+class PreviewItemsResponse(_message.Message):
+    """Response of RecallService.PreviewItems."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREVIEWS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    checkpoint: _builtins.str
+    """Id of the checkpoint that made them."""
+    @_builtins.property
+    def previews(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemPreview]:
+        """The previews, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        previews: _abc.Iterable[Global___ItemPreview] | None = ...,
+        checkpoint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "previews", b"previews"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewItemsResponse: _TypeAlias = PreviewItemsResponse  # noqa: Y015
+
+@_typing.final
+class ItemPreview(_message.Message):
+    """What content alone tells of an item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    STDDEV_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item's id as it was sent."""
+    labels: _builtins.bool
+    """Whether mean, lifts and deviations are in units of the label; else, without an explicit head, in those of ranking scores."""
+    mean: _builtins.float
+    """Expected mean over all users."""
+    stddev: _builtins.float
+    """How uncertain the mean is, as a standard deviation; 0 when it is not known."""
+    @_builtins.property
+    def audience(self) -> _containers.RepeatedCompositeFieldContainer[Global___SegmentPreview]:
+        """Segments of users, the largest lift first."""
+
+    @_builtins.property
+    def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemNeighbour]:
+        """Nearest known items by content, the nearest first."""
+
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemVector]:
+        """The item's vector under each head."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        labels: _builtins.bool = ...,
+        mean: _builtins.float = ...,
+        stddev: _builtins.float = ...,
+        audience: _abc.Iterable[Global___SegmentPreview] | None = ...,
+        neighbours: _abc.Iterable[Global___ItemNeighbour] | None = ...,
+        vectors: _abc.Iterable[Global___ItemVector] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "item_id", b"item_id", "labels", b"labels", "mean", b"mean", "neighbours", b"neighbours", "stddev", b"stddev", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemPreview: _TypeAlias = ItemPreview  # noqa: Y015
+
+@_typing.final
+class SegmentPreview(_message.Message):
+    """What one segment of users would think of an item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    NUM_USERS_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    LIFT_FIELD_NUMBER: _builtins.int
+    LIFT_STDDEV_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Field of the user schema."""
+    value: _builtins.str
+    """The value that the segment's users share; for a number the name of a bucket."""
+    num_users: _builtins.int
+    """Training users in the segment."""
+    mean: _builtins.float
+    """Expected mean over the segment."""
+    lift: _builtins.float
+    """By how much it lies above the mean over all users."""
+    lift_stddev: _builtins.float
+    """How uncertain the lift is, as a standard deviation; 0 when it is not known."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        value: _builtins.str = ...,
+        num_users: _builtins.int = ...,
+        mean: _builtins.float = ...,
+        lift: _builtins.float = ...,
+        lift_stddev: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "lift", b"lift", "lift_stddev", b"lift_stddev", "mean", b"mean", "num_users", b"num_users", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SegmentPreview: _TypeAlias = SegmentPreview  # noqa: Y015
+
+@_typing.final
+class ItemNeighbour(_message.Message):
+    """A known item beside another one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The known item."""
+    similarity: _builtins.float
+    """Cosine of both contents in the space of the head that drives recall."""
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        similarity: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "similarity", b"similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemNeighbour: _TypeAlias = ItemNeighbour  # noqa: Y015
+
+@_typing.final
+class ItemVector(_message.Message):
+    """An item under one head: score = offset + values' w for a user's vector w."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """The head: "explicit" or "implicit"."""
+    offset: _builtins.float
+    """The offset."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The vector."""
+
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        offset: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "target", b"target", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemVector: _TypeAlias = ItemVector  # noqa: Y015

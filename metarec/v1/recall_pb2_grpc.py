@@ -57,6 +57,11 @@ class RecallServiceStub:
                 request_serializer=metarec_dot_v1_dot_recall__pb2.ListItemsRequest.SerializeToString,
                 response_deserializer=metarec_dot_v1_dot_recall__pb2.ListItemsResponse.FromString,
                 _registered_method=True)
+        self.PreviewItems = channel.unary_unary(
+                '/metarec.v1.RecallService/PreviewItems',
+                request_serializer=metarec_dot_v1_dot_recall__pb2.PreviewItemsRequest.SerializeToString,
+                response_deserializer=metarec_dot_v1_dot_recall__pb2.PreviewItemsResponse.FromString,
+                _registered_method=True)
 
 
 class RecallServiceServicer:
@@ -91,6 +96,13 @@ class RecallServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewItems(self, request, context):
+        """Tells what to expect of items from their content alone: mean label, audience, neighbours. Nothing is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecallServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +125,11 @@ def add_RecallServiceServicer_to_server(servicer, server):
                     servicer.ListItems,
                     request_deserializer=metarec_dot_v1_dot_recall__pb2.ListItemsRequest.FromString,
                     response_serializer=metarec_dot_v1_dot_recall__pb2.ListItemsResponse.SerializeToString,
+            ),
+            'PreviewItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewItems,
+                    request_deserializer=metarec_dot_v1_dot_recall__pb2.PreviewItemsRequest.FromString,
+                    response_serializer=metarec_dot_v1_dot_recall__pb2.PreviewItemsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +241,33 @@ class RecallService:
             '/metarec.v1.RecallService/ListItems',
             metarec_dot_v1_dot_recall__pb2.ListItemsRequest.SerializeToString,
             metarec_dot_v1_dot_recall__pb2.ListItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metarec.v1.RecallService/PreviewItems',
+            metarec_dot_v1_dot_recall__pb2.PreviewItemsRequest.SerializeToString,
+            metarec_dot_v1_dot_recall__pb2.PreviewItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

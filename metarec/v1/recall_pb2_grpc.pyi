@@ -43,6 +43,8 @@ class RecallServiceStub:
     """Returns one item of the catalogue."""
     ListItems: _grpc.UnaryUnaryMultiCallable[_recall_pb2.ListItemsRequest, _recall_pb2.ListItemsResponse]
     """Lists the catalogue, ordered by item_id."""
+    PreviewItems: _grpc.UnaryUnaryMultiCallable[_recall_pb2.PreviewItemsRequest, _recall_pb2.PreviewItemsResponse]
+    """Tells what to expect of items from their content alone: mean label, audience, neighbours. Nothing is stored."""
 
 @_typing.type_check_only
 class RecallServiceAsyncStub(RecallServiceStub):
@@ -57,6 +59,8 @@ class RecallServiceAsyncStub(RecallServiceStub):
     """Returns one item of the catalogue."""
     ListItems: _aio.UnaryUnaryMultiCallable[_recall_pb2.ListItemsRequest, _recall_pb2.ListItemsResponse]  # type: ignore[assignment]
     """Lists the catalogue, ordered by item_id."""
+    PreviewItems: _aio.UnaryUnaryMultiCallable[_recall_pb2.PreviewItemsRequest, _recall_pb2.PreviewItemsResponse]  # type: ignore[assignment]
+    """Tells what to expect of items from their content alone: mean label, audience, neighbours. Nothing is stored."""
 
 class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns the catalogue and the index over item vectors."""
@@ -92,5 +96,13 @@ class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_recall_pb2.ListItemsResponse, _abc.Awaitable[_recall_pb2.ListItemsResponse]]:
         """Lists the catalogue, ordered by item_id."""
+
+    @_abc_1.abstractmethod
+    def PreviewItems(
+        self,
+        request: _recall_pb2.PreviewItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recall_pb2.PreviewItemsResponse, _abc.Awaitable[_recall_pb2.PreviewItemsResponse]]:
+        """Tells what to expect of items from their content alone: mean label, audience, neighbours. Nothing is stored."""
 
 def add_RecallServiceServicer_to_server(servicer: RecallServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -15,6 +15,7 @@ from metarec.interactions.log import InteractionLog
 from metarec.v1 import adaptation_pb2, adaptation_pb2_grpc, gateway_pb2
 from services.adaptation.backfill import Backfill
 from services.adaptation.item_shifts import ItemShifts
+from services.adaptation.profiles import ProfileInference
 from services.adaptation.publisher import Published, Publisher
 from services.adaptation.tasks import Tasks
 from services.runtime import convert
@@ -62,6 +63,7 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
         self._schema = LiveSchema(self._live, self._store, settings.data)
         self._publisher = Publisher(self._log, self._store, self._live)
         self._tasks = Tasks(self._log, self._store, self._live, self._publisher)
+        self._profiles = ProfileInference(self._live, self._tasks)
         self._backfill = Backfill(self._log, self._store, self._live, self._publisher, settings.data)
         self._opened.callback(self._backfill.close)
         self._backfill.start()
@@ -106,6 +108,12 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
     ) -> adaptation_pb2.ListInteractionsResponse:
         """List a user's interactions, newest first."""
         return await self._run(self._list, request)
+
+    async def InferProfile(
+        self, request: gateway_pb2.InferProfileRequest, context: grpc.aio.ServicerContext
+    ) -> gateway_pb2.InferProfileResponse:
+        """Complete a user's profile; nothing is stored."""
+        return await self._run(self._profiles.infer, request)
 
     async def _run(self, work: Callable[[RequestT], ResponseT], request: RequestT) -> ResponseT:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, request)

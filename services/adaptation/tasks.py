@@ -34,7 +34,7 @@ class Tasks:
         return self._item(engine, request) if item else self._user(engine, request)
 
     def _user(self, engine: Engine, request: adaptation_pb2.AdaptTaskRequest) -> adaptation_pb2.AdaptTaskResponse:
-        user = self._stored_user(request.task_id) if request.task_id else None
+        user = self.stored_user(request.task_id) if request.task_id else None
         support: Sequence[Interaction] = () if user is None else user.support
         features: Features | None = None if user is None else user.features
         if request.support:
@@ -43,7 +43,7 @@ class Tasks:
         if request.features:
             features = convert.user_features(request.features, engine.prior.schema, "features")
         ids = list(request.query_ids)
-        self._learn_items(engine, [*(entry.item_id for entry in support), *ids])
+        self.learn_items(engine, [*(entry.item_id for entry in support), *ids])
         (adapted,) = adapt_each(engine, [UserInput(support=support, features=features)])
         mean, variance = engine.predict(adapted, ids)
         deviation = [0.0] * len(ids) if variance is None else [math.sqrt(max(0.0, value)) for value in variance.tolist()]
@@ -55,7 +55,7 @@ class Tasks:
             rows = [(entry.user_id, entry.label) for entry in self._log.item_support(request.task_id)]
         content: Features | str = request.task_id
         if request.task_id:
-            self._learn_items(engine, [request.task_id])
+            self.learn_items(engine, [request.task_id])
         if request.features:
             content = convert.item_features(request.features, engine.prior.schema, "features")
         elif request.task_id not in engine.catalogue:
@@ -65,17 +65,17 @@ class Tasks:
                     metadata={"item_id": request.task_id},
                 )
             content = {}
-        found = [(user_id, self._stored_user(user_id), label) for user_id, label in rows]
+        found = [(user_id, self.stored_user(user_id), label) for user_id, label in rows]
         # What a rater said of this very item is the label; in their own support set it would count twice.
         raters = [(_without(user, request.task_id), label) for _, user, label in found if user is not None]
         unknown = [user_id for user_id, user, _ in found if user is None]
         ids = list(request.query_ids)
-        others = [_without(self._stored_user(user_id) or UserInput(), request.task_id) for user_id in ids]
+        others = [_without(self.stored_user(user_id) or UserInput(), request.task_id) for user_id in ids]
         mean, variance = engine.predict_item(content, [user for user, _ in raters], [label for _, label in raters], others)
         deviation = [math.sqrt(value) for value in variance.tolist()]
         return _response(engine, len(raters), ids, mean.tolist(), deviation, unknown)
 
-    def _stored_user(self, user_id: str) -> UserInput | None:
+    def stored_user(self, user_id: str) -> UserInput | None:
         """Support set and profile of a user whom the log or the feature store knows."""
         record = self._log.user(user_id)
         if record is not None:
@@ -83,7 +83,7 @@ class Tasks:
         online = self._store.read_user(user_id)
         return None if online is None else UserInput(features=online.features)
 
-    def _learn_items(self, engine: Engine, item_ids: Sequence[str]) -> None:
+    def learn_items(self, engine: Engine, item_ids: Sequence[str]) -> None:
         """Items that others have upserted and this process has not met."""
         unknown = list(dict.fromkeys(item_id for item_id in item_ids if item_id not in engine.catalogue))
         if unknown:

@@ -90,6 +90,13 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
         check_id(request.user_id, "user_id")
         return await self._stages.adaptation.call(self._stages.adaptation_stub.DeleteUser, request)
 
+    async def InferProfile(
+        self, request: gateway_pb2.InferProfileRequest, context: grpc.aio.ServicerContext
+    ) -> gateway_pb2.InferProfileResponse:
+        """Complete a user's profile; there is no fallback, for nothing else knows the user's behaviour."""
+        validation.check_profile(request)
+        return await self._stages.adaptation.call(self._stages.adaptation_stub.InferProfile, request)
+
 
 async def build(settings: Settings) -> Gateway:
     """The gateway of these settings."""

@@ -56,6 +56,18 @@ def check_users(request: gateway_pb2.UpsertUsersRequest) -> None:
     check_unique((user.user_id for user in request.users), "users", "user_id")
 
 
+def check_profile(request: gateway_pb2.InferProfileRequest) -> None:
+    """InvalidInputError unless there is a user, a support set of at most 1000 items, each once, or a known field."""
+    if request.user_id:
+        check_id(request.user_id, "user_id")
+    elif not request.support and not request.features:
+        raise InvalidInputError("is missing, and so are support and features", field="user_id")
+    check_count(len(request.support), "support", least=0, most=MAX_BATCH)
+    check_unique((row.item_id for row in request.support), "support", "item_id")
+    for number, row in enumerate(request.support):
+        check_label(row.label, None, f"support[{number}].label")
+
+
 def check_scenario(value: str, field: str) -> None:
     """InvalidInputError when `value` has more than 256 bytes; empty is the default scenario."""
     if value:

@@ -15,6 +15,7 @@ from metarec.errors import InvalidInputError, MetarecError, NotFoundError
 from metarec.types import Item
 from metarec.v1 import gateway_pb2, recall_pb2, recall_pb2_grpc, types_pb2
 from services.recall.finder import Finder
+from services.recall.previews import preview
 from services.recall.shelf import ItemShelf
 from services.runtime import convert
 from services.runtime.features import LazyStore
@@ -103,6 +104,12 @@ class Recall(recall_pb2_grpc.RecallServiceServicer):
         """List the catalogue by item id."""
         return await self._run(self._list, request)
 
+    async def PreviewItems(
+        self, request: recall_pb2.PreviewItemsRequest, context: grpc.aio.ServicerContext
+    ) -> recall_pb2.PreviewItemsResponse:
+        """Tell what to expect of items from their content alone."""
+        return await self._run(self._preview, request)
+
     async def _run(self, work: Callable[[RequestT], ResponseT], request: RequestT) -> ResponseT:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, request)
 
@@ -149,6 +156,9 @@ class Recall(recall_pb2_grpc.RecallServiceServicer):
         if item is None:
             raise NotFoundError(f"item '{item_id}' is unknown", metadata={"item_id": item_id})
         return convert.item_message(item)
+
+    def _preview(self, request: recall_pb2.PreviewItemsRequest) -> recall_pb2.PreviewItemsResponse:
+        return preview(self._finder, request)
 
     def _list(self, request: recall_pb2.ListItemsRequest) -> recall_pb2.ListItemsResponse:
         size, ids = convert.page_size(request.page_size), self._ids()

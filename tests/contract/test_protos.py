@@ -143,7 +143,9 @@ def test_the_policy_names_every_method_once_and_retries_only_what_is_safe(files:
     for entry in config["methodConfig"]:
         assert float(entry["timeout"].removesuffix("s")) > 0
         for name in entry["name"]:
-            reads = name["method"].startswith(("Get", "List", "Recommend", "Explain", "Retrieve", "Rank", "AdaptTask"))
+            reads = name["method"].startswith(
+                ("Get", "List", "Recommend", "Explain", "Retrieve", "Rank", "AdaptTask", "Infer", "Preview")
+            )
             assert ("retryPolicy" in entry) == (reads or name["method"] in RETRIED_WRITES), name
         if "retryPolicy" in entry:
             assert entry["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
