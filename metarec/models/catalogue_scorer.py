@@ -134,7 +134,8 @@ def stages(size_T: Tensor) -> Tensor:
 def _ridge(x_NP: Tensor, y_NE: Tensor, weight_N: Tensor, penalty_PP: Tensor) -> Tensor:
     """The map (P, E) that minimises sum weight (y - x map)^2 + map' penalty map."""
     left_PN = (x_NP * weight_N[:, None]).T
-    return torch.linalg.solve(left_PN @ x_NP + penalty_PP, left_PN @ y_NE)
+    map_PE: Tensor = torch.linalg.solve(left_PN @ x_NP + penalty_PP, left_PN @ y_NE)
+    return map_PE
 
 
 def _roughness(x_NP: Tensor, blocks: tuple[tuple[str, int, int], ...]) -> Tensor:
