@@ -121,11 +121,13 @@ class Split:
         return replace(build_tables(self.dataset, self.encoder, known_users_mask=nobody), rows=prior.items)
 
     def figures(self, score_Q: Floats, probability_Q: Floats | None, query: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-        """AUC (and logloss) in total and per domain."""
+        """AUC (and logloss) in total and per domain that has rows."""
         label_Q, domain_Q = self.dataset.interactions.label_N[query].astype(np.float64), self.domain_N[query]
         found = {}
         for column in ("total", *self.names):
             mine = np.ones(len(query), bool) if column == "total" else domain_Q == self.names.index(column)
+            if not mine.any():
+                continue
             found[column] = {"auc": auc(label_Q[mine], score_Q[mine])}
             if probability_Q is not None:
                 found[column]["logloss"] = logloss(label_Q[mine], probability_Q[mine])
