@@ -101,6 +101,11 @@ def parse_cuts(ctx: click.Context, param: click.Parameter, value: str | None) ->
     "--group", "groups", multiple=True, metavar="GROUP", help="Only this group of --ablate: text, graph, items.FIELD, ..."
 )
 @click.option("--ablate-seeds", type=click.IntRange(1), default=1, show_default=True, help="Trainings of each group.")
+@click.option(
+    "--profiles",
+    is_flag=True,
+    help="Evaluate completed profiles on held-out users and audiences on unseen items, in place of predictions.",
+)
 @click.option("--json", "json_path", metavar="FILE", help="Write the results as JSON; - prints them in place of the tables.")
 @click.option("--scores", type=click.Path(path_type=Path), help="Write every prediction to this Parquet file.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a self-contained HTML report.")
@@ -117,6 +122,7 @@ def evaluate(
     ablate: "Mode | None",
     groups: tuple[str, ...],
     ablate_seeds: int,
+    profiles: bool,
     json_path: str | None,
     scores: Path | None,
     report: Path | None,
@@ -128,7 +134,25 @@ def evaluate(
 
     With --ablate: only the learner, with and without each group of features, on that file, or else on a fifth of the items
     that it is trained without.
+
+    With --profiles: how well it completes profiles after 0, 5, 20 and all interactions (or --shots), and how well it tells the
+    audience of items that it is trained without.
     """
+    if profiles:
+        if protocols or cuts or joint or scores or report or episodes or ablate or groups:
+            raise click.UsageError("--profiles takes only --checkpoint, --data, --shots, --seed and --json")
+        from metarec.cli.evaluate_profiles import profiles_report, show_profiles
+
+        with _watching() as watch:
+            found = profiles_report(checkpoint, data, shots or (), seed=seed, watch=watch)
+        if json_path not in (None, "-"):
+            Path(json_path).write_text(json.dumps(found, indent=1))
+            _tell(json_path)
+        if json_path == "-":
+            print_json(found)
+        else:
+            show_profiles(found)
+        return
     if ablate is None and (groups or ablate_seeds > 1):
         raise click.UsageError("--group and --ablate-seeds say more about --ablate; give that too")
     if ablate is not None:

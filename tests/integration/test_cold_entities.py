@@ -159,3 +159,21 @@ async def test_a_checkpoint_without_profiles_says_so(client: AsyncClient, learne
             await client.infer_profile("u1")
     finally:
         live.promote(knowing, force=True)
+
+
+async def test_evaluate_measures_profiles_and_audiences(learned: Path, tiny_dataset: "Dataset", run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    arguments = ("evaluate", "--profiles", "--checkpoint", str(learned), "--data", str(tiny_dataset.path), "--shots", "0,8")
+    status, table, _ = await run(*arguments, "--json", str(out))
+    assert status == 0
+    assert "field 'gender' of 8 held-out users" in table
+    found = json.loads(out.read_text())
+    score = {(entry["model"], entry["shots"]): entry for entry in found["profiles"] if entry["field"] == "gender"}
+    assert {shots for _, shots in score} == {0, 8, None}
+    assert score["behaviour", 0]["log_loss"] == pytest.approx(score["frequencies", 0]["log_loss"])
+    # Taste tells gender on this data, and nothing else does.
+    assert score["behaviour", None]["accuracy"] == 1.0
+    assert score["behaviour", None]["log_loss"] < 0.5 * score["frequencies", None]["log_loss"]
+    assert score["behaviour", None]["gain"] > 2 * score["behaviour", None]["gain_error"]
+    assert found["hidden_items"] == 12
+    assert (await run(*arguments, "--report", str(tmp_path / "report.html")))[0] == 2
