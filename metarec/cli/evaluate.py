@@ -144,14 +144,14 @@ def evaluate(
         from metarec.cli.evaluate_profiles import profiles_report, show_profiles
 
         with _watching() as watch:
-            found = profiles_report(checkpoint, data, shots or (), seed=seed, watch=watch)
+            figures = profiles_report(checkpoint, data, shots or (), seed=seed, watch=watch)
         if json_path not in (None, "-"):
-            Path(json_path).write_text(json.dumps(found, indent=1))
+            Path(json_path).write_text(json.dumps(figures, indent=1))
             _tell(json_path)
         if json_path == "-":
-            print_json(found)
+            print_json(figures)
         else:
-            show_profiles(found)
+            show_profiles(figures)
         return
     if ablate is None and (groups or ablate_seeds > 1):
         raise click.UsageError("--group and --ablate-seeds say more about --ablate; give that too")

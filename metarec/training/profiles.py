@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from metarec.features.blocks import CategoryBlock, NumberBlock
 from metarec.features.values import as_categories, as_category, as_number
 from metarec.meta.blend import SupportRows
-from metarec.meta.logistic import tuned_in_turn
+from metarec.meta.logistic import tuned_logistic
 from metarec.meta.prior import Head, Prior
 from metarec.meta.profile_inputs import known_fields, linear_heads, moved_vectors, user_vectors, with_hidden
 from metarec.meta.profiles import (
@@ -222,13 +222,26 @@ class _Learner:
             used_N = known_N & part.hidden_NK[:, self.names.index(field.name)]
             return part.x_NF[used_N], y_NC[used_N], used_N
 
-        x_NF, y_NC, used_N = hidden(draws)
         base_C = base_logits(field.share_C, exclusive=field.exclusive)
-        parts = [x_NF[:, : self.width], x_NF[:, self.width :]]
-        fitted = replace(field, weight_FC=tuned_in_turn(parts, y_NC, base_C, aside_N[used_N], exclusive=field.exclusive))
+        fields_FC = self._fit_fields(field, np.unique(draws.user_N), np.unique(draws.user_N[aside_N]), base_C)
+        x_NF, y_NC, used_N = hidden(draws)
+        base_NC = base_C + x_NF[:, : self.width] @ fields_FC
+        moves_FC = tuned_logistic(x_NF[:, self.width :], y_NC, base_NC, aside_N[used_N], exclusive=field.exclusive)
+        fitted = replace(field, weight_FC=np.concatenate([fields_FC, moves_FC]))
         x_NF, y_NC, _ = hidden(others)
         temperature = best_temperature(field.share_C, fitted.evidence(x_NF), y_NC, exclusive=field.exclusive)
         return replace(fitted, temperature=temperature)
+
+    def _fit_fields(self, field: ProfileField, users: Ints, aside: Ints, base_C: Doubles) -> Doubles:
+        """Weights of the other fields: they need no adaptation, and half the rows know all of them."""
+        user_N = np.repeat(users, DRAWS)
+        share_N1 = np.where(np.arange(len(user_N)) % DRAWS < DRAWS // 2, 0.0, 0.5)[:, None]
+        hidden_NK = self.rng.random((len(user_N), len(self.names))) < share_N1
+        hidden_NK[:, self.names.index(field.name)] = True
+        x_NF = known_fields(with_hidden(self.users, user_N, self.names, hidden_NK)).astype(np.float64)
+        y_NC, known_N = field.targets([self.values[field.name][user] for user in user_N])
+        base_NC, aside_N = np.broadcast_to(base_C, y_NC.shape), np.isin(user_N, aside)
+        return tuned_logistic(x_NF[known_N], y_NC[known_N], base_NC[known_N], aside_N[known_N], exclusive=field.exclusive)
 
 
 def _newest(layout: TaskLayout, user: int) -> SupportRows:
