@@ -13,6 +13,7 @@ from metarec.training.item_tasks import best_item_side
 from metarec.training.linking import best_link
 from metarec.training.progress import Watch, silent
 from metarec.training.recipes import Recipe
+from metarec.training.refit import refitted
 from metarec.training.state import HeadState
 from metarec.training.surroundings import Surroundings
 from metarec.types import Target
@@ -44,7 +45,7 @@ def assemble(
 ) -> Prior:
     """The prior of trained heads, with the blend, and the link of binary labels, chosen on validation tasks."""
     recipes = {head.target: head for head in recipe.heads}
-    heads = {head.target: make_head(head, states[head.target].best) for head in recipe.heads}
+    heads = {head.target: refitted(make_head(head, states[head.target].best), inputs) for head in recipe.heads}
     return Prior(
         schema=dataset.schema,
         encoder=encoder,
