@@ -96,7 +96,8 @@ def test_a_damaged_checkpoint_is_named_and_another_offered(registry: Path):
     live = Registry(registry).live()
     other = next(info.id for info in Registry(registry).list() if info.id != live)
     arrays = next((registry / "checkpoints" / str(live)).glob("*.safetensors"))
-    arrays.write_bytes(arrays.read_bytes()[:-1] + b"?")
+    found = arrays.read_bytes()
+    arrays.write_bytes(found[:-1] + bytes([found[-1] ^ 0xFF]))
     checks = by_check(check_registry(registry))
     assert checks["checkpoint"][0] == "fail"
     assert str(arrays) in checks["checkpoint"][1]

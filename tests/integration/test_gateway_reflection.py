@@ -31,7 +31,7 @@ async def test_a_stranger_gets_recommendations_from_the_address_alone(gateway: S
     request = {"user_id": "u1", "num_items": 2, "user": {"features": {"age": {"number": 30}}}}
     answer = await asyncio.to_thread(call_by_name, f"127.0.0.1:{gateway.port}", "metarec.v1.GatewayService", "Recommend", request)
     assert answer["items"] == [
-        {"item_id": "i3", "score": 10.0, "source": "CANDIDATE_SOURCE_FRESH"},
-        {"item_id": "i2", "score": 9.0, "source": "CANDIDATE_SOURCE_PERSONAL"},
+        {"item_id": "i3", "score": 10.0, "source": "CANDIDATE_SOURCE_FRESH", "rank_before": 1, "propensity": 1.0},
+        {"item_id": "i2", "score": 9.0, "source": "CANDIDATE_SOURCE_PERSONAL", "rank_before": 2, "propensity": 1.0},
     ]
     assert answer["checkpoint"] == "c-ranking"
