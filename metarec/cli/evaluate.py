@@ -146,6 +146,7 @@ def evaluate(
         with _watching() as watch:
             figures = profiles_report(checkpoint, data, shots or (), seed=seed, watch=watch)
         if json_path not in (None, "-"):
+            Path(json_path).parent.mkdir(parents=True, exist_ok=True)
             Path(json_path).write_text(json.dumps(figures, indent=1))
             _tell(json_path)
         if json_path == "-":
@@ -156,8 +157,8 @@ def evaluate(
     if ablate is None and (groups or ablate_seeds > 1):
         raise click.UsageError("--group and --ablate-seeds say more about --ablate; give that too")
     if ablate is not None:
-        if protocols or shots or cuts or joint or scores:
-            raise click.UsageError("--ablate takes none of --protocol, --shots, --cuts, --joint and --scores")
+        if protocols or shots or cuts or joint or scores or kind != "user":
+            raise click.UsageError("--ablate takes none of --protocol, --shots, --cuts, --joint, --scores and --kind item")
         from metarec.cli.evaluate_ablation import ablation_report
 
         with _watching() as watch:

@@ -52,8 +52,15 @@ def parse_rules(text: str, path: str = "rules.yaml") -> RuleSet:
     """The rules in a text; `path` is for messages."""
     try:
         data = yaml.load(text, _Loader)  # derives from the safe loader
-    except (yaml.YAMLError, TypeError) as error:
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:  # a date that is none, a number that is none ...
         raise ConfigError(f"rules file '{path}' is no YAML: {error}", field="rules") from error
+    try:
+        return _read(data, text, path)
+    except (OverflowError, RecursionError) as error:  # a number of 400 digits, an alias to itself
+        raise ConfigError(f"rules file '{path}' holds what cannot be read: {error}", field="rules") from error
+
+
+def _read(data: object, text: str, path: str) -> RuleSet:
     if not isinstance(data, Mapping) or not isinstance(data.get("rules"), list):
         raise ConfigError(f"rules file '{path}' must be a mapping with `rules`, a list", field="rules")
     for key in data:

@@ -99,7 +99,8 @@ class Shelf:
     def _left_out_I(self) -> NDArray[np.bool_]:  # noqa: N802  # shape suffix
         """Looked up by row: filters may leave out most of a catalogue."""
         found_I = np.zeros(self.num_items, bool)
-        found_I[np.fromiter(self.left_out, np.int64, len(self.left_out))] = True
+        left_out_N = np.fromiter(self.left_out, np.int64, len(self.left_out))
+        found_I[left_out_N[left_out_N < self.num_items]] = True  # a filter may know items that came after this shelf
         return found_I
 
 
