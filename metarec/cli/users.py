@@ -59,7 +59,10 @@ def upsert(
 @timeout_option
 @json_option
 def delete(user: str, allow_missing: bool, yes: bool, gateway: str | None, timeout: float | None, as_json: bool) -> None:
-    """Forget USER: profile, interactions and fast weights. It cannot be undone."""
+    """Forget USER: profile, interactions and fast weights. It cannot be undone.
+
+    Lines of the log of impressions stay (docs/serving.md says how to take them out).
+    """
     if not yes:
         click.confirm(f"forget user '{user}' and all their interactions?", abort=True, err=True)
     with connect(gateway=gateway) as client:

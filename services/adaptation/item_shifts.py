@@ -36,6 +36,7 @@ class ItemShifts:
         self._log, self._store, self._live, self._publisher = log, store, live, publisher
         self._shifts: dict[str, ItemShift] = {}
         self._checkpoint: str | None = None
+        self._unwritten = False
         self._asked: dict[str, None] = {}
         self._lock, self._wake, self._stopped = threading.Lock(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="item-shifts", daemon=True)
@@ -94,9 +95,13 @@ class ItemShifts:
             if shift is not None:
                 self._shifts[item_id] = shift
         self._shifts = dict(list(self._shifts.items())[-MAX_ITEMS:])
-        if not before.isdisjoint(asked) or not self._shifts.keys().isdisjoint(asked) or engine.checkpoint != self._checkpoint:
+        changed = not before.isdisjoint(asked) or not self._shifts.keys().isdisjoint(asked)
+        # A write that fails is owed until one succeeds: a label that is gone must not stay published.
+        self._unwritten = self._unwritten or changed or engine.checkpoint != self._checkpoint
+        if self._unwritten:
             data = encode_shifts(engine.checkpoint, self._shifts)
             self._store.write_user_adaptation(SHIFTS_KEY, data, len(self._shifts), engine.checkpoint, 0)
+            self._unwritten = False
         self._checkpoint = engine.checkpoint
 
     def _published(self) -> list[str]:

@@ -166,13 +166,14 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
             events = self._log.delete_user(user_id, known=online)
             if events is None and not request.allow_missing:
                 raise NotFoundError(f"user '{user_id}' is unknown", metadata={"user_id": user_id})
+            # The labels are gone from the log already: items forget them even if the store cannot be written now.
+            if events is not None and record is not None:
+                self._shifts.learn(entry.item_id for entry in record.support)
             if events is not None:
                 if stored:
                     with self._repaired():
                         self._store.delete_user(user_id)
                 self._log.confirm_deletion(user_id)
-        if record is not None:
-            self._shifts.learn(entry.item_id for entry in record.support)
         return gateway_pb2.DeleteUserResponse(num_interactions_deleted=events or 0)
 
     def _list(self, request: adaptation_pb2.ListInteractionsRequest) -> adaptation_pb2.ListInteractionsResponse:
