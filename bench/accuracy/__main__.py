@@ -28,13 +28,12 @@ def collect(out: Path, names: list[str]) -> None:
     """results.md and results.json of the protocols that are there."""
     tables, figures = ["# Accuracy"], {}
     for name in names:
-        table = out / name / f"{name}.md"
-        if not table.exists():
-            continue
-        # One page: each protocol's title becomes a section.
-        tables.append("#" + table.read_text().strip())
-        tables += [f"![{name}]({name}/{plot.name})" for plot in sorted((out / name).glob("*.svg"))]
-        figures[name] = json.loads((out / name / f"{name}.json").read_text())
+        for table in sorted((out / name).glob(f"{name}*.md")):
+            # One page: each protocol's title becomes a section.
+            tables.append("#" + table.read_text().strip())
+            figures[table.stem] = json.loads(table.with_suffix(".json").read_text())
+            if table.with_suffix(".svg").exists():
+                tables.append(f"![{table.stem}]({name}/{table.stem}.svg)")
     (out / "results.md").write_text("\n\n".join(tables) + "\n")
     (out / "results.json").write_text(json.dumps(figures, indent=1))
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from bench.accuracy.curves import save_curve
 from metarec.data.dataset import Dataset
 from metarec.data.files import Files
 from metarec.data.importing import import_dataset
@@ -103,6 +104,13 @@ def write_results(
             lines.append(f"| **bar** | {' | '.join(f'**{bars[c]:.3f}**' if c in bars else '' for c in columns)} |")
         lines.append("")
     (out / f"{name}.md").write_text("\n".join(lines))
+    curves = {
+        model: [by[column]["auc"]["mean"] for column in columns]
+        for model, by in models.items()
+        if all("auc" in by.get(column, {}) for column in columns)
+    }
+    bar = [bars[column] for column in columns] if all(column in bars for column in columns) else None
+    save_curve(out / f"{name}.svg", columns, curves, learner="alpaca", bar=bar, label="AUC")
 
 
 def _cell(figures: Mapping[str, float] | None) -> str:

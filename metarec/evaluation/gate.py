@@ -23,6 +23,7 @@ import numpy as np
 from metarec.baselines.rating_registry import fit_rating_baselines, task_means
 from metarec.baselines.rating_tasks import RatingData
 from metarec.baselines.registry import topn_candidates
+from metarec.errors import FailedPreconditionError
 from metarec.evaluation.bootstrap import Interval, Resampler, delta
 from metarec.evaluation.entities import entities
 from metarec.evaluation.episodes import MAX_QUERY
@@ -67,6 +68,8 @@ class DefaultGate:
 
     def __call__(self, prior: Prior, train: "Dataset", validation: "Dataset") -> GateReport:
         """FailedPreconditionError when no validation user has enough interactions."""
+        if other := [head.target for head in prior.heads.values() if head.kind != "user"]:
+            raise FailedPreconditionError(f"the gate judges heads whose tasks are users; those of head '{other[0]}' are items")
         everything = _whole_users(_together(train, validation), self.max_train, self.seed)
         train = _whole_users(train, self.max_train, self.seed)
         asked = draw_held_out(

@@ -103,10 +103,10 @@ PLAIN = ("anchor_NP", "centre_P", "scale_P", "block_P", "level_E", "taste_D", "w
 
 
 def learn_item_side(users: UserVectors, items: EntityTable, seed: int) -> ItemSide | None:
-    """The item side of a head with these users' vectors and rows; None when too few items have enough of them."""
+    """The item side of a head with these users' vectors and rows; None when too few items have enough of them, or no content."""
     rng = np.random.default_rng(seed)
     anchor_N = _anchors(users, rng)
-    if len(anchor_N) < MIN_ITEMS:
+    if len(anchor_N) < MIN_ITEMS or not items.blocks:
         return None
     theta_NE, second_EE, taste_D = _item_vectors(users, anchor_N, rng)
     dense_NP = items.dense_NP[torch.from_numpy(anchor_N)].double()
@@ -181,7 +181,7 @@ def _item_vectors(users: UserVectors, anchor_N: Ints, rng: np.random.Generator) 
     second_EE /= sum(len(part) for part in parts)
     # A tenth of the labels' variance to the offset, another to all of the taste together.
     square_E = np.maximum(np.diag(second_EE), 1e-12)
-    broad_E = 0.1 * variance / (square_E * np.append(np.full(width - 1, width - 1), 1))
+    broad_E = 0.1 * max(variance, 1e-12) / (square_E * np.append(np.full(width - 1, width - 1), 1))
     for place, (precision_EE, moment_E) in enumerate(moments):
         theta_NE[place] = np.linalg.solve(precision_EE + np.diag(1 / broad_E), moment_E)
     return theta_NE, second_EE, taste_D

@@ -39,6 +39,9 @@ SHRINKAGE = 5.0
 
 MIN_ROWS, MIN_TASKS, TOP = 5, 20, 20
 
+DENSE = 4_000_000
+"""Entries up to which a table is decomposed as a whole."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
@@ -62,6 +65,22 @@ def principal_axes(layout: TaskLayout, dim: int) -> Axes:
     mean_I = np.asarray(held_TI.mean(0)).ravel() if len(task_T) else np.zeros(size[1])
     if rank < 1 or not (mean_I * (1 - mean_I)).sum() > 1e-9:  # nothing in which tasks differ
         return Axes(phi_ID=phi_ID, place_TD=place_TD, task_T=task_T)
+    left_TR, value_R, right_RI = _largest(held_TI, mean_I, rank)
+    order = np.argsort(-value_R)[: int((value_R > 1e-6 * value_R.max()).sum())]
+    sign_R = np.where(right_RI[order].sum(1) < 0, -1.0, 1.0)  # the sign of a singular vector is free
+    root = np.sqrt(size[0])
+    phi_ID[:, : len(order)] = right_RI[order].T * (sign_R * value_R[order] / root)
+    place_TD[:, : len(order)] = left_TR[:, order] * (sign_R * root)
+    return Axes(phi_ID=phi_ID, place_TD=place_TD, task_T=task_T)
+
+
+def _largest(held_TI: "sp.csr_matrix", mean_I: Floats, rank: int) -> tuple[Floats, Floats, Floats]:
+    """Singular vectors and values of the centred table, the `rank` largest ones."""
+    size = held_TI.shape
+    if size[0] * size[1] <= DENSE:
+        # Equal singular values leave a rotation open, and the iteration's differs from call to call.
+        left_TR, value_R, right_RI = np.linalg.svd(held_TI.toarray() - mean_I, full_matrices=False)
+        return left_TR[:, :rank], value_R[:rank], right_RI[:rank]
     centred = LinearOperator(
         size,
         matvec=lambda x: held_TI @ x - mean_I @ x,
@@ -70,13 +89,8 @@ def principal_axes(layout: TaskLayout, dim: int) -> Axes:
         rmatmat=lambda x: held_TI.T @ x - np.outer(mean_I, x.sum(0)),
         dtype=np.float64,
     )
-    left_TR, value_R, right_RI = svds(centred, k=rank, v0=np.linspace(1.0, 2.0, min(size)))
-    order = np.argsort(-value_R)[: int((value_R > 1e-6 * value_R.max()).sum())]
-    sign_R = np.where(right_RI[order].sum(1) < 0, -1.0, 1.0)  # the sign of a singular vector is free
-    root = np.sqrt(size[0])
-    phi_ID[:, : len(order)] = right_RI[order].T * (sign_R * value_R[order] / root)
-    place_TD[:, : len(order)] = left_TR[:, order] * (sign_R * root)
-    return Axes(phi_ID=phi_ID, place_TD=place_TD, task_T=task_T)
+    found: tuple[Floats, Floats, Floats] = svds(centred, k=rank, v0=np.linspace(1.0, 2.0, min(size)))
+    return found
 
 
 def shares(layout: TaskLayout) -> Floats:

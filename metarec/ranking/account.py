@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from metarec.ranking.marks import Mark
 from metarec.ranking.place import Layout
@@ -20,7 +21,7 @@ class Ruling:
     active: tuple[int, ...] = ()
     marks: Mapping[str, Mark] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def here(self) -> list[tuple[int, Rule]]:
         """The rules about this request and their places, in the order of the file."""
         return [(place, self.rules.rules[place]) for place in self.active]
@@ -36,18 +37,33 @@ class Ruling:
 
     def forbidden(self, item_id: str) -> str | None:
         """Name of the first filter that means the item or may mean it."""
-        bits = self.marks[item_id].hits | self.marks[item_id].unknown
+        bits = (self.marks[item_id].hits | self.marks[item_id].unknown) & self._mask(Filter)
+        if not bits:
+            return None
         return next((rule.name for place, rule in self.here if bits >> place & 1 and isinstance(rule, Filter)), None)
 
     def boosts(self, item_ids: Sequence[str]) -> dict[str, list[RuleEffect]]:
         """The boosts of those items that get any."""
-        found: dict[str, list[RuleEffect]] = {}
+        mask = self._mask(Boost)
+        hit = [item_id for item_id in item_ids if self.marks[item_id].hits & mask] if mask else []
+        boosting = [(place, rule) for place, rule in self.here if isinstance(rule, Boost)] if hit else []
+        return {
+            item_id: [
+                RuleEffect(rule=rule.name, effect="boost", boost=rule.add) for place, rule in boosting if self.hit(place, item_id)
+            ]
+            for item_id in hit
+        }
+
+    def _mask(self, kind: type[Rule]) -> int:
+        """The bits of the rules of a kind that are about this request."""
+        return self._masks.get(kind, 0)
+
+    @cached_property
+    def _masks(self) -> dict[type[Rule], int]:
+        masks: dict[type[Rule], int] = {}
         for place, rule in self.here:
-            if isinstance(rule, Boost):
-                for item_id in item_ids:
-                    if self.hit(place, item_id):
-                        found.setdefault(item_id, []).append(RuleEffect(rule=rule.name, effect="boost", boost=rule.add))
-        return found
+            masks[type(rule)] = masks.get(type(rule), 0) | 1 << place
+        return masks
 
 
 @dataclass(frozen=True, kw_only=True)

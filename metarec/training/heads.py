@@ -12,7 +12,7 @@ from metarec.meta.registry import learner_settings, learner_type, make_learner
 from metarec.models.contract import MetaParams
 from metarec.models.registry import make_model
 from metarec.tasks.sampler import EpisodeConfig
-from metarec.training.recipes import HeadRecipe, check_types
+from metarec.training.recipes import HeadRecipe, Recipe, check_types
 from metarec.types import Target
 
 STREAMS: dict[Target, int] = {"explicit": 1, "implicit": 2}
@@ -38,6 +38,18 @@ def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
     check_types(learner)
     check_types(model)
     return Head(target=recipe.target, kind=recipe.kind, learner=learner, model=model, theta=theta)
+
+
+def check_labels(recipe: Recipe, label_kind: str) -> None:
+    """ConfigError where a head's objective is not for labels of this kind."""
+    for head in recipe.heads:
+        objective = learner_settings(make_head(head, {}).learner).get("objective")
+        if objective == "cross_entropy" and label_kind != "binary":
+            raise ConfigError(
+                f"objective 'cross_entropy' of head '{head.target}' is for binary labels, those of the dataset are of kind "
+                f"'{label_kind}'; use 'squared_error'",
+                field="objective",
+            )
 
 
 def head_seed(seed: int, target: Target) -> int:

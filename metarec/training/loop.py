@@ -7,7 +7,7 @@ from metarec.features.encoder import FeatureEncoder
 from metarec.meta.prior import Prior
 from metarec.training.blending import best_blend
 from metarec.training.head_run import train_head
-from metarec.training.heads import make_head
+from metarec.training.heads import check_labels, make_head
 from metarec.training.inputs import Inputs, prepare
 from metarec.training.item_tasks import best_item_side
 from metarec.training.linking import best_link
@@ -33,6 +33,7 @@ def fit(
     `encoder` is fitted on the dataset's entities unless one is given.
     """
     recipe = recipe.for_labels(dataset.schema.label.kind, varied=dataset.has_varied_labels)
+    check_labels(recipe, dataset.schema.label.kind)
     encoder = encoder or FeatureEncoder.fit(dataset.schema, dataset.users, dataset.items, dataset.graph)
     inputs = prepare(dataset, encoder, recipe, seed)
     around = Surroundings(watch=progress or silent, device=device, threads=torch.get_num_threads())

@@ -26,7 +26,7 @@ from metarec.features.store import FeatureStore
 from metarec.training.checkpoint import encoder_files, read_encoder
 from metarec.training.files import canonical, sha256, write_atomically
 from metarec.training.gate import Gate, GateReport
-from metarec.training.heads import episode_config, make_head
+from metarec.training.heads import check_labels, episode_config, make_head
 from metarec.training.inputs import Inputs, prepare, split
 from metarec.training.loop import assemble
 from metarec.training.manifest import Manifest
@@ -94,6 +94,7 @@ def train(
     for head in chosen.heads:  # wrong settings are told before the work starts
         make_head(head, {})
         episode_config(head)
+    check_labels(chosen, dataset.schema.label.kind)
     run = _Run(dataset, chosen, seed, Path(out).resolve(), options, progress or silent)
     with run.locked():
         try:

@@ -149,3 +149,8 @@ def test_it_comes_back_from_its_arrays_as_it_was(learned: ItemSide) -> None:
 
 def test_too_few_items_teach_nothing() -> None:
     assert learn_item_side(*drawn(curved, MIN_ITEMS - 1), 0) is None
+
+
+def test_items_without_content_have_no_item_side() -> None:
+    users, items = drawn(curved)
+    assert learn_item_side(users, replace(items, dense_NP=items.dense_NP[:, :0], blocks=()), 0) is None

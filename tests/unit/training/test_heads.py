@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from metarec.errors import ConfigError
 from metarec.meta.alpaca import Alpaca
-from metarec.training.heads import make_head, training_learner
+from metarec.training.heads import check_labels, make_head, training_learner
 from metarec.training.recipes import HeadRecipe, get_recipe
 
 HEAD = HeadRecipe(
@@ -43,3 +44,11 @@ def test_penalties_of_vectors_follow_the_scale_of_the_labels() -> None:
     assert isinstance(learner, Alpaca)
     assert isinstance(plain, Alpaca)
     assert learner == replace(plain, l2_id=plain.l2_id / 4, l2_content=plain.l2_content / 4)
+
+
+def test_cross_entropy_is_for_binary_labels() -> None:
+    recipe = get_recipe("maml").override({"learner.objective": "cross_entropy"})
+    check_labels(recipe, "binary")
+    check_labels(get_recipe("alpaca"), "rating")
+    with pytest.raises(ConfigError, match="'cross_entropy' of head 'explicit' is for binary labels"):
+        check_labels(recipe, "rating")
