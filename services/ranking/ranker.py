@@ -30,6 +30,15 @@ MAX_MISSING = 100_000
 class Store(Protocol):
     """The part of the feature store that ranking reads. UnavailableError when it cannot be read."""
 
+    @property
+    def loaded_from(self) -> str:
+        """What was loaded into what is read; "" for nothing."""
+        ...
+
+    def reopen(self) -> None:
+        """Open the store anew if it was built again."""
+        ...
+
     def read_user(self, user_id: str) -> OnlineUser | None:
         """What is known of a user."""
         ...
@@ -62,7 +71,8 @@ class Ranker:
     ) -> None:
         self._live, self._store, self._clock = live, store, clock
         self._book, self._settings = rules or RuleBook(None), settings or ListSettings()
-        self._marks = Marks(RuleSet(), store.read_items, clock=clock)
+        self._marks = self._new_marks(RuleSet())
+        self._engine: Engine | None = None
         self._shifts = ItemShiftReader(store.read_user, clock=clock)
         # Items that nobody has given a revision and that the store does not have either -> until when they are not looked for.
         self._missing: dict[str, float] = {}
@@ -73,10 +83,14 @@ class Ranker:
         engine = self._live.current
         if engine is None:
             return [NoCheckpointError("no checkpoint is live; train one and promote it") for _ in requests]
+        if engine is not self._engine:
+            # Before anything is read for it: the store may have been built again with its data.
+            self._store.reopen()
+            self._engine = engine
         tasks = [self._read(request) for request in requests]
         rules = self._book.current(engine.prior.schema)
         if rules is not self._marks.rules:
-            self._marks = Marks(rules, self._store.read_items, clock=self._clock)
+            self._marks = self._new_marks(rules)
         choose_rules(rules, tasks)
         self._refresh_items(engine, tasks)
         self._shifts.apply(engine)
@@ -93,6 +107,9 @@ class Ranker:
                 answers.append(answer(engine, scores, place, task, ruling, self._settings))
                 place += 1
         return answers
+
+    def _new_marks(self, rules: RuleSet) -> Marks:
+        return Marks(rules, self._store.read_items, lambda: self._store.loaded_from, clock=self._clock)
 
     def _read(self, request: Request) -> Task:
         task = Task(request=request, items=dict(request.revisions), features=request.profile, profile=request.profile)

@@ -36,7 +36,7 @@ class CatalogueFilters:
 
     def __init__(self, store: LazyStore, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._clock, self._lock = store, clock, threading.Lock()
-        self._marks = Marks(RuleSet(), store.read_items, clock=clock)
+        self._marks = self._new_marks(RuleSet())
         self._known: CatalogueSnapshot | None = None
         self._rows: dict[int, set[int]] = {}
         self._found: dict[tuple[int, ...], Forbidden] = {}
@@ -62,6 +62,9 @@ class CatalogueFilters:
             with self._lock:
                 self._refresh(rules, catalogue)
 
+    def _new_marks(self, rules: RuleSet) -> Marks:
+        return Marks(rules, self._store.read_items, lambda: self._store.loaded_from, clock=self._clock)
+
     def _union(self, rules: RuleSet, active: tuple[int, ...]) -> Forbidden:
         rows: set[int] = set()
         reports = []
@@ -74,8 +77,8 @@ class CatalogueFilters:
 
     def _refresh(self, rules: RuleSet, catalogue: CatalogueSnapshot) -> None:
         known, retry = self._known, self._retry_at <= self._clock()
-        if rules is not self._marks.rules or known is None or _moved(known, catalogue):
-            self._marks = Marks(rules, self._store.read_items, clock=self._clock)
+        if rules is not self._marks.rules or known is None or _moved(known, catalogue) or self._marks.outdated():
+            self._marks = self._new_marks(rules)
             self._rows = {place: set() for place, rule in enumerate(rules.rules) if isinstance(rule, Filter)}
             changed: Sequence[str] = catalogue.ids
         elif known is catalogue and not retry:

@@ -71,12 +71,13 @@ class Finder:
     def on_load(self, engine: Engine) -> None:
         """Put the upserted items into a new engine and build its index, before anybody sees it."""
         upsert_each(engine, self._shelf.items.values())
+        # The store may have been built again with the data of this checkpoint: filters read it through its new definitions.
+        self._store.reopen()
         self._filters.prepare(self._book.current(engine.prior.schema), engine.catalogue.snapshot)
         self._loaded = {engine.checkpoint: Recaller(engine.view)}
 
     def on_swap(self, engine: Engine) -> None:
         """Serve from a new engine. Called under the live checkpoint's lock."""
-        self._store.reopen()
         recaller = self._loaded.pop(engine.checkpoint)
         # What was upserted while the index was built.
         upsert_each(engine, self._shelf.items.values())

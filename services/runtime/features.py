@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from metarec.data.schema import Schema
 from metarec.errors import InvalidInputError, MetarecError, NotFoundError, UnavailableError
-from metarec.features.manifest import StoreManifest
-from metarec.features.store import FeatureStore, OnlineUser
+from metarec.features.manifest import FILE, StoreManifest
+from metarec.features.store import FeatureStore, OnlineUser, _name
 from metarec.types import Item, User
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ class LazyStore:
         self._lock = threading.Lock()
         self._retry_at = 0.0
         self._failure = ""
+        self._manifest: tuple[tuple[int, int, int], StoreManifest] | None = None
+        self._loaded_from = ""
 
     @property
     def schema(self) -> Schema | None:
@@ -48,6 +50,33 @@ class LazyStore:
     def fingerprint(self) -> str:
         """Fingerprint of the dataset that the opened store was built from."""
         return self._call(lambda store: store.fingerprint)
+
+    @property
+    def loaded_from(self) -> str:
+        """What is read: fingerprints of the data that the opened store's definitions and the loaded rows are of; "" for nothing.
+
+        Looks at the manifest each time, for others build and load the store; stays while that cannot be read. Opens nothing.
+        """
+        try:
+            stat = (self._path / FILE).stat()
+            stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            if self._manifest is None or self._manifest[0] != stamp:
+                self._manifest = (stamp, StoreManifest.read(self._path))
+            manifest = self._manifest[1]
+        except (OSError, MetarecError) as error:
+            logger.debug("what is loaded is unknown: %s", error)
+            return self._loaded_from
+        store = self._store
+        opened = manifest.fingerprint if store is None else store.fingerprint
+        if _name(self._online) in manifest.materialized:
+            rows = manifest.fingerprint
+        elif opened != manifest.fingerprint and store is not None and (store.loaded or self._loaded_from == f"{opened} {opened}"):
+            # Built again since, but nobody has loaded that: the rows of before are still there, and so is what reads them.
+            rows = opened
+        else:
+            rows = ""
+        self._loaded_from = f"{opened} {rows}" if rows else ""
+        return self._loaded_from
 
     def read_user(self, user_id: str) -> OnlineUser | None:
         """As FeatureStore.read_user."""

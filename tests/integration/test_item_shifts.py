@@ -17,6 +17,7 @@ from services.adaptation.service import build as build_adaptation
 from services.ranking.ranker import Ranker
 from services.ranking.wire import Answer, Request
 from services.recall.service import build as build_recall
+from services.runtime.features import LazyStore
 from services.runtime.item_shifts import LOOK_SECONDS, SHIFTS_KEY, ItemShiftReader
 from services.runtime.server import Server
 from services.runtime.settings import Settings
@@ -39,7 +40,7 @@ async def test_feedback_on_an_emerging_item_moves_its_score_for_everybody(traine
     def settings(service: str) -> Settings:
         return Settings(service=service, registry=trained, features=trained / "features", state=tmp_path / service)
 
-    store = FeatureStore.open(trained / "features")
+    store = LazyStore(trained / "features", "sqlite")
     store.write_items([NEW])
     now = [0.0]
     engine = Engine(Registry(trained).load("live"))

@@ -95,6 +95,42 @@ def test_a_store_that_was_built_again_is_opened_again(store: LazyStore, trained:
     assert store._store is not first
 
 
+def test_what_is_loaded_is_what_reads_give(store: LazyStore, trained: Path, tiny_dataset: "Dataset") -> None:
+    first = tiny_dataset.fingerprint
+    assert store.loaded_from == f"{first} {first}"
+    assert store.read_user("u1") is not None
+    changed = replace(tiny_dataset, items=tiny_dataset.items.assign(year=1.0)).save(trained / "other")
+    other = FeatureStore.build(changed, trained / "features")
+    assert changed.fingerprint != first
+    assert store.loaded_from == f"{first} {first}", "nobody has loaded the new data, and the old is still there"
+    other.materialize()
+    assert store.loaded_from == f"{first} {changed.fingerprint}", "new rows through old definitions"
+    store.reopen()
+    assert store.loaded_from == f"{changed.fingerprint} {changed.fingerprint}"
+    other.close()
+
+
+def test_a_store_that_was_built_again_is_not_loaded_once_it_is_opened_again(
+    store: LazyStore, trained: Path, tiny_dataset: "Dataset"
+) -> None:
+    assert store.read_user("u1") is not None
+    changed = replace(tiny_dataset, items=tiny_dataset.items.assign(year=1.0)).save(trained / "other")
+    FeatureStore.build(changed, trained / "features").close()
+    store.reopen()
+    assert store.loaded_from == ""
+    assert store.read_items(["i1"])["i1"].features["year"] == 1961.0, "the row of before"
+    store.materialize()
+    assert store.loaded_from == f"{changed.fingerprint} {changed.fingerprint}"
+    assert store.read_items(["i1"])["i1"].features["year"] == 1.0
+    (trained / "features").rename(trained / "elsewhere")
+    assert store.loaded_from == f"{changed.fingerprint} {changed.fingerprint}", "what was read before is not undone"
+
+
+def test_a_store_that_is_not_there_is_not_loaded(store: LazyStore, trained: Path) -> None:
+    (trained / "features").rename(trained / "elsewhere")
+    assert store.loaded_from == ""
+
+
 def test_a_call_under_which_the_store_is_closed_is_made_again(store: LazyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     real, closed = FeatureStore.read_user, []
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -20,6 +21,9 @@ from services.recall.service import Recall, build
 from services.runtime.errors import from_rpc_error
 from services.runtime.server import Server
 from services.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
 
 Stub = recall_pb2_grpc.RecallServiceStub
 Retrieve = recall_pb2.RetrieveCandidatesRequest
@@ -372,3 +376,35 @@ async def test_filters_keep_items_away_before_ranking_sees_them(trained: Path, t
         kept = await stub.RetrieveCandidates(Retrieve(user_id="u3"))
         assert kept.rules_version == found.rules_version
         assert [(part.stage, part.reason) for part in kept.degradations] == [("rules", "INVALID_CONFIG")]
+
+
+async def test_after_a_promotion_with_new_data_filters_forbid_until_it_is_loaded(
+    trained: Path, tmp_path: Path, tiny_dataset: "Dataset"
+) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text("rules:\n  - {name: no-horror, effect: filter, items: {field: genres, equals: horror}}\n")
+    async with serving(replace(settings(trained), rules=path)) as (stub, _):
+        await stub.UpsertItems(Upsert(items=[item("new", "drama")]))
+
+        async def found() -> recall_pb2.RetrieveCandidatesResponse:
+            return await stub.RetrieveCandidates(Retrieve(user_id="u", num_candidates=100))
+
+        before = await found()
+        assert len(before.candidates) == 46
+        genres = tiny_dataset.items["genres"].copy()
+        genres[0] = ("horror",)
+        changed = replace(tiny_dataset, items=tiny_dataset.items.assign(genres=genres)).save(tmp_path / "changed")
+        store = FeatureStore.build(changed, trained / "features")
+        assert set(ids(await found())) == set(ids(before)), "the checkpoint and the rows are still those of before"
+        registry = Registry(trained)
+        registry.promote(registry.list()[0].id, force=True)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while (waiting := await found()).checkpoint == before.checkpoint:
+                await asyncio.sleep(0.02)
+        assert ids(waiting) == ["new"]
+        assert [(part.stage, part.reason) for part in waiting.degradations] == [("rules", "UNAVAILABLE")]
+        store.materialize()
+        store.close()
+        loaded = await found()
+        assert set(ids(loaded)) == set(ids(before)) - {"i0"}
+        assert not loaded.degradations

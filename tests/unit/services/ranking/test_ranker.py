@@ -8,11 +8,12 @@ import pytest
 
 from metarec.adaptation.engine import Engine
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, NotFoundError, UnavailableError
-from metarec.features.store import FeatureStore, OnlineUser
+from metarec.features.store import OnlineUser
 from metarec.training.registry import Registry
 from metarec.types import Interaction, Item
 from services.ranking.ranker import MISSING_SECONDS, Ranker
 from services.ranking.wire import Answer, Request
+from services.runtime.features import LazyStore
 
 
 @dataclass
@@ -27,7 +28,11 @@ class MemoryStore:
     users: dict[str, OnlineUser] = field(default_factory=dict)
     items: dict[str, Item] = field(default_factory=dict)
     fails: bool = False
+    loaded_from: str = "one"
     reads: list[list[str]] = field(default_factory=list)
+
+    def reopen(self) -> None:
+        pass
 
     def read_user(self, user_id: str) -> OnlineUser | None:
         if self.fails:
@@ -258,7 +263,7 @@ def test_explaining_looks_for_newer_content_of_the_item(engine: Engine, store: M
 
 def test_ranking_reads_a_real_store(tiny_registry: Path, engine: Engine, tmp_path: Path) -> None:
     path = Path(shutil.copytree(tiny_registry / "features", tmp_path / "features"))
-    real = FeatureStore.open(path)
+    real = LazyStore(path, "sqlite")
     try:
         state = engine.adapt(
             [Interaction(user_id="u1", item_id="i1", label=5.0, timestamp=1.0)],

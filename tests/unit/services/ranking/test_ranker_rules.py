@@ -46,6 +46,11 @@ class Store:
     users: dict[str, OnlineUser] = field(default_factory=dict)
     items_down: bool = False
     users_down: bool = False
+    loaded_from: str = "one"
+    reopened: int = 0
+
+    def reopen(self) -> None:
+        self.reopened += 1
 
     def read_user(self, user_id: str) -> OnlineUser | None:
         if self.users_down:
@@ -158,6 +163,25 @@ def test_with_an_unreadable_store_filters_keep_more_away_and_the_answer_says_so(
     assert shown(again) <= {"space", "drama", "comedy"}
     assert len(again.ranked) == 10
     assert not again.degradations
+
+
+def test_after_a_promotion_with_new_data_old_content_decides_nothing(engine: Engine, store: Store, book: RuleBook) -> None:
+    live = Live(engine)
+    ranker = Ranker(live, store, book)
+    assert len(answered(ranker, ask("adult")).ranked) == 10
+    assert store.reopened == 1
+    live.current = Engine(engine.prior)
+    store.loaded_from = ""
+    waiting = answered(ranker, ask("adult"))
+    assert store.reopened == 2, "another engine may have other fields"
+    assert waiting.ranked == ()
+    assert [(part.stage, part.reason) for part in waiting.degradations] == [("rules", "UNAVAILABLE")]
+    store.items["i0"] = Item(item_id="i0", features={"genres": ("horror",)})
+    store.loaded_from = "two"
+    loaded = answered(ranker, ask("adult", num_items=0))
+    assert len(loaded.ranked) == 44
+    assert "i0" not in {item.item_id for item in loaded.ranked}
+    assert not loaded.degradations
 
 
 def test_a_user_whose_profile_cannot_be_read_gets_what_everybody_may_see(engine: Engine, store: Store, book: RuleBook) -> None:

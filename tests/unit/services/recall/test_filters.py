@@ -32,6 +32,7 @@ class Store:
         }
         self.reads = 0
         self.down = False
+        self.loaded_from = "one"
 
     def read_items(self, item_ids: Sequence[str]) -> dict[str, Item]:
         if self.down:
@@ -57,7 +58,7 @@ def store() -> Store:
 
 @pytest.fixture
 def filters(store: Store, now: list[float]) -> CatalogueFilters:
-    return CatalogueFilters(store, clock=lambda: now[0])  # type: ignore[arg-type]  # reads items alone
+    return CatalogueFilters(store, clock=lambda: now[0])  # type: ignore[arg-type]  # the part that filters use
 
 
 def names(engine: Engine, rows: frozenset[int]) -> set[str]:
@@ -115,7 +116,40 @@ def test_content_that_comes_into_the_store_later_is_found(
 ) -> None:
     late, store.items = store.items, {}
     catalogue = engine.catalogue.snapshot
-    assert filters.forbidden(RULES, catalogue, "", "u", {}).rows == frozenset()
+    for _ in range(3):
+        found = filters.forbidden(RULES, catalogue, "", "u", {})
+        assert len(found.rows) == 60, "what is not there cannot be told to be allowed"
+        assert found.unread is not None
+        now[0] += RETRY_SECONDS
     store.items = late
     now[0] += 60
-    assert names(engine, filters.forbidden(RULES, catalogue, "", "u", {}).rows) == HORROR
+    found = filters.forbidden(RULES, catalogue, "", "u", {})
+    assert names(engine, found.rows) == HORROR
+    assert found.unread is None
+
+
+def test_rows_of_older_data_are_forbidden_until_the_store_is_loaded_and_then_read_anew(
+    engine: Engine, filters: CatalogueFilters, store: Store
+) -> None:
+    store.loaded_from = ""
+    catalogue = engine.catalogue.snapshot
+    filters.prepare(RULES, catalogue)
+    found = filters.forbidden(RULES, catalogue, "", "u", {})
+    assert len(found.rows) == 60
+    assert found.unread is not None
+    store.items["i0"] = Item(item_id="i0", features={"genres": ("horror",), "year": 1940.0})
+    store.loaded_from = "two"
+    found = filters.forbidden(RULES, catalogue, "", "u", {})
+    assert names(engine, found.rows) == HORROR | {"i0"}, "at the next request"
+    assert found.unread is None
+    assert store.reads == 120
+    filters.forbidden(RULES, catalogue, "", "u", {})
+    assert store.reads == 120
+
+
+def test_an_emerging_item_needs_no_load(engine: Engine, filters: CatalogueFilters, store: Store) -> None:
+    store.loaded_from = ""
+    store.items["new"] = Item(item_id="new", features={"genres": ("drama",)}, revision=1)
+    engine.upsert([store.items["new"]])
+    found = filters.forbidden(RULES, engine.catalogue.snapshot, "", "u", {})
+    assert names(engine, found.rows) == {f"i{k}" for k in range(60)}
