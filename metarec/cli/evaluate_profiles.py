@@ -53,7 +53,7 @@ def _trained(dataset: Dataset, recipe: Recipe, encoder: FeatureEncoder, seed: in
 
 def show_profiles(report: Json) -> None:
     """A table for each field, and one of the audiences."""
-    scores = [FieldScores(**entry) for entry in report["profiles"]]  # type: ignore[attr-defined]  # as profiles_report made it
+    scores = [FieldScores(**entry) for entry in report["profiles"]]  # type: ignore[attr-defined]  # a list: profiles_report made it  # as profiles_report made it
     for name in dict.fromkeys(score.field for score in scores):
         rows: list[Json] = [
             {

@@ -17,10 +17,15 @@ Doubles = NDArray[np.float64]
 SMALLEST_VARIANCE = 1e-9
 
 
+def is_closed_form(head: Head) -> bool:
+    """Whether the head adapts users in closed form on a row's content and id."""
+    return head.kind == "user" and head.learner.name == Alpaca.name and head.model.name == LinearGaussian.name
+
+
 def closed_form(prior: Prior) -> Head:
     """The explicit head, in closed form and with users as tasks; FailedPreconditionError when the checkpoint has none."""
     head = prior.heads.get("explicit")
-    if head is None or head.learner.name != Alpaca.name or head.kind != "user":
+    if head is None or not is_closed_form(head):
         found = "no explicit head" if head is None else f"an explicit head of learner '{head.learner.name}', kind '{head.kind}'"
         raise FailedPreconditionError(
             f"checkpoint '{prior.checkpoint}' has {found}; item tasks need one of learner '{Alpaca.name}', kind 'user'",

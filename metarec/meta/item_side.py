@@ -203,7 +203,7 @@ def _tuned(items: Blocks, target_NE: Tensor, second_EE: Tensor, num_blocks: int)
         _, rest_NE = _left_out(kernel.of_grams(gram_BNN), target_NE)
         loss = ((rest_NE.mT @ rest_NE) * second_EE).sum() / len(rest_NE)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
         optimizer.step()
     return Kernel(**{name: value.detach().double() for name, value in live.items()})
 

@@ -2,11 +2,10 @@
 
 import torch
 
-from metarec.meta.alpaca import Alpaca
+from metarec.meta.item_prior import is_closed_form
 from metarec.meta.item_side import ItemSide, learn_item_side
 from metarec.meta.prior import Head
 from metarec.meta.prior_users import user_vectors
-from metarec.models.linear_gaussian import LinearGaussian
 from metarec.training.heads import head_seed
 from metarec.training.inputs import Inputs
 from metarec.training.recipes import HeadRecipe
@@ -14,7 +13,7 @@ from metarec.training.recipes import HeadRecipe
 
 def best_item_side(inputs: Inputs, recipe: HeadRecipe, head: Head, seed: int) -> ItemSide | None:
     """None for heads that are not in closed form, whose tasks are no users, or that know too few items well."""
-    if recipe.kind != "user" or head.learner.name != Alpaca.name or head.model.name != LinearGaussian.name:
+    if not is_closed_form(head):
         return None
     before = torch.get_num_threads()
     # Matrices are small: where cores are busy, torch's threads wait for one another many times longer than they compute.

@@ -112,7 +112,7 @@ class FakeRecall(FakeStage, recall_pb2_grpc.RecallServiceServicer):
     def add_to(self, server: grpc.aio.Server) -> None:
         recall_pb2_grpc.add_RecallServiceServicer_to_server(self, server)
 
-    async def RetrieveCandidates(  # noqa: N802 (a gRPC method)
+    async def RetrieveCandidates(
         self, request: recall_pb2.RetrieveCandidatesRequest, context: grpc.aio.ServicerContext
     ) -> recall_pb2.RetrieveCandidatesResponse:
         await self.act(request, context)
@@ -123,7 +123,7 @@ class FakeRecall(FakeStage, recall_pb2_grpc.RecallServiceServicer):
             response.candidates.add(item_id=item_id, score=score, source=source)
         return response
 
-    async def UpsertItems(  # noqa: N802
+    async def UpsertItems(
         self, request: gateway_pb2.UpsertItemsRequest, context: grpc.aio.ServicerContext
     ) -> gateway_pb2.UpsertItemsResponse:
         await self.act(request, context)
@@ -132,16 +132,14 @@ class FakeRecall(FakeStage, recall_pb2_grpc.RecallServiceServicer):
             item.revision = 1
         return response
 
-    async def GetItem(  # noqa: N802
-        self, request: recall_pb2.GetItemRequest, context: grpc.aio.ServicerContext
-    ) -> types_pb2.Item:
+    async def GetItem(self, request: recall_pb2.GetItemRequest, context: grpc.aio.ServicerContext) -> types_pb2.Item:
         await self.act(request, context)
         item = types_pb2.Item(item_id=request.item_id, revision=3)
         item.features["title"].text = f"Title of {request.item_id}"
         item.features["genre"].list.values.extend(["drama", "war"])
         return item
 
-    async def ListItems(  # noqa: N802
+    async def ListItems(
         self, request: recall_pb2.ListItemsRequest, context: grpc.aio.ServicerContext
     ) -> recall_pb2.ListItemsResponse:
         await self.act(request, context)
@@ -166,7 +164,7 @@ class FakeRanking(FakeStage, ranking_pb2_grpc.RankingServiceServicer):
     def add_to(self, server: grpc.aio.Server) -> None:
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(self, server)
 
-    async def RankCandidates(  # noqa: N802
+    async def RankCandidates(
         self, request: ranking_pb2.RankCandidatesRequest, context: grpc.aio.ServicerContext
     ) -> ranking_pb2.RankCandidatesResponse:
         await self.act(request, context)
@@ -178,7 +176,7 @@ class FakeRanking(FakeStage, ranking_pb2_grpc.RankingServiceServicer):
         response.items.extend(self.pinned)
         return response
 
-    async def ExplainScore(  # noqa: N802
+    async def ExplainScore(
         self, request: ranking_pb2.ExplainScoreRequest, context: grpc.aio.ServicerContext
     ) -> gateway_pb2.ExplainResponse:
         await self.act(request, context)
@@ -198,7 +196,7 @@ class FakeAdaptation(FakeStage, adaptation_pb2_grpc.AdaptationServiceServicer):
     def add_to(self, server: grpc.aio.Server) -> None:
         adaptation_pb2_grpc.add_AdaptationServiceServicer_to_server(self, server)
 
-    async def RecordInteractions(  # noqa: N802
+    async def RecordInteractions(
         self, request: gateway_pb2.RecordInteractionsRequest, context: grpc.aio.ServicerContext
     ) -> gateway_pb2.RecordInteractionsResponse:
         await self.act(request, context)
@@ -212,7 +210,7 @@ class FakeAdaptation(FakeStage, adaptation_pb2_grpc.AdaptationServiceServicer):
             response.users.add(user_id=user_id, shots=shots)
         return response
 
-    async def AdaptTask(  # noqa: N802
+    async def AdaptTask(
         self, request: adaptation_pb2.AdaptTaskRequest, context: grpc.aio.ServicerContext
     ) -> adaptation_pb2.AdaptTaskResponse:
         await self.act(request, context)
@@ -221,20 +219,20 @@ class FakeAdaptation(FakeStage, adaptation_pb2_grpc.AdaptationServiceServicer):
             response.predictions.add(id=row_id, mean=4.5 - number, stddev=0.25)
         return response
 
-    async def ListInteractions(  # noqa: N802
+    async def ListInteractions(
         self, request: adaptation_pb2.ListInteractionsRequest, context: grpc.aio.ServicerContext
     ) -> adaptation_pb2.ListInteractionsResponse:
         await self.act(request, context)
         events = [event for event in self.recorded.values() if event.user_id == request.user_id]
         return adaptation_pb2.ListInteractionsResponse(interactions=events[::-1])
 
-    async def UpsertUsers(  # noqa: N802
+    async def UpsertUsers(
         self, request: gateway_pb2.UpsertUsersRequest, context: grpc.aio.ServicerContext
     ) -> gateway_pb2.UpsertUsersResponse:
         await self.act(request, context)
         return gateway_pb2.UpsertUsersResponse(num_upserted=len(request.users))
 
-    async def DeleteUser(  # noqa: N802
+    async def DeleteUser(
         self, request: gateway_pb2.DeleteUserRequest, context: grpc.aio.ServicerContext
     ) -> gateway_pb2.DeleteUserResponse:
         await self.act(request, context)

@@ -45,13 +45,13 @@ class FakeTraining(training_pb2_grpc.TrainingServiceServicer):
     async def close(self) -> None:
         return None
 
-    async def CreateTrainingJob(self, request: Any, context: Any) -> training_pb2.TrainingJob:  # noqa: N802 (gRPC methods)
+    async def CreateTrainingJob(self, request: Any, context: Any) -> training_pb2.TrainingJob:
         self.job = training_pb2.TrainingJob()
         self.job.CopyFrom(request.training_job)
         self.job.name, self.job.state = "trainingJobs/7", training_pb2.TRAINING_JOB_STATE_RUNNING
         return self.job
 
-    async def GetTrainingJob(self, request: Any, context: Any) -> training_pb2.TrainingJob:  # noqa: N802
+    async def GetTrainingJob(self, request: Any, context: Any) -> training_pb2.TrainingJob:
         if self.job is None or request.name != self.job.name:
             raise NotFoundError(f"no training job '{request.name}'")
         self.polls -= 1
@@ -59,26 +59,26 @@ class FakeTraining(training_pb2_grpc.TrainingServiceServicer):
             self.job.state = self.end
         return self.job
 
-    async def ListTrainingJobs(self, request: Any, context: Any) -> training_pb2.ListTrainingJobsResponse:  # noqa: N802
+    async def ListTrainingJobs(self, request: Any, context: Any) -> training_pb2.ListTrainingJobsResponse:
         return training_pb2.ListTrainingJobsResponse(training_jobs=[self.job] if self.job else [])
 
-    async def CancelTrainingJob(self, request: Any, context: Any) -> training_pb2.TrainingJob:  # noqa: N802
+    async def CancelTrainingJob(self, request: Any, context: Any) -> training_pb2.TrainingJob:
         assert self.job is not None
         self.job.state = training_pb2.TRAINING_JOB_STATE_CANCELLED
         return self.job
 
-    async def GetCheckpoint(self, request: Any, context: Any) -> training_pb2.Checkpoint:  # noqa: N802
+    async def GetCheckpoint(self, request: Any, context: Any) -> training_pb2.Checkpoint:
         self.calls.append(request)
         return self.checkpoint
 
-    async def ListCheckpoints(self, request: Any, context: Any) -> training_pb2.ListCheckpointsResponse:  # noqa: N802
+    async def ListCheckpoints(self, request: Any, context: Any) -> training_pb2.ListCheckpointsResponse:
         return training_pb2.ListCheckpointsResponse(checkpoints=[self.checkpoint])
 
-    async def PromoteCheckpoint(self, request: Any, context: Any) -> training_pb2.Checkpoint:  # noqa: N802
+    async def PromoteCheckpoint(self, request: Any, context: Any) -> training_pb2.Checkpoint:
         self.calls.append(request)
         return self.checkpoint
 
-    async def RollbackCheckpoint(self, request: Any, context: Any) -> training_pb2.Checkpoint:  # noqa: N802
+    async def RollbackCheckpoint(self, request: Any, context: Any) -> training_pb2.Checkpoint:
         self.calls.append(request)
         return self.checkpoint
 

@@ -35,22 +35,20 @@ class Flaky(gateway_pb2_grpc.GatewayServiceServicer, training_pb2_grpc.TrainingS
             context.abort(code, message)
         return answer()
 
-    def Recommend(self, request: object, context: grpc.ServicerContext) -> object:  # noqa: N802 (gRPC methods)
+    def Recommend(self, request: object, context: grpc.ServicerContext) -> object:
         return self._answer(context, gateway_pb2.RecommendResponse)
 
-    def RecordInteractions(  # noqa: N802
-        self, request: gateway_pb2.RecordInteractionsRequest, context: grpc.ServicerContext
-    ) -> object:
+    def RecordInteractions(self, request: gateway_pb2.RecordInteractionsRequest, context: grpc.ServicerContext) -> object:
         self.event_ids.append(request.interactions[0].event_id)
         return self._answer(context, gateway_pb2.RecordInteractionsResponse)
 
-    def DeleteUser(self, request: object, context: grpc.ServicerContext) -> object:  # noqa: N802
+    def DeleteUser(self, request: object, context: grpc.ServicerContext) -> object:
         return self._answer(context, gateway_pb2.DeleteUserResponse)
 
-    def CreateTrainingJob(self, request: object, context: grpc.ServicerContext) -> object:  # noqa: N802
+    def CreateTrainingJob(self, request: object, context: grpc.ServicerContext) -> object:
         return self._answer(context, training_pb2.TrainingJob)
 
-    def RollbackCheckpoint(self, request: object, context: grpc.ServicerContext) -> object:  # noqa: N802
+    def RollbackCheckpoint(self, request: object, context: grpc.ServicerContext) -> object:
         return self._answer(context, training_pb2.Checkpoint)
 
 

@@ -40,7 +40,7 @@ class Echo(gateway_pb2_grpc.GatewayServiceServicer):
     async def close(self) -> None:
         self.closed = True
 
-    async def Recommend(self, message: User, context: grpc.aio.ServicerContext) -> gateway_pb2.RecommendResponse:  # noqa: N802 (a gRPC method)
+    async def Recommend(self, message: User, context: grpc.aio.ServicerContext) -> gateway_pb2.RecommendResponse:
         current = request.current()
         assert current is not None
         self.remaining = current.remaining()
