@@ -26,21 +26,29 @@ from metarec.v1 import gateway_pb2 as metarec_dot_v1_dot_gateway__pb2
 from metarec.v1 import types_pb2 as metarec_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18metarec/v1/ranking.proto\x12\nmetarec.v1\x1a\x18metarec/v1/gateway.proto\x1a\x16metarec/v1/types.proto\"\x98\x02\n\x15RankCandidatesRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12)\n\ncandidates\x18\x02 \x03(\x0b\x32\x15.metarec.v1.Candidate\x12\x11\n\tnum_items\x18\x03 \x01(\x05\x12\x10\n\x08scenario\x18\x04 \x01(\t\x12\x1e\n\x04user\x18\x05 \x01(\x0b\x32\x10.metarec.v1.User\x12\x16\n\tdiversity\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0b\x65xploration\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x08 \x03(\t\x12\x14\n\x0cinclude_seen\x18\t \x01(\x08\x42\x0c\n\n_diversityB\x0e\n\x0c_exploration\"\xff\x01\n\x16RankCandidatesResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.metarec.v1.RankedItem\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\r\n\x05shots\x18\x03 \x01(\x05\x12-\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32\x17.metarec.v1.Degradation\x12%\n\x05rules\x18\x05 \x03(\x0b\x32\x16.metarec.v1.RuleReport\x12.\n\tdiversity\x18\x06 \x01(\x0b\x32\x1b.metarec.v1.DiversityReport\x12\x15\n\rrules_version\x18\x07 \x01(\t\"\x95\x01\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x13\n\x0brank_before\x18\x03 \x01(\x05\x12,\n\x0crule_effects\x18\x04 \x03(\x0b\x32\x16.metarec.v1.RuleEffect\x12\x12\n\npropensity\x18\x05 \x01(\x01\x12\x10\n\x08\x65xplored\x18\x06 \x01(\x08\"I\n\x13\x45xplainScoreRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x10\n\x08scenario\x18\x03 \x01(\t2\xb7\x01\n\x0eRankingService\x12W\n\x0eRankCandidates\x12!.metarec.v1.RankCandidatesRequest\x1a\".metarec.v1.RankCandidatesResponse\x12L\n\x0c\x45xplainScore\x12\x1f.metarec.v1.ExplainScoreRequest\x1a\x1b.metarec.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18metarec/v1/ranking.proto\x12\nmetarec.v1\x1a\x18metarec/v1/gateway.proto\x1a\x16metarec/v1/types.proto\"\x9c\x03\n\x15RankCandidatesRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12)\n\ncandidates\x18\x02 \x03(\x0b\x32\x15.metarec.v1.Candidate\x12\x11\n\tnum_items\x18\x03 \x01(\x05\x12\x10\n\x08scenario\x18\x04 \x01(\t\x12\x1e\n\x04user\x18\x05 \x01(\x0b\x32\x10.metarec.v1.User\x12\x16\n\tdiversity\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0b\x65xploration\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x08 \x03(\t\x12\x14\n\x0cinclude_seen\x18\t \x01(\x08\x12L\n\x0etarget_weights\x18\n \x03(\x0b\x32\x34.metarec.v1.RankCandidatesRequest.TargetWeightsEntry\x1a\x34\n\x12TargetWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\n_diversityB\x0e\n\x0c_exploration\"\xff\x01\n\x16RankCandidatesResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.metarec.v1.RankedItem\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\r\n\x05shots\x18\x03 \x01(\x05\x12-\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32\x17.metarec.v1.Degradation\x12%\n\x05rules\x18\x05 \x03(\x0b\x32\x16.metarec.v1.RuleReport\x12.\n\tdiversity\x18\x06 \x01(\x0b\x32\x1b.metarec.v1.DiversityReport\x12\x15\n\rrules_version\x18\x07 \x01(\t\"\x95\x01\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x13\n\x0brank_before\x18\x03 \x01(\x05\x12,\n\x0crule_effects\x18\x04 \x03(\x0b\x32\x16.metarec.v1.RuleEffect\x12\x12\n\npropensity\x18\x05 \x01(\x01\x12\x10\n\x08\x65xplored\x18\x06 \x01(\x08\"\xcb\x01\n\x13\x45xplainScoreRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x10\n\x08scenario\x18\x03 \x01(\t\x12J\n\x0etarget_weights\x18\x04 \x03(\x0b\x32\x32.metarec.v1.ExplainScoreRequest.TargetWeightsEntry\x1a\x34\n\x12TargetWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xb7\x01\n\x0eRankingService\x12W\n\x0eRankCandidates\x12!.metarec.v1.RankCandidatesRequest\x1a\".metarec.v1.RankCandidatesResponse\x12L\n\x0c\x45xplainScore\x12\x1f.metarec.v1.ExplainScoreRequest\x1a\x1b.metarec.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metarec.v1.ranking_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RANKCANDIDATESREQUEST_TARGETWEIGHTSENTRY']._loaded_options = None
+  _globals['_RANKCANDIDATESREQUEST_TARGETWEIGHTSENTRY']._serialized_options = b'8\001'
+  _globals['_EXPLAINSCOREREQUEST_TARGETWEIGHTSENTRY']._loaded_options = None
+  _globals['_EXPLAINSCOREREQUEST_TARGETWEIGHTSENTRY']._serialized_options = b'8\001'
   _globals['_RANKCANDIDATESREQUEST']._serialized_start=91
-  _globals['_RANKCANDIDATESREQUEST']._serialized_end=371
-  _globals['_RANKCANDIDATESRESPONSE']._serialized_start=374
-  _globals['_RANKCANDIDATESRESPONSE']._serialized_end=629
-  _globals['_RANKEDITEM']._serialized_start=632
-  _globals['_RANKEDITEM']._serialized_end=781
-  _globals['_EXPLAINSCOREREQUEST']._serialized_start=783
-  _globals['_EXPLAINSCOREREQUEST']._serialized_end=856
-  _globals['_RANKINGSERVICE']._serialized_start=859
-  _globals['_RANKINGSERVICE']._serialized_end=1042
+  _globals['_RANKCANDIDATESREQUEST']._serialized_end=503
+  _globals['_RANKCANDIDATESREQUEST_TARGETWEIGHTSENTRY']._serialized_start=421
+  _globals['_RANKCANDIDATESREQUEST_TARGETWEIGHTSENTRY']._serialized_end=473
+  _globals['_RANKCANDIDATESRESPONSE']._serialized_start=506
+  _globals['_RANKCANDIDATESRESPONSE']._serialized_end=761
+  _globals['_RANKEDITEM']._serialized_start=764
+  _globals['_RANKEDITEM']._serialized_end=913
+  _globals['_EXPLAINSCOREREQUEST']._serialized_start=916
+  _globals['_EXPLAINSCOREREQUEST']._serialized_end=1119
+  _globals['_EXPLAINSCOREREQUEST_TARGETWEIGHTSENTRY']._serialized_start=421
+  _globals['_EXPLAINSCOREREQUEST_TARGETWEIGHTSENTRY']._serialized_end=473
+  _globals['_RANKINGSERVICE']._serialized_start=1122
+  _globals['_RANKINGSERVICE']._serialized_end=1305
 # @@protoc_insertion_point(module_scope)

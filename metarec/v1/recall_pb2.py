@@ -26,35 +26,39 @@ from metarec.v1 import gateway_pb2 as metarec_dot_v1_dot_gateway__pb2
 from metarec.v1 import types_pb2 as metarec_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17metarec/v1/recall.proto\x12\nmetarec.v1\x1a\x18metarec/v1/gateway.proto\x1a\x16metarec/v1/types.proto\"\xa6\x01\n\x19RetrieveCandidatesRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0enum_candidates\x18\x02 \x01(\x05\x12\x10\n\x08scenario\x18\x03 \x01(\t\x12\x18\n\x10\x65xclude_item_ids\x18\x04 \x03(\t\x12\x14\n\x0cinclude_seen\x18\x05 \x01(\x08\x12\x1e\n\x04user\x18\x06 \x01(\x0b\x32\x10.metarec.v1.User\"\xd7\x01\n\x1aRetrieveCandidatesResponse\x12)\n\ncandidates\x18\x01 \x03(\x0b\x32\x15.metarec.v1.Candidate\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\r\n\x05shots\x18\x03 \x01(\x05\x12-\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32\x17.metarec.v1.Degradation\x12%\n\x05rules\x18\x05 \x03(\x0b\x32\x16.metarec.v1.RuleReport\x12\x15\n\rrules_version\x18\x06 \x01(\t\"!\n\x0eGetItemRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\"9\n\x10ListItemsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x11ListItemsResponse\x12\x1f\n\x05items\x18\x01 \x03(\x0b\x32\x10.metarec.v1.Item\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"N\n\x13PreviewItemsRequest\x12\x1f\n\x05items\x18\x01 \x03(\x0b\x32\x10.metarec.v1.Item\x12\x16\n\x0enum_neighbours\x18\x02 \x01(\x05\"U\n\x14PreviewItemsResponse\x12)\n\x08previews\x18\x01 \x03(\x0b\x32\x17.metarec.v1.ItemPreview\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\"\xd2\x01\n\x0bItemPreview\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x01(\x08\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12\x0e\n\x06stddev\x18\x04 \x01(\x01\x12,\n\x08\x61udience\x18\x05 \x03(\x0b\x32\x1a.metarec.v1.SegmentPreview\x12-\n\nneighbours\x18\x06 \x03(\x0b\x32\x19.metarec.v1.ItemNeighbour\x12\'\n\x07vectors\x18\x07 \x03(\x0b\x32\x16.metarec.v1.ItemVector\"r\n\x0eSegmentPreview\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\tnum_users\x18\x03 \x01(\x05\x12\x0c\n\x04mean\x18\x04 \x01(\x01\x12\x0c\n\x04lift\x18\x05 \x01(\x01\x12\x13\n\x0blift_stddev\x18\x06 \x01(\x01\"4\n\rItemNeighbour\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x01\"<\n\nItemVector\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x02\x12\x0e\n\x06offset\x18\x03 \x01(\x01\x32\x9a\x03\n\rRecallService\x12\x63\n\x12RetrieveCandidates\x12%.metarec.v1.RetrieveCandidatesRequest\x1a&.metarec.v1.RetrieveCandidatesResponse\x12N\n\x0bUpsertItems\x12\x1e.metarec.v1.UpsertItemsRequest\x1a\x1f.metarec.v1.UpsertItemsResponse\x12\x37\n\x07GetItem\x12\x1a.metarec.v1.GetItemRequest\x1a\x10.metarec.v1.Item\x12H\n\tListItems\x12\x1c.metarec.v1.ListItemsRequest\x1a\x1d.metarec.v1.ListItemsResponse\x12Q\n\x0cPreviewItems\x12\x1f.metarec.v1.PreviewItemsRequest\x1a .metarec.v1.PreviewItemsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17metarec/v1/recall.proto\x12\nmetarec.v1\x1a\x18metarec/v1/gateway.proto\x1a\x16metarec/v1/types.proto\"\xae\x02\n\x19RetrieveCandidatesRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0enum_candidates\x18\x02 \x01(\x05\x12\x10\n\x08scenario\x18\x03 \x01(\t\x12\x18\n\x10\x65xclude_item_ids\x18\x04 \x03(\t\x12\x14\n\x0cinclude_seen\x18\x05 \x01(\x08\x12\x1e\n\x04user\x18\x06 \x01(\x0b\x32\x10.metarec.v1.User\x12P\n\x0etarget_weights\x18\x07 \x03(\x0b\x32\x38.metarec.v1.RetrieveCandidatesRequest.TargetWeightsEntry\x1a\x34\n\x12TargetWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xd7\x01\n\x1aRetrieveCandidatesResponse\x12)\n\ncandidates\x18\x01 \x03(\x0b\x32\x15.metarec.v1.Candidate\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\r\n\x05shots\x18\x03 \x01(\x05\x12-\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32\x17.metarec.v1.Degradation\x12%\n\x05rules\x18\x05 \x03(\x0b\x32\x16.metarec.v1.RuleReport\x12\x15\n\rrules_version\x18\x06 \x01(\t\"!\n\x0eGetItemRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\"9\n\x10ListItemsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x11ListItemsResponse\x12\x1f\n\x05items\x18\x01 \x03(\x0b\x32\x10.metarec.v1.Item\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"N\n\x13PreviewItemsRequest\x12\x1f\n\x05items\x18\x01 \x03(\x0b\x32\x10.metarec.v1.Item\x12\x16\n\x0enum_neighbours\x18\x02 \x01(\x05\"U\n\x14PreviewItemsResponse\x12)\n\x08previews\x18\x01 \x03(\x0b\x32\x17.metarec.v1.ItemPreview\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\"\xd2\x01\n\x0bItemPreview\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x01(\x08\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12\x0e\n\x06stddev\x18\x04 \x01(\x01\x12,\n\x08\x61udience\x18\x05 \x03(\x0b\x32\x1a.metarec.v1.SegmentPreview\x12-\n\nneighbours\x18\x06 \x03(\x0b\x32\x19.metarec.v1.ItemNeighbour\x12\'\n\x07vectors\x18\x07 \x03(\x0b\x32\x16.metarec.v1.ItemVector\"r\n\x0eSegmentPreview\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\tnum_users\x18\x03 \x01(\x05\x12\x0c\n\x04mean\x18\x04 \x01(\x01\x12\x0c\n\x04lift\x18\x05 \x01(\x01\x12\x13\n\x0blift_stddev\x18\x06 \x01(\x01\"4\n\rItemNeighbour\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x01\"<\n\nItemVector\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x02\x12\x0e\n\x06offset\x18\x03 \x01(\x01\x32\x9a\x03\n\rRecallService\x12\x63\n\x12RetrieveCandidates\x12%.metarec.v1.RetrieveCandidatesRequest\x1a&.metarec.v1.RetrieveCandidatesResponse\x12N\n\x0bUpsertItems\x12\x1e.metarec.v1.UpsertItemsRequest\x1a\x1f.metarec.v1.UpsertItemsResponse\x12\x37\n\x07GetItem\x12\x1a.metarec.v1.GetItemRequest\x1a\x10.metarec.v1.Item\x12H\n\tListItems\x12\x1c.metarec.v1.ListItemsRequest\x1a\x1d.metarec.v1.ListItemsResponse\x12Q\n\x0cPreviewItems\x12\x1f.metarec.v1.PreviewItemsRequest\x1a .metarec.v1.PreviewItemsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metarec.v1.recall_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RETRIEVECANDIDATESREQUEST_TARGETWEIGHTSENTRY']._loaded_options = None
+  _globals['_RETRIEVECANDIDATESREQUEST_TARGETWEIGHTSENTRY']._serialized_options = b'8\001'
   _globals['_RETRIEVECANDIDATESREQUEST']._serialized_start=90
-  _globals['_RETRIEVECANDIDATESREQUEST']._serialized_end=256
-  _globals['_RETRIEVECANDIDATESRESPONSE']._serialized_start=259
-  _globals['_RETRIEVECANDIDATESRESPONSE']._serialized_end=474
-  _globals['_GETITEMREQUEST']._serialized_start=476
-  _globals['_GETITEMREQUEST']._serialized_end=509
-  _globals['_LISTITEMSREQUEST']._serialized_start=511
-  _globals['_LISTITEMSREQUEST']._serialized_end=568
-  _globals['_LISTITEMSRESPONSE']._serialized_start=570
-  _globals['_LISTITEMSRESPONSE']._serialized_end=667
-  _globals['_PREVIEWITEMSREQUEST']._serialized_start=669
-  _globals['_PREVIEWITEMSREQUEST']._serialized_end=747
-  _globals['_PREVIEWITEMSRESPONSE']._serialized_start=749
-  _globals['_PREVIEWITEMSRESPONSE']._serialized_end=834
-  _globals['_ITEMPREVIEW']._serialized_start=837
-  _globals['_ITEMPREVIEW']._serialized_end=1047
-  _globals['_SEGMENTPREVIEW']._serialized_start=1049
-  _globals['_SEGMENTPREVIEW']._serialized_end=1163
-  _globals['_ITEMNEIGHBOUR']._serialized_start=1165
-  _globals['_ITEMNEIGHBOUR']._serialized_end=1217
-  _globals['_ITEMVECTOR']._serialized_start=1219
-  _globals['_ITEMVECTOR']._serialized_end=1279
-  _globals['_RECALLSERVICE']._serialized_start=1282
-  _globals['_RECALLSERVICE']._serialized_end=1692
+  _globals['_RETRIEVECANDIDATESREQUEST']._serialized_end=392
+  _globals['_RETRIEVECANDIDATESREQUEST_TARGETWEIGHTSENTRY']._serialized_start=340
+  _globals['_RETRIEVECANDIDATESREQUEST_TARGETWEIGHTSENTRY']._serialized_end=392
+  _globals['_RETRIEVECANDIDATESRESPONSE']._serialized_start=395
+  _globals['_RETRIEVECANDIDATESRESPONSE']._serialized_end=610
+  _globals['_GETITEMREQUEST']._serialized_start=612
+  _globals['_GETITEMREQUEST']._serialized_end=645
+  _globals['_LISTITEMSREQUEST']._serialized_start=647
+  _globals['_LISTITEMSREQUEST']._serialized_end=704
+  _globals['_LISTITEMSRESPONSE']._serialized_start=706
+  _globals['_LISTITEMSRESPONSE']._serialized_end=803
+  _globals['_PREVIEWITEMSREQUEST']._serialized_start=805
+  _globals['_PREVIEWITEMSREQUEST']._serialized_end=883
+  _globals['_PREVIEWITEMSRESPONSE']._serialized_start=885
+  _globals['_PREVIEWITEMSRESPONSE']._serialized_end=970
+  _globals['_ITEMPREVIEW']._serialized_start=973
+  _globals['_ITEMPREVIEW']._serialized_end=1183
+  _globals['_SEGMENTPREVIEW']._serialized_start=1185
+  _globals['_SEGMENTPREVIEW']._serialized_end=1299
+  _globals['_ITEMNEIGHBOUR']._serialized_start=1301
+  _globals['_ITEMNEIGHBOUR']._serialized_end=1353
+  _globals['_ITEMVECTOR']._serialized_start=1355
+  _globals['_ITEMVECTOR']._serialized_end=1415
+  _globals['_RECALLSERVICE']._serialized_start=1418
+  _globals['_RECALLSERVICE']._serialized_end=1828
 # @@protoc_insertion_point(module_scope)
