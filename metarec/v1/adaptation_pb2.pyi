@@ -32,6 +32,10 @@ class _TaskKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskKind.Val
     """A user is the task, items are its rows."""
     TASK_KIND_ITEM: _TaskKind.ValueType  # 2
     """An item is the task, users are its rows."""
+    TASK_KIND_SCENARIO: _TaskKind.ValueType  # 3
+    """A scenario is the task, its rows are what users did with items in it. Predicted is a new user of the scenario."""
+    TASK_KIND_USER_IN_SCENARIO: _TaskKind.ValueType  # 4
+    """A user within a scenario is the task, items are its rows; what others did in the scenario counts too."""
 
 class TaskKind(_TaskKind, metaclass=_TaskKindEnumTypeWrapper):
     """The kind of a task."""
@@ -42,6 +46,10 @@ TASK_KIND_USER: TaskKind.ValueType  # 1
 """A user is the task, items are its rows."""
 TASK_KIND_ITEM: TaskKind.ValueType  # 2
 """An item is the task, users are its rows."""
+TASK_KIND_SCENARIO: TaskKind.ValueType  # 3
+"""A scenario is the task, its rows are what users did with items in it. Predicted is a new user of the scenario."""
+TASK_KIND_USER_IN_SCENARIO: TaskKind.ValueType  # 4
+"""A user within a scenario is the task, items are its rows; what others did in the scenario counts too."""
 Global___TaskKind: _TypeAlias = TaskKind  # noqa: Y015
 
 @_typing.final
@@ -76,17 +84,22 @@ class AdaptTaskRequest(_message.Message):
     SUPPORT_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     QUERY_IDS_FIELD_NUMBER: _builtins.int
+    SCENARIO_FIELD_NUMBER: _builtins.int
     kind: Global___TaskKind.ValueType
     """The kind of the task."""
     task_id: _builtins.str
-    """The entity that is the task: a user id or an item id. May be empty with an inline support set."""
+    """The task: the id of a user or an item, or the name of a scenario for TASK_KIND_SCENARIO. May be empty with an inline support set."""
+    scenario: _builtins.str
+    """The scenario of a task of TASK_KIND_USER_IN_SCENARIO; empty for the other kinds."""
     @_builtins.property
     def support(self) -> _containers.RepeatedCompositeFieldContainer[Global___SupportRow]:
         """Inline support set. When empty, the stored support set of task_id is used."""
 
     @_builtins.property
     def features(self) -> _containers.MessageMap[_builtins.str, _types_pb2.FeatureValue]:
-        """Profile or content of the task's entity, in place of the stored one. May be empty."""
+        """Profile or content of the task's entity, in place of the stored one; for TASK_KIND_SCENARIO the profile of the new user. May be
+        empty.
+        """
 
     @_builtins.property
     def query_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -100,10 +113,11 @@ class AdaptTaskRequest(_message.Message):
         support: _abc.Iterable[Global___SupportRow] | None = ...,
         features: _abc.Mapping[_builtins.str, _types_pb2.FeatureValue] | None = ...,
         query_ids: _abc.Iterable[_builtins.str] | None = ...,
+        scenario: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "kind", b"kind", "query_ids", b"query_ids", "support", b"support", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "kind", b"kind", "query_ids", b"query_ids", "scenario", b"scenario", "support", b"support", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -117,19 +131,23 @@ class SupportRow(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The row's entity: an item id for user tasks, a user id for item tasks."""
+    """The row's entity: a user id for item tasks, an item id for all others."""
     label: _builtins.float
     """The label, in the range of the dataset schema."""
+    user_id: _builtins.str
+    """Who acted, for TASK_KIND_SCENARIO and TASK_KIND_USER_IN_SCENARIO, where empty means the task's own user; empty otherwise."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         label: _builtins.float = ...,
+        user_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "label", b"label"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "label", b"label", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -145,6 +163,7 @@ class AdaptTaskResponse(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     PREDICTIONS_FIELD_NUMBER: _builtins.int
     UNKNOWN_IDS_FIELD_NUMBER: _builtins.int
+    SCENARIO_FIELD_NUMBER: _builtins.int
     shots: _builtins.int
     """Size of the support set used."""
     checkpoint: _builtins.str
@@ -157,6 +176,10 @@ class AdaptTaskResponse(_message.Message):
     def unknown_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Support rows left out because their id is unknown."""
 
+    @_builtins.property
+    def scenario(self) -> Global___AdaptedScenario:
+        """What was learned of the scenario, for TASK_KIND_SCENARIO and TASK_KIND_USER_IN_SCENARIO; absent otherwise."""
+
     def __init__(
         self,
         *,
@@ -164,14 +187,53 @@ class AdaptTaskResponse(_message.Message):
         checkpoint: _builtins.str = ...,
         predictions: _abc.Iterable[Global___Prediction] | None = ...,
         unknown_ids: _abc.Iterable[_builtins.str] | None = ...,
+        scenario: Global___AdaptedScenario | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scenario", b"scenario"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "predictions", b"predictions", "shots", b"shots", "unknown_ids", b"unknown_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "predictions", b"predictions", "scenario", b"scenario", "shots", b"shots", "unknown_ids", b"unknown_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AdaptTaskResponse: _TypeAlias = AdaptTaskResponse  # noqa: Y015
+
+@_typing.final
+class AdaptedScenario(_message.Message):
+    """What the users of a scenario have in common, against the users of training."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_USERS_FIELD_NUMBER: _builtins.int
+    NUM_ROWS_FIELD_NUMBER: _builtins.int
+    KAPPA_FIELD_NUMBER: _builtins.int
+    MEAN_SHIFT_FIELD_NUMBER: _builtins.int
+    STDDEV_SHIFT_FIELD_NUMBER: _builtins.int
+    num_users: _builtins.int
+    """Users with interactions in the scenario that it was learned from."""
+    num_rows: _builtins.int
+    """Their interactions in the scenario."""
+    kappa: _builtins.float
+    """Variance between scenarios over that between users, as estimated; 0 when nothing was learned."""
+    mean_shift: _builtins.float
+    """By how much the scenario moves the label of an item, on average over the catalogue."""
+    stddev_shift: _builtins.float
+    """By how much it does so beside that, as a standard deviation over the catalogue: how far tastes differ."""
+    def __init__(
+        self,
+        *,
+        num_users: _builtins.int = ...,
+        num_rows: _builtins.int = ...,
+        kappa: _builtins.float = ...,
+        mean_shift: _builtins.float = ...,
+        stddev_shift: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kappa", b"kappa", "mean_shift", b"mean_shift", "num_rows", b"num_rows", "num_users", b"num_users", "stddev_shift", b"stddev_shift"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdaptedScenario: _TypeAlias = AdaptedScenario  # noqa: Y015
 
 @_typing.final
 class Prediction(_message.Message):

@@ -78,6 +78,8 @@ class _ContributionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cont
     """What one support interaction adds."""
     CONTRIBUTION_KIND_RULE: _ContributionKind.ValueType  # 5
     """What a rule adds: a boost."""
+    CONTRIBUTION_KIND_SCENARIO: _ContributionKind.ValueType  # 6
+    """What the users of the scenario have in common."""
 
 class ContributionKind(_ContributionKind, metaclass=_ContributionKindEnumTypeWrapper):
     """What a term of an explanation stands for."""
@@ -94,6 +96,8 @@ CONTRIBUTION_KIND_SUPPORT: ContributionKind.ValueType  # 4
 """What one support interaction adds."""
 CONTRIBUTION_KIND_RULE: ContributionKind.ValueType  # 5
 """What a rule adds: a boost."""
+CONTRIBUTION_KIND_SCENARIO: ContributionKind.ValueType  # 6
+"""What the users of the scenario have in common."""
 Global___ContributionKind: _TypeAlias = ContributionKind  # noqa: Y015
 
 class _RuleEffectKind:
