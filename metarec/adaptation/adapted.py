@@ -1,6 +1,6 @@
 """A user adapted to, and the batches and scores that follow from one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,7 +21,8 @@ class Adapted:
     """A user adapted to: what scoring, explaining and storing need.
 
     `used` are the interactions of the support set whose items are known, `unknown_ids` the others' items. `vector` is the user's
-    side of `EngineView.vectors`, None when a head is not linear.
+    side of `EngineView.vectors`, None when a head is not linear. `mix` holds the weights of heads that a request asks for
+    (metarec.adaptation.weighing); None: as trained.
     """
 
     state: UserState
@@ -30,6 +31,12 @@ class Adapted:
     used: tuple[Interaction, ...]
     unknown_ids: tuple[str, ...]
     vector: Floats | None
+    mix: Mapping[Target, float] | None = None
+
+    @property
+    def weights(self) -> Mapping[Target, float]:
+        """What each head counts in the score; heads of weight 0 are left out."""
+        return self.view.weights if self.mix is None else self.mix
 
     @property
     def shots(self) -> int:
@@ -120,12 +127,26 @@ def support_revisions(view: EngineView, support: Sequence[Interaction]) -> dict[
 
 def score(view: EngineView, adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:
     """Scores of rows of `view` under the adapted weights."""
-    if view.vectors is not None and adapted.vector is not None:
+    if adapted.mix is None and view.vectors is not None and adapted.vector is not None:
         return cast(Floats, view.vectors.bias_I[row_N] + view.vectors.phi_IE[row_N] @ adapted.vector)
     score_N = np.zeros(len(row_N), np.float32)
-    for target, weight in view.weights.items():
+    for target, weight in adapted.weights.items():
         score_N += np.float32(weight) * _head_score(view, target, adapted, row_N)
+    share = shift_share(adapted)
+    if share and view.shifts and adapted.vector is not None:
+        row_K, phi_KE, bias_K = view.shifted_rows
+        shift_I = np.zeros(len(view.rows), np.float32)
+        shift_I[row_K] = bias_K + phi_KE @ adapted.vector
+        score_N += np.float32(share) * shift_I[row_N]
     return score_N
+
+
+def shift_share(adapted: Adapted) -> float:
+    """What of emerging items' shifts counts in the user's scores; they are made for the trained weight of the explicit head."""
+    if adapted.mix is None:
+        return 1.0
+    trained = adapted.view.weights.get("explicit", 0.0)
+    return adapted.mix.get("explicit", 0.0) / trained if trained else 0.0
 
 
 def _head_score(view: EngineView, target: Target, adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:

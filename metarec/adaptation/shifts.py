@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from metarec.adaptation.adapted import Adapted, UserInput, fast_weights, known_support
+from metarec.adaptation.adapted import Adapted, UserInput, fast_weights, known_support, shift_share
 from metarec.adaptation.view import EngineView, ItemShift, row_at, row_vectors
 from metarec.errors import MetarecError
 from metarec.tasks.tables import encode_unknown_users
@@ -65,7 +65,9 @@ def item_shift(view: EngineView, item_id: str, raters: Sequence[UserInput], labe
 def shift_value(adapted: Adapted, item_id: str) -> float:
     """What the item's shift adds to its ranking score for a user; 0 where there is none."""
     shift = adapted.view.shifts.get(item_id)
-    return 0.0 if shift is None or adapted.vector is None else shift.bias + float(shift.phi_E @ adapted.vector)
+    if shift is None or adapted.vector is None:
+        return 0.0
+    return shift_share(adapted) * (shift.bias + float(shift.phi_E @ adapted.vector))
 
 
 def encode_shifts(checkpoint: str, shifts: Mapping[str, ItemShift]) -> bytes:

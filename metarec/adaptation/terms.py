@@ -30,7 +30,7 @@ def score_terms(adapted: Adapted, item_id: str) -> list[Contribution]:
         row = len(view.rows) - 1
     shared = dict.fromkeys(("global", "item", "profile"), 0.0)
     support = np.zeros(adapted.shots)
-    for target, weight in view.weights.items():
+    for target, weight in adapted.weights.items():
         head_terms = _linear_terms if is_vector_learner(view.heads[target]) else _telescoped_terms
         plain, each = head_terms(view, target, adapted, row)
         for name, value in plain.items():

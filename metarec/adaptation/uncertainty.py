@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from metarec.adaptation.adapted import Adapted, fast_weights
-from metarec.adaptation.view import EngineView, Floats
+from metarec.adaptation.view import EngineView, Floats, is_vector_learner, row_vectors
 from metarec.meta.implicit import ImplicitAlpaca
+from metarec.types import Target
 
 
 def directions(adapted: Adapted, item_ids: Sequence[str]) -> Floats:
@@ -44,15 +45,11 @@ def score_spread(adapted: Adapted, item_ids: Sequence[str], *, cold: bool) -> tu
 
 def _user_spread(adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:
     view = adapted.view
-    assert view.vectors is not None
     support = adapted.support()
-    fast = fast_weights(view, adapted.profile, [adapted.used], targets=tuple(view.weights))
-    parts, first = [], 0
-    for target in view.weights:
+    fast = fast_weights(view, adapted.profile, [adapted.used], targets=tuple(adapted.weights))
+    parts = []
+    for target, phi_ND in _head_vectors(adapted, row_N).items():
         head = view.heads[target]
-        size = len(adapted.state.weights[target]["vector"])
-        phi_ND = view.vectors.phi_IE[np.maximum(row_N, 0), first : first + size]
-        first += size
         factor = fast[target].get("factor")
         if factor is None and isinstance(head.learner, ImplicitAlpaca):
             with torch.no_grad():
@@ -63,13 +60,33 @@ def _user_spread(adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:
     return cast(Floats, spread_NK * (row_N >= 0)[:, None])
 
 
+def _head_vectors(adapted: Adapted, row_N: NDArray[np.int64]) -> dict[Target, Floats]:
+    """Vectors of items times the weight of their head, for each linear head that counts in the user's scores."""
+    view, place_N = adapted.view, np.maximum(row_N, 0)
+    if adapted.mix is not None:
+        linear = {target: weight for target, weight in adapted.mix.items() if is_vector_learner(view.heads[target])}
+        return {
+            target: np.float32(weight) * row_vectors(view.heads[target], view.rows)[0][place_N]
+            for target, weight in linear.items()
+        }
+    assert view.vectors is not None
+    parts: dict[Target, Floats] = {}
+    first = 0
+    for target in view.weights:
+        size = len(adapted.state.weights[target]["vector"])
+        parts[target] = view.vectors.phi_IE[place_N, first : first + size]
+        first += size
+    return parts
+
+
 def _own_spread(adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:
     view = adapted.view
     variance_N = np.zeros(len(row_N))
     left_N = np.array([_left(view, row) for row in row_N.tolist()])
-    for target, weight in view.weights.items():
-        spread_E, vector_D = view.spreads[target], adapted.state.weights[target]["vector"]
-        if len(spread_E):
+    for target, weight in adapted.weights.items():
+        spread_E = view.spreads[target]
+        if len(spread_E) and is_vector_learner(view.heads[target]):
+            vector_D = adapted.state.weights[target]["vector"]
             # The constant that ends a vector of some learners is no part of the id.
             ids_D = vector_D[: len(spread_E) - 1]
             prior = weight**2 * float(np.square(ids_D) @ spread_E[:-1] + spread_E[-1])

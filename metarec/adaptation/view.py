@@ -104,9 +104,16 @@ class EngineView:
         row = replace(self.rows, code_N=nothing.code_N, dense_NP=nothing.dense_NP)
         return self._grown(self.catalogue, self.rows.append(row), np.array([len(self.rows)]))
 
+    @cached_property
+    def shifted_rows(self) -> tuple[NDArray[np.int64], Floats, Floats]:
+        """Rows (K,) of the items with shifts, and the shifts: (K, E) of vectors and (K,) of offsets."""
+        shifts = list(self.shifts.values())
+        phi_KE = np.stack([shift.phi_E for shift in shifts])
+        return self.catalogue.rows(self.shifts), phi_KE, np.array([shift.bias for shift in shifts], np.float32)
+
     @property
     def weights(self) -> Mapping[Target, float]:
-        """Weight of each head in the ranking score; heads of weight 0 are left out."""
+        """Trained weight of each head in the ranking score; heads of weight 0 are left out."""
         return score_weights(self.prior)
 
     def _grown(self, catalogue: CatalogueSnapshot, rows: EntityTable, place_N: NDArray[np.int64]) -> "EngineView":

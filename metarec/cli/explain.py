@@ -8,6 +8,7 @@ import click
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, note
 from metarec.cli.titles import Titles, data_option
+from metarec.cli.values import read_weights, weight_option
 
 MEANINGS = {
     "global": "common to all",
@@ -21,6 +22,7 @@ MEANINGS = {
 @click.argument("user")
 @click.argument("item")
 @click.option("--scenario", default="", help="The scenario.  [default: the default scenario]")
+@weight_option
 @data_option
 @address_option("gateway")
 @address_option("recall")
@@ -30,6 +32,7 @@ def explain(
     user: str,
     item: str,
     scenario: str,
+    weights: tuple[str, ...],
     data: Path | None,
     gateway: str | None,
     recall: str | None,
@@ -39,7 +42,7 @@ def explain(
     """Explain the score of ITEM for USER: exact terms, largest first, which add up to the score."""
     titles = Titles(data)
     with connect(gateway=gateway, recall=recall) as client:
-        found = client.explain(user, item, scenario=scenario, timeout=timeout)
+        found = client.explain(user, item, scenario=scenario, target_weights=read_weights(weights) or None, timeout=timeout)
         titles.look_up([item, *(part.item_id for part in found.contributions)], client)
     rows: list[dict[str, object]] = [
         {

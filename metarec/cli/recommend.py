@@ -9,7 +9,7 @@ import click
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, note
 from metarec.cli.titles import Titles, data_option
-from metarec.cli.values import feature_option, read_features, schema_fields
+from metarec.cli.values import feature_option, read_features, read_weights, schema_fields, weight_option
 
 if TYPE_CHECKING:
     from metarec.client import RecommendedItem
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--include-seen", is_flag=True, help="Items the user has interacted with may be returned.")
 @click.option("--diversity", type=click.FloatRange(0, 1), help="Strength of diversity, 0 to 1.  [default: the service's]")
 @click.option("--exploration", type=click.FloatRange(0, 1), help="Most places to explore, as a share.  [default: the service's]")
+@weight_option
 @feature_option
 @data_option
 @address_option("gateway")
@@ -37,6 +38,7 @@ def recommend(
     include_seen: bool,
     diversity: float | None,
     exploration: float | None,
+    weights: tuple[str, ...],
     features: tuple[str, ...],
     data: Path | None,
     gateway: str | None,
@@ -58,6 +60,7 @@ def recommend(
             include_seen=include_seen,
             diversity=diversity,
             exploration=exploration,
+            target_weights=read_weights(weights) or None,
             features=read_features(features, schema_fields(data, "users")) or None,
             timeout=timeout,
         )

@@ -1,6 +1,7 @@
 """Reads what people type or keep in files: ID=LABEL pairs, NAME=VALUE features, JSON or YAML lists of items, users and events."""
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,15 @@ feature_option = click.option(
     multiple=True,
     metavar="NAME=VALUE",
     help="A field of the dataset schema; repeat for more. Read as the schema of --data says, else by its looks (JSON or text).",
+)
+
+
+weight_option = click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    metavar="TARGET=NUMBER",
+    help="Weight of a target in the score (the label's column, or interacted); repeat for more.  [default: as trained]",
 )
 
 
@@ -57,6 +67,23 @@ def read_features(pairs: Iterable[str], fields: Iterable["Field"] = ()) -> dict[
             raise InvalidInputError(f"feature '{name}' is given twice; write several values as a JSON list", field="feature")
         features[name] = _typed(text, known[name]) if name in known else _json_or_text(text)
     return features
+
+
+def read_weights(pairs: Iterable[str]) -> dict[str, float]:
+    """TARGET=NUMBER pairs. InvalidInputError for what is no pair, and for a target that is given twice."""
+    weights: dict[str, float] = {}
+    for pair in pairs:
+        name, equals, text = pair.rpartition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not name or not equals or not math.isfinite(value):
+            raise InvalidInputError(f"'{pair}' is no weight; write TARGET=NUMBER, for example rating=1", field="weight")
+        if name in weights:
+            raise InvalidInputError(f"target '{name}' is given twice", field="weight")
+        weights[name] = value
+    return weights
 
 
 def _typed(text: str, field: "Field") -> object:

@@ -63,13 +63,15 @@ def recommend(
     features: Mapping[str, object] | None = None,
     diversity: float | None = None,
     exploration: float | None = None,
+    target_weights: Mapping[str, float] | None = None,
     request_id: str = "",
     timeout: float | None = None,
 ) -> Call[Recommendations]:
     """Recommend items to a user. `features` is a profile for this call alone; unknown users get the meta-learned prior.
 
-    `diversity` (0 to 1) and `exploration` (share of places) are the service's settings where they are None. The same `request_id`
-    (up to 128 printable characters; default: a new one) gets the same draws of exploration.
+    `diversity` (0 to 1) and `exploration` (share of places) are the service's settings where they are None. `target_weights` are
+    weights of targets in the score (the label's column, `interacted`), in place of the trained blend. The same `request_id` (up
+    to 128 printable characters; default: a new one) gets the same draws of exploration.
     """
     request = gateway_pb2.RecommendRequest(
         user_id=user_id,
@@ -79,6 +81,7 @@ def recommend(
         include_seen=include_seen,
         diversity=diversity,
         exploration=exploration,
+        target_weights=target_weights,
     )
     if features is not None:
         request.user.user_id = user_id
@@ -106,9 +109,16 @@ def record_interactions(interactions: Iterable[Interaction], *, timeout: float |
     return _call("gateway", "RecordInteractions", request, parse, timeout)
 
 
-def explain(user_id: str, item_id: str, *, scenario: str = "", timeout: float | None = None) -> Call[Explanation]:
-    """Explain the score of an item for a user as terms that add up to it."""
-    request = gateway_pb2.ExplainRequest(user_id=user_id, item_id=item_id, scenario=scenario)
+def explain(
+    user_id: str,
+    item_id: str,
+    *,
+    scenario: str = "",
+    target_weights: Mapping[str, float] | None = None,
+    timeout: float | None = None,
+) -> Call[Explanation]:
+    """Explain the score of an item for a user, under `target_weights` as `recommend` takes them, as terms that add up to it."""
+    request = gateway_pb2.ExplainRequest(user_id=user_id, item_id=item_id, scenario=scenario, target_weights=target_weights)
     return _call("gateway", "Explain", request, lists.get_explanation, timeout)
 
 

@@ -87,6 +87,7 @@ class Recommender:
             exclude_item_ids=request.exclude_item_ids,
             include_seen=request.include_seen,
             user=request.user if request.HasField("user") else None,
+            target_weights=request.target_weights,
         )
         try:
             response = await self._stages.recall.call(self._stages.recall_stub.RetrieveCandidates, message, RECALL_SHARE)
@@ -128,6 +129,7 @@ class Recommender:
             exploration=request.exploration if request.HasField("exploration") else None,
             exclude_item_ids=request.exclude_item_ids,
             include_seen=request.include_seen,
+            target_weights=request.target_weights,
         )
         try:
             ranked: ranking_pb2.RankCandidatesResponse = await self._stages.ranking.call(

@@ -66,7 +66,12 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> gateway_pb2.ExplainResponse:
         """Explain a score; there is no fallback, for nothing else knows the score."""
         validation.check_explain(request)
-        message = ranking_pb2.ExplainScoreRequest(user_id=request.user_id, item_id=request.item_id, scenario=request.scenario)
+        message = ranking_pb2.ExplainScoreRequest(
+            user_id=request.user_id,
+            item_id=request.item_id,
+            scenario=request.scenario,
+            target_weights=request.target_weights,
+        )
         return await self._stages.ranking.call(self._stages.ranking_stub.ExplainScore, message)
 
     async def UpsertItems(

@@ -1,5 +1,8 @@
 """Checks requests before any stage sees them: presence, lengths, ranges. What needs the schema is checked by the stages."""
 
+import math
+from collections.abc import Mapping
+
 from metarec.errors import InvalidInputError
 from metarec.v1 import gateway_pb2
 from services.runtime.convert import check_count, check_id, check_label, check_share, check_time, check_unique
@@ -8,6 +11,7 @@ MAX_ITEMS = 200
 DEFAULT_ITEMS = 10
 MAX_EXCLUDED = 1000
 MAX_BATCH = 1000
+MAX_TARGETS = 100
 
 
 def check_recommend(request: gateway_pb2.RecommendRequest) -> None:
@@ -20,6 +24,7 @@ def check_recommend(request: gateway_pb2.RecommendRequest) -> None:
     for name in ("diversity", "exploration"):
         if request.HasField(name):
             check_share(getattr(request, name), name)
+    check_weights(request.target_weights)
     if request.user.user_id and request.user.user_id != request.user_id:
         raise InvalidInputError(f"is '{request.user.user_id}', but user_id is '{request.user_id}'", field="user.user_id")
 
@@ -42,6 +47,7 @@ def check_explain(request: gateway_pb2.ExplainRequest) -> None:
     check_id(request.user_id, "user_id")
     check_id(request.item_id, "item_id")
     check_scenario(request.scenario, "scenario")
+    check_weights(request.target_weights)
 
 
 def check_items(request: gateway_pb2.UpsertItemsRequest) -> None:
@@ -66,6 +72,15 @@ def check_profile(request: gateway_pb2.InferProfileRequest) -> None:
     check_unique((row.item_id for row in request.support), "support", "item_id")
     for number, row in enumerate(request.support):
         check_label(row.label, None, f"support[{number}].label")
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """InvalidInputError unless every weight is finite; which targets there are, the stages know."""
+    check_count(len(weights), "target_weights", least=0, most=MAX_TARGETS)
+    for name, weight in weights.items():
+        check_id(name, "target_weights")
+        if not math.isfinite(weight):
+            raise InvalidInputError(f"must be a finite number, not {weight}", field=f"target_weights.{name}")
 
 
 def check_scenario(value: str, field: str) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 from metarec.adaptation.adapted import UserInput
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
+from metarec.adaptation.weighing import weigh
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, UnavailableError
 from metarec.features.store import OnlineUser
 from metarec.ranking.marks import Marks
@@ -179,6 +180,12 @@ def _adapt(engine: Engine, tasks: Sequence[Task]) -> None:
     for task in tasks:
         if task.state is not None:
             _adapt_one(engine, task)
+    for task in tasks:
+        if task.adapted is not None and task.request.target_weights:
+            try:
+                task.adapted = weigh(task.adapted, task.request.target_weights)
+            except InvalidInputError as error:
+                task.adapted, task.error = None, error
 
 
 def _adapt_one(engine: Engine, task: Task) -> None:

@@ -47,6 +47,12 @@ class BatchScores:
 
 def _scores(engine: Engine, users: Sequence[tuple[Adapted, Sequence[str]]]) -> list[Floats]:
     """One gather and one product for all users, where their scores are linear; the engine's own way for the others."""
+    if any(user.mix is not None for user, _ in users):
+        # Weights of their own: those users' items one user at a time, and the others' together.
+        rest = iter(_scores(engine, [entry for entry in users if entry[0].mix is None]))
+        return [next(rest) if user.mix is None else engine.scores(user, item_ids) for user, item_ids in users]
+    if not users:
+        return []
     views = {id(user.view): user.view for user, _ in users}
     vectors = next(iter(views.values())).vectors if len(views) == 1 else None
     user_vectors = [user.vector for user, _ in users if user.vector is not None]

@@ -1,6 +1,6 @@
 """Ranking's messages: requests checked and read, responses written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from metarec.data.schema import Schema
@@ -33,6 +33,7 @@ class Request:
     profile: stands in for the stored one
     excluded, include_seen: what rules may not, and may, bring in
     diversity, exploration: None for the service's settings
+    target_weights: by name of the target; empty for the trained ones
     """
 
     user_id: str
@@ -46,6 +47,7 @@ class Request:
     include_seen: bool = False
     diversity: float | None = None
     exploration: float | None = None
+    target_weights: Mapping[str, float] = field(default_factory=dict)
     request_id: str = ""
 
 
@@ -96,6 +98,7 @@ def rank_request(message: ranking_pb2.RankCandidatesRequest, schema: Schema | No
         include_seen=message.include_seen,
         diversity=check_share(message.diversity, "diversity") if message.HasField("diversity") else None,
         exploration=check_share(message.exploration, "exploration") if message.HasField("exploration") else None,
+        target_weights=dict(message.target_weights),
         request_id=request_id,
     )
 
@@ -105,7 +108,12 @@ def explain_request(message: ranking_pb2.ExplainScoreRequest, request_id: str = 
     check_id(message.user_id, "user_id")
     check_id(message.item_id, "item_id")
     return Request(
-        user_id=message.user_id, revisions={message.item_id: 0}, explain=True, scenario=message.scenario, request_id=request_id
+        user_id=message.user_id,
+        revisions={message.item_id: 0},
+        explain=True,
+        scenario=message.scenario,
+        target_weights=dict(message.target_weights),
+        request_id=request_id,
     )
 
 

@@ -1,7 +1,7 @@
 """Finds candidates for a user by their state in the feature store, among the checkpoint's items and those upserted since."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -9,6 +9,7 @@ from metarec.adaptation.adapted import Adapted, score
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
 from metarec.adaptation.view import EngineView
+from metarec.adaptation.weighing import weigh
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, UnavailableError
 from metarec.ranking.account import RuleReport
 from metarec.recall.contract import ItemView, RecallUser
@@ -98,16 +99,22 @@ class Finder:
         exclude: Sequence[str] = (),
         include_seen: bool = False,
         scenario: str = "",
+        target_weights: Mapping[str, float] | None = None,
     ) -> Retrieved:
-        """Candidates for a user; `profile` stands in for the stored one. NoCheckpointError while no checkpoint has been live."""
+        """Candidates for a user; `profile` stands in for the stored one, `target_weights` for the trained blend.
+
+        NoCheckpointError while no checkpoint has been live, InvalidInputError for weights of targets it does not have.
+        """
         serving = self._serving
         if serving is None:
             raise NoCheckpointError("no checkpoint is live; train one and promote it")
         degraded: list[Degraded] = []
         self._shift(serving)
         adapted, known = self._adapted(serving.engine, user_id, profile, degraded)
+        adapted = weigh(adapted, target_weights or {})
         user = RecallUser(
-            vector=adapted.vector,
+            # The index is over vectors of the trained blend; other weights score the whole catalogue.
+            vector=adapted.vector if adapted.mix is None else None,
             scores=lambda view, rows: score(cast(EngineView, view), adapted, rows),
             support=adapted.used,
             seen=adapted.seen_items,

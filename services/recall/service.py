@@ -133,6 +133,7 @@ class Recall(recall_pb2_grpc.RecallServiceServicer):
             exclude=request.exclude_item_ids,
             include_seen=request.include_seen,
             scenario=request.scenario,
+            target_weights=request.target_weights,
         )
         return recall_pb2.RetrieveCandidatesResponse(
             candidates=[convert.candidate_message(candidate) for candidate in found.candidates],

@@ -47,6 +47,13 @@ async def test_items_are_recalled_then_ranked(client: AsyncClient, stages: Any) 
     assert (ranked.user_id, ranked.scenario, ranked.num_items, len(ranked.candidates)) == ("u1", "home", 2, 3)
 
 
+async def test_weights_of_targets_reach_both_stages(client: AsyncClient, stages: Any) -> None:
+    weights = {"rating": 1.0, "interacted": -0.5}
+    await client.recommend("u1", target_weights=weights)
+    await client.explain("u1", "i1", target_weights=weights)
+    assert [dict(seen.target_weights) for seen in (*stages.recall.seen, *stages.ranking.seen)] == [weights] * 3
+
+
 @pytest.mark.parametrize(("num_items", "num_candidates"), [(1, 200), (10, 200), (20, 400), (200, 500)])
 async def test_the_more_items_are_asked_for_the_more_candidates_are_ranked(
     client: AsyncClient, stages: Any, num_items: int, num_candidates: int
@@ -270,7 +277,10 @@ WRONG: list[tuple[Any, str]] = [
     (gateway_pb2.RecommendRequest(user_id="u", exclude_item_ids=["i"] * 1001), "exclude_item_ids"),
     (gateway_pb2.RecommendRequest(user_id="u", user=types_pb2.User(user_id="v")), "user.user_id"),
     (gateway_pb2.RecommendRequest(user_id="u", scenario=LONG), "scenario"),
+    (gateway_pb2.RecommendRequest(user_id="u", target_weights={"rating": float("nan")}), "target_weights.rating"),
+    (gateway_pb2.RecommendRequest(user_id="u", target_weights={LONG: 1.0}), "target_weights"),
     (gateway_pb2.ExplainRequest(item_id="i"), "user_id"),
+    (gateway_pb2.ExplainRequest(user_id="u", item_id="i", target_weights={"rating": float("inf")}), "target_weights.rating"),
     (gateway_pb2.ExplainRequest(user_id="u", item_id="i", scenario=LONG), "scenario"),
     (gateway_pb2.ExplainRequest(user_id="u"), "item_id"),
     (gateway_pb2.DeleteUserRequest(), "user_id"),

@@ -247,6 +247,9 @@ async def test_feedback_takes_a_file(run: Run, stages: Any, tmp_path: Path) -> N
         (["feedback", "--file", "/nowhere.json"], "'/nowhere.json' cannot be read"),
         (["recommend", "u1", "--feature", "age"], "'age' is no feature; write NAME=VALUE"),
         (["recommend", "u1", "--feature", "a=1", "--feature", "a=2"], "given twice"),
+        (["recommend", "u1", "--weight", "rating"], "'rating' is no weight; write TARGET=NUMBER"),
+        (["recommend", "u1", "--weight", "rating=nan"], "'rating=nan' is no weight"),
+        (["explain", "u1", "i1", "--weight", "rating=1", "--weight", "rating=2"], "'rating' is given twice"),
         (["recommend", "u1", "--timeout", "0"], "timeout"),
         (["recommend", "u1", "--gateway", "here"], "METAREC_GATEWAY_ADDRESS must be HOST:PORT, not 'here'"),
         (["adapt"], "give TASK, or a support set"),
@@ -269,6 +272,12 @@ async def test_explain_lists_terms_and_their_sum(run: Run, dataset: str) -> None
     assert "4.0000" in next(line for line in out.splitlines() if "sum" in line)
     status, out, _ = await run("explain", "u1", "i1", "--json")
     assert json.loads(out)["residual"] == 0
+
+
+async def test_targets_are_weighed_on_the_command_line(run: Run, stages: Any) -> None:
+    weights = ("--weight", "rating=1", "--weight", "interacted=-.5")
+    assert (await run("recommend", "u1", *weights))[0] == (await run("explain", "u1", "i1", *weights))[0] == 0
+    assert [dict(seen.target_weights) for seen in stages.ranking.seen] == [{"rating": 1.0, "interacted": -0.5}] * 2
 
 
 async def test_adapt_predicts_and_says_what_it_left_out(run: Run, dataset: str, stages: Any) -> None:

@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from metarec.adaptation.engine import Engine
+from metarec.adaptation.weighing import weigh
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, NotFoundError, UnavailableError
 from metarec.features.store import FeatureStore
 from metarec.training.registry import Registry
@@ -132,6 +133,16 @@ async def test_a_profile_in_the_request_stands_in_for_the_stored_one(stub: Stub)
     assert lists[0] != lists[1]
 
 
+async def test_weights_of_targets_stand_in_for_the_trained_blend(stub: Stub, trained: Path) -> None:
+    engine = Engine(Registry(trained).load("live"))
+    for weights in ({"rating": 1.0}, {"interacted": 1.0}, {"rating": 1.0, "interacted": 30.0}):
+        found = await stub.RetrieveCandidates(Retrieve(user_id="nobody", num_candidates=60, target_weights=weights))
+        score = {c.item_id: c.score for c in found.candidates if c.source == types_pb2.CANDIDATE_SOURCE_PERSONAL}
+        expected = engine.scores(weigh(engine.adapt([]), weights), list(score))
+        assert score
+        assert list(score.values()) == pytest.approx(expected.tolist(), abs=1e-5)
+
+
 async def test_an_upserted_item_is_retrievable_when_the_call_returns(stub: Stub, trained: Path) -> None:
     write_user(trained, "fan", ["i0", "i4", "i8", "i12"])
     response = await stub.UpsertItems(Upsert(items=[item("new", "space", "space story", 1970), item("other", "horror")]))
@@ -213,6 +224,7 @@ async def test_wrong_requests_are_refused_with_the_name_of_the_field(stub: Stub)
         (Retrieve(user_id="u", num_candidates=-1), "num_candidates"),
         (Retrieve(user_id="u", user=types_pb2.User(user_id="v")), "user.user_id"),
         (profile, "user.features.age"),
+        (Retrieve(user_id="u", target_weights={"clicks": 1.0}), "target_weights.clicks"),
     ):
         error = await refused(stub.RetrieveCandidates(retrieve))
         assert isinstance(error, InvalidInputError)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from metarec.adaptation.engine import Engine
+from metarec.adaptation.state import UserState
+from metarec.adaptation.weighing import weigh
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, NotFoundError, UnavailableError
 from metarec.features.store import OnlineUser
 from metarec.training.registry import Registry
@@ -277,3 +279,20 @@ def test_ranking_reads_a_real_store(tiny_registry: Path, engine: Engine, tmp_pat
         real.close()
     assert answer.shots == 1
     assert {item.item_id: item.known for item in answer.ranked} == {"new": True, "i2": True}
+
+
+def test_each_request_has_its_own_weights_of_targets(engine: Engine, store: MemoryStore) -> None:
+    store.users["u"] = stored(engine, LOVES_SPACE)
+    ranker = Ranker(Live(engine), store)
+    weights = {"rating": 1.0, "interacted": 0.5}
+    plain, weighed, wrong = ranker.answer([ask("u"), ask("u", target_weights=weights), ask("u", target_weights={"clicks": 1.0})])
+    (alone,) = ranker.answer([ask("u")])
+    assert answered(plain) == answered(alone)
+    user = weigh(engine.restore(UserState.decode(store.users["u"].adaptation or b"")), weights)
+    expected = engine.scores(user, [item.item_id for item in answered(weighed).ranked])
+    assert [item.score for item in answered(weighed).ranked] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert isinstance(wrong, InvalidInputError)
+    assert wrong.field == "target_weights.clicks"
+    (explained,) = ranker.answer([ask("u", "i9", explain=True, target_weights=weights)])
+    found = answered(explained)
+    assert sum(term.value for term in found.contributions) == pytest.approx(found.ranked[0].score, abs=1e-4)
