@@ -1,16 +1,25 @@
-"""A scenario as a task: what all of its users have in common against the users of training (DESIGN 4.1, one level up).
+"""Scenarios as tasks: what all users of one have in common against the users of training (DESIGN 4.1, one level up).
 
-A new platform, market or surface has users of its own. Their vectors are w_u = w0(x_u) + m + e_u with e_u ~ N(0, V) as ever and
-one shift m ~ N(0, kappa V) that they share. With every e_u integrated out, m has a Gaussian posterior in closed form (the
-hierarchical linear model of Lindley & Smith 1972, section 2): in coordinates whitened by V, a user whose posterior under m = 0
-has mean w0 + d and covariance F F' tells about m with precision I - V^(-1/2) F F' V^(-1/2) and moment V^(-1/2) d. So a scenario
-adapts from the posteriors that adaptation gives anyway, in one sum over its users; kappa maximises the marginal likelihood of
-what they did (MacKay 1992). The shifted prior is a head like any other: users of the scenario adapt from it, explanations stay
-exact, and without users it is the old one.
+A new platform, market or surface has a shift of the prior mean that its users share. In scenario s the vector of user u is
+
+    w_u = w0(x_u) + m_s + e_u        e_u ~ N(0, V) as ever        m_s ~ N(0, kappa V)
+
+with one e_u for a user wherever they are. With every e_u integrated out, the shifts have a joint Gaussian posterior in closed
+form (the hierarchical linear model of Lindley & Smith 1972, section 2). In coordinates whitened by V let a user's rows in
+scenario s be Z_s with weights R_s (inverse noise), residuals r_s under m = 0; let B_s = Z_s' R_s Z_s, b_s = Z_s' R_s r_s, and
+over all their rows A = I + sum B_s, b = sum b_s. By the matrix inversion lemma they tell about (m_s, m_t) with
+
+    precision P_st = [s = t] B_s - B_s A^-1 B_t        moment h_s = b_s - B_s A^-1 b
+
+Sums over users are all there is to keep. Users of one scenario only give I - A^-1; users of several compare them directly (the
+blocks P_st). A user who is more erratic than the prior expects weighs less by that much, the noise scale that the learner gives
+them: one angry person is no scenario. kappa, the variance between scenarios over that between users, maximises the marginal
+likelihood (MacKay 1992) times a prior that prefers little (Simpson et al. 2017): a handful of rows moves nobody far.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -18,7 +27,7 @@ from torch import Tensor
 
 from metarec.errors import ConfigError
 from metarec.meta.alpaca import Alpaca
-from metarec.meta.alpaca_terms import choice, unknown
+from metarec.meta.alpaca_terms import choice, noise, unknown
 from metarec.meta.prior import Head
 from metarec.models.linear_gaussian import LinearGaussian
 from metarec.tasks.batch import Batch
@@ -26,15 +35,25 @@ from metarec.tasks.batch import Batch
 KAPPAS = tuple(10.0**power for power in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0, 0.5, 1))
 """Candidate ratios of the variance between scenarios to that between users."""
 
+RATE = 4.6
+"""The prior of kappa is exponential in its root: one in a hundred scenarios lies further from the others than users do."""
+
+SWEEPS, TOLERANCE = 200, 1e-10
+
+Spectra = Mapping[int, tuple[Tensor, Tensor]]
+"""Eigenvalues (E,) and eigenvectors (E, E) of each scenario's own block of the precision."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What a scenario's users have in common: the mean of m (E,), its covariance (E, E), and the kappa chosen."""
+    """What a scenario's users have in common: the mean of m (E,), its covariance (E, E) with other scenarios' shifts as they are,
+    the kappa chosen, and what was learned from."""
 
     mean_E: Tensor
     covariance_EE: Tensor
     kappa: float
     num_users: int
+    num_rows: int = 0
 
     def head(self, head: Head) -> Head:
         """`head` for users of the scenario: its prior mean moved by the mean of m."""
@@ -42,45 +61,183 @@ class Scenario:
         return replace(head, theta={**head.theta, "task.mean": moved})
 
 
+@dataclass
+class Evidence:
+    """Sums over users about the shifts of scenarios 1, 2, ... under a head; scenario 0 is the default one, without a shift.
+
+    `precision` holds the blocks P_st (E, E) for s <= t that users tell about, `moment` the h_s, whitened by V.
+    """
+
+    head: Head
+    precision: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    moment: dict[int, Tensor] = field(default_factory=dict)
+    num_users: dict[int, int] = field(default_factory=dict)
+    num_rows: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """ConfigError for a head not in closed form."""
+        if not has_scenarios(self.head):
+            raise ConfigError(
+                f"scenarios are tasks of learner '{Alpaca.name}', kind 'user', not of '{self.head.learner.name}', kind "
+                f"'{self.head.kind}'",
+                field="learner",
+            )
+
+    def add(self, support: Batch, scenario_TN: Tensor) -> None:
+        """Count users in by their rows and the scenario of each."""
+        z_TNE, r_TN = _whitened(self.head, support)
+        chol_TEE = torch.linalg.cholesky(z_TNE.mT @ z_TNE + torch.eye(z_TNE.shape[2], dtype=z_TNE.dtype))
+        half_TE = _lower(chol_TEE, (z_TNE.mT @ r_TN[..., None]))[..., 0]
+        weight_T = self._weights(support, r_TN.square().sum(1) - half_TE.square().sum(1))
+        parts: dict[int, tuple[Tensor, Tensor]] = {}
+        mine_TN = torch.where(support.mask_TN, scenario_TN, 0)
+        for k in sorted(set(mine_TN.flatten().tolist()) - {0}):
+            here_TN = mine_TN == k
+            task_K = here_TN.any(1).nonzero()[:, 0]
+            z_KNE = z_TNE[task_K] * here_TN[task_K][..., None]
+            b_KEE = z_KNE.mT @ z_KNE
+            c_KEE = _lower(chol_TEE[task_K], b_KEE)
+            weight_K = weight_T[task_K]
+            pull_KE = (z_KNE.mT @ r_TN[task_K][..., None] - c_KEE.mT @ half_TE[task_K][..., None])[..., 0]
+            self._count(k, len(task_K), int(here_TN.sum()))
+            self._sum(self.moment, k, weight_K @ pull_KE)
+            own_EE = torch.einsum("k,keg->eg", weight_K, b_KEE) - torch.einsum("k,kfe,kfg->eg", weight_K, c_KEE, c_KEE)
+            self._sum(self.precision, (k, k), own_EE)
+            for other, (task_L, c_LEE) in parts.items():
+                both_K, both_L = torch.isin(task_K, task_L), torch.isin(task_L, task_K)
+                if bool(both_K.any()):
+                    shared_EE = torch.einsum("k,kfe,kfg->eg", weight_K[both_K], c_LEE[both_L], c_KEE[both_K])
+                    self._sum(self.precision, (other, k), -shared_EE)
+            parts[k] = (task_K, c_KEE)
+
+    def _weights(self, support: Batch, fit_T: Tensor) -> Tensor:
+        """Over how much more erratic a task is than the prior expects (Alpaca's noise scale)."""
+        shape, count_T = cast(Alpaca, self.head.learner).noise_shape, support.mask_TN.sum(1)
+        return ((shape + count_T) / (shape + fit_T)).clamp_max(1.0) if shape > 0 else torch.ones_like(fit_T)
+
+    def _count(self, k: int, users: int, rows: int) -> None:
+        self.num_users[k] = self.num_users.get(k, 0) + users
+        self.num_rows[k] = self.num_rows.get(k, 0) + rows
+
+    def _sum(self, sums: dict, key: object, value: Tensor) -> None:  # type: ignore[type-arg]
+        sums[key] = sums[key] + value if key in sums else value
+
+    def solve(self) -> dict[int, Scenario]:
+        """The posterior of each scenario that has users, given the others'; one kappa for all."""
+        scale_E = torch.exp(0.5 * self.head.theta["prior.log_var"]).double()
+        own: Spectra = {k: _spectrum(self.precision[k, k]) for k in self.moment}
+        mean = {k: torch.zeros_like(moment) for k, moment in self.moment.items()}
+        kappa = _choose(own, self.moment)
+        if len(self.precision) > len(own):
+            # Scenarios that share users: Gauss-Seidel, which converges for a positive definite system, then kappa once more.
+            mean = self._sweep(own, mean, kappa)
+            kappa = _choose(own, {k: self._rest(k, mean) for k in own})
+        mean = self._sweep(own, mean, kappa)
+        return {
+            k: Scenario(
+                mean_E=scale_E * mean[k],
+                covariance_EE=scale_E[:, None] * ((root_EE / (value_E + 1 / kappa)) @ root_EE.T) * scale_E,
+                kappa=kappa,
+                num_users=self.num_users[k],
+                num_rows=self.num_rows[k],
+            )
+            for k, (value_E, root_EE) in own.items()
+        }
+
+    def _rest(self, k: int, mean: Mapping[int, Tensor]) -> Tensor:
+        """h_k less what the other shifts explain."""
+        rest_E = self.moment[k].clone()
+        for (one, two), block_EE in self.precision.items():
+            if one == k != two:
+                rest_E -= block_EE @ mean[two]
+            elif two == k != one:
+                rest_E -= block_EE.T @ mean[one]
+        return rest_E
+
+    def _sweep(self, own: Spectra, mean: dict[int, Tensor], kappa: float) -> dict[int, Tensor]:
+        mean = dict(mean)
+        for _ in range(SWEEPS):
+            moved = 0.0
+            for k, (value_E, root_EE) in own.items():
+                fresh_E = root_EE @ ((root_EE.T @ self._rest(k, mean)) / (value_E + 1 / kappa))
+                moved = max(moved, float((fresh_E - mean[k]).abs().max()))
+                mean[k] = fresh_E
+            if moved < TOLERANCE:
+                break
+        return mean
+
+
+def has_scenarios(head: Head) -> bool:
+    """Whether scenarios are tasks of the head: its learner is in closed form and its tasks are users."""
+    return head.learner.name == Alpaca.name and head.kind == "user"
+
+
 def adapt_scenario(head: Head, supports: Iterable[Batch]) -> Scenario:
-    """The posterior of a scenario from the support sets of its users, in batches; ConfigError for a head not in closed form."""
-    if head.learner.name != Alpaca.name or head.kind != "user":
-        raise ConfigError(
-            f"scenarios are tasks of learner '{Alpaca.name}', kind 'user', not of '{head.learner.name}', kind '{head.kind}'",
-            field="learner",
-        )
-    scale_E = torch.exp(0.5 * head.theta["prior.log_var"]).double()
-    width = len(scale_E)
-    eye_EE = torch.eye(width, dtype=torch.float64)
-    precision_EE, moment_E, users = torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64), 0
+    """The posterior of one scenario from the support sets of its users, in batches; ConfigError for a head not in closed form."""
+    evidence = Evidence(head)
     for support in supports:
-        with torch.no_grad():
-            fast = head.learner.adapt(head.model, head.theta, support)
-            moved_TE = (fast["mean"] - _prior_mean(head, support)).double() / scale_E
-        root_TEE = fast["factor"].double() / scale_E[:, None]
-        precision_EE += support.num_tasks * eye_EE - torch.einsum("tef,tgf->eg", root_TEE, root_TEE)
-        moment_E += moved_TE.sum(0)
-        users += support.num_tasks
-    kappa = max(KAPPAS, key=lambda value: _evidence(precision_EE, moment_E, value)) if users else KAPPAS[0]
-    covariance_EE = torch.linalg.inv(precision_EE + eye_EE / kappa)
-    return Scenario(
-        mean_E=scale_E * (covariance_EE @ moment_E),
-        covariance_EE=scale_E[:, None] * covariance_EE * scale_E,
-        kappa=kappa,
-        num_users=users,
+        evidence.add(support, torch.ones_like(support.row_TN))
+    width = len(head.theta["task.mean"])
+    empty = Scenario(
+        mean_E=torch.zeros(width, dtype=torch.float64),
+        covariance_EE=KAPPAS[0] * torch.diag(torch.exp(head.theta["prior.log_var"].double())),
+        kappa=KAPPAS[0],
+        num_users=0,
     )
+    return evidence.solve().get(1, empty)
 
 
-def _prior_mean(head: Head, support: Batch) -> Tensor:
-    """w0 of each task (T, E), what its choice of rows says included."""
+def without_shifts(head: Head, support: Batch, shift_TNE: Tensor) -> Batch:
+    """The support set as it would be without the shifts of the scenarios that its rows are from: labels less phi(j)' m.
+
+    A user within scenario s then has the vector `adapt` of it plus m_s: exactly that of the moved prior, since labels enter the
+    posterior mean as they do the residuals.
+    """
+    phi_TNE, _ = cast(LinearGaussian, head.model).batch_features(head.theta, support)
+    added_TN = torch.einsum("tne,tne->tn", phi_TNE, shift_TNE.to(phi_TNE.dtype))
+    return replace(support, label_TN=support.label_TN - torch.where(support.mask_TN, added_TN, 0))
+
+
+def _whitened(head: Head, support: Batch) -> tuple[Tensor, Tensor]:
+    """Features (T, N, E) whitened by V and residuals (T, N) under m = 0, over the rows' standard deviations; 0 where padded."""
     linear = cast(LinearGaussian, head.model)
-    phi_TSE, _ = linear.batch_features(head.theta, support)
-    profile_TE = linear.task_prior(head.theta, support.tables.tasks, support.task_T)
-    return profile_TE + choice(head.theta, phi_TSE, support, unknown(support)).sum(1)
+    with torch.no_grad():
+        phi_TNE, bias_TN = linear.batch_features(head.theta, support)
+        prior_TE = linear.task_prior(head.theta, support.tables.tasks, support.task_T)
+        prior_TE = prior_TE + choice(head.theta, phi_TNE, support, unknown(support)).sum(1)
+        known_TN = head.theta["mu"] + bias_TN + torch.einsum("tne,te->tn", phi_TNE, prior_TE)
+        weight_TN = support.mask_TN / noise(head.theta, support).double().sqrt()
+        scale_E = torch.exp(0.5 * head.theta["prior.log_var"]).double()
+        residual_TN = (support.label_TN.to(known_TN.dtype) - known_TN).double()
+        return phi_TNE.double() * scale_E * weight_TN[..., None], residual_TN * weight_TN
 
 
-def _evidence(precision_EE: Tensor, moment_E: Tensor, kappa: float) -> float:
+def _lower(chol_TEE: Tensor, value_TEX: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.solve_triangular(chol_TEE, value_TEX, upper=False)
+    return found
+
+
+def _spectrum(block_EE: Tensor) -> tuple[Tensor, Tensor]:
+    value_E, root_EE = torch.linalg.eigh(block_EE)
+    # Negative only by rounding.
+    return value_E.clamp_min(0), root_EE
+
+
+def _choose(own: Spectra, moment: Mapping[int, Tensor]) -> float:
+    """The kappa that explains best what users did, up to the prior."""
+
+    def weight(kappa: float) -> float:
+        return sum(_evidence(*own[k], moment[k], kappa) for k in own) + _log_prior(kappa)
+
+    return max(KAPPAS, key=weight)
+
+
+def _evidence(value_E: Tensor, root_EE: Tensor, moment_E: Tensor, kappa: float) -> float:
     """Log marginal likelihood of the users' rows at this kappa, up to a constant."""
-    eye_EE = torch.eye(len(moment_E), dtype=torch.float64)
-    explained = moment_E @ torch.linalg.solve(precision_EE + eye_EE / kappa, moment_E)
-    return float(explained - torch.logdet(eye_EE + kappa * precision_EE)) / 2
+    explained = (root_EE.T @ moment_E).square() / (value_E + 1 / kappa)
+    return float((explained - torch.log1p(kappa * value_E)).sum()) / 2
+
+
+def _log_prior(kappa: float) -> float:
+    """Log density of log kappa when its root is exponential."""
+    return math.log(kappa) / 2 - RATE * math.sqrt(kappa)

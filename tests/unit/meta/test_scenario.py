@@ -10,7 +10,7 @@ from metarec.errors import ConfigError
 from metarec.meta.alpaca import Alpaca
 from metarec.meta.prior import Head
 from metarec.meta.registry import make_learner
-from metarec.meta.scenario import adapt_scenario
+from metarec.meta.scenario import Evidence, adapt_scenario, without_shifts
 from metarec.models.linear_gaussian import LinearGaussian
 from metarec.tasks.batch import Batch, TaskBatch
 from metarec.tasks.planted import PlantedFamily, as_float64, linear_family
@@ -71,7 +71,8 @@ def test_the_posterior_is_that_of_all_rows_of_all_users_at_once() -> None:
         moment += phi.T @ np.linalg.solve(covariance, rest)
     np.testing.assert_allclose(found.mean_E.numpy(), np.linalg.solve(precision, moment), atol=1e-5)
     np.testing.assert_allclose(found.covariance_EE.numpy(), np.linalg.inv(precision), atol=1e-6)
-    assert found.num_users == 80
+    assert found.num_users == int(tasks.support.mask_TN.any(1).sum())
+    assert found.num_rows == int(tasks.support.mask_TN.sum())
 
 
 def test_users_without_rows_of_their_own_profit_from_the_others() -> None:
@@ -104,3 +105,60 @@ def test_heads_that_are_not_in_closed_form_are_refused() -> None:
     _, head, _ = planted(SHIFT)
     with pytest.raises(ConfigError, match="not of 'maml'"):
         adapt_scenario(replace(head, learner=make_learner("maml")), [])
+
+
+def scenarios_of(batch: Batch, seed: int = 5) -> torch.Tensor:
+    """Scenarios 0 (the default), 1 and 2 at random, row by row: users are in several."""
+    return torch.randint(0, 3, batch.row_TN.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_scenarios_that_share_users_are_solved_together() -> None:
+    family, head, tasks = planted(SHIFT, num_tasks=40)
+    support, scenario_TN = tasks.support, scenarios_of(tasks.support)
+    evidence = Evidence(head)
+    evidence.add(support, scenario_TN)
+    found = evidence.solve()
+    kappa, variance = found[1].kappa, np.append(family.variance_D, 1e-4)
+    width = DIM + 1
+    precision, moment = np.diag(np.tile(1 / (kappa * variance), 2)), np.zeros(2 * width)
+    for t, task in enumerate(support.task_T.tolist()):
+        seen = support.mask_TN[t].numpy()
+        phi = np.column_stack([family.row_RD[support.row_TN[t].numpy()[seen]], np.ones(seen.sum())])
+        where = scenario_TN[t].numpy()[seen]
+        design = np.column_stack([phi * (where == k)[:, None] for k in (1, 2)])
+        covariance = (phi * variance) @ phi.T + family.noise_variance * np.eye(len(phi))
+        rest = support.label_TN[t].double().numpy()[seen] - family.mean - phi[:, :-1] @ family.task_TD[task]
+        precision += design.T @ np.linalg.solve(covariance, design)
+        moment += design.T @ np.linalg.solve(covariance, rest)
+    joint = np.linalg.solve(precision, moment)
+    np.testing.assert_allclose(np.concatenate([found[k].mean_E.numpy() for k in (1, 2)]), joint, atol=1e-6)
+
+
+def test_a_user_within_a_scenario_is_one_of_the_moved_prior() -> None:
+    _, head, tasks = planted(SHIFT)
+    scenario = adapt_scenario(head, [tasks.support])
+    shift_TNE = scenario.mean_E.expand(*tasks.support.row_TN.shape, -1)
+    moved = scenario.head(head)
+    expected = moved.learner.adapt(moved.model, moved.theta, tasks.support)
+    plain = head.learner.adapt(head.model, head.theta, tasks.support)
+    found = head.learner.adapt(head.model, head.theta, without_shifts(head, tasks.support, shift_TNE))
+    # The same from the stored factor alone, where all of a user's rows are of the scenario: Cov[w] V^-1 m.
+    gain_TEE = plain["factor"] @ plain["factor"].mT / torch.exp(head.theta["prior.log_var"])
+    for mean_TE in (found["mean"] + scenario.mean_E, plain["mean"] + gain_TEE @ scenario.mean_E):
+        torch.testing.assert_close(mean_TE, expected["mean"], atol=1e-12, rtol=0)
+
+
+def test_one_person_with_a_grudge_moves_nobody_far() -> None:
+    _, head, tasks = planted(np.zeros(DIM))
+    head = replace(head, learner=Alpaca(noise_shape=8.0))
+    one = next(place for place in range(80) if int(tasks.support.mask_TN[place].sum()) >= 3)
+    mine = replace(
+        tasks.support,
+        task_T=tasks.support.task_T[[one]],
+        row_TN=tasks.support.row_TN[[one]],
+        label_TN=tasks.support.label_TN[[one]] - 4.0 * tasks.support.mask_TN[[one]],
+        mask_TN=tasks.support.mask_TN[[one]],
+    )
+    alone, many = adapt_scenario(head, [mine]), adapt_scenario(head, [mine] * 40)
+    assert float(alone.mean_E.abs().max()) < 0.5 * float(many.mean_E.abs().max())
+    assert alone.kappa < many.kappa
