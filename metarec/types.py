@@ -62,7 +62,7 @@ class Candidate:
     revision: int = 0
 
 
-ContributionKindName = Literal["global", "item", "profile", "support", "rule"]
+ContributionKindName = Literal["global", "item", "profile", "support", "rule", "scenario"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,28 @@ from metarec.types import Features, Interaction, Target
 
 
 @dataclass(frozen=True, kw_only=True)
+class Within:
+    """A user's place in a scenario, under the explicit head (metarec.adaptation.scenarios).
+
+    scenario: its name; "" is the default one
+    used: the interactions adapted to, their labels less what the scenarios they are from add
+    shift_E: the shift of the scenario the user is within, a part of the user's vector
+    spread_EE: its covariance, where predictions are to be as uncertain as it is
+    """
+
+    scenario: str
+    used: tuple[Interaction, ...]
+    shift_E: Floats
+    spread_EE: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Adapted:
     """A user adapted to: what scoring, explaining and storing need.
 
     `used` are the interactions of the support set whose items are known, `unknown_ids` the others' items. `vector` is the user's
     side of `EngineView.vectors`, None when a head is not linear. `mix` holds the weights of heads that a request asks for
-    (metarec.adaptation.weighing); None: as trained.
+    (metarec.adaptation.weighing); None: as trained. `within` is their place in a scenario; None: no shift concerns them.
     """
 
     state: UserState
@@ -32,6 +48,7 @@ class Adapted:
     unknown_ids: tuple[str, ...]
     vector: Floats | None
     mix: Mapping[Target, float] | None = None
+    within: Within | None = None
 
     @property
     def weights(self) -> Mapping[Target, float]:
@@ -48,9 +65,11 @@ class Adapted:
         """Items the user has interacted with."""
         return self.state.seen_items
 
-    def support(self, view: EngineView | None = None) -> Batch:
-        """The support set as a batch of one task, over the rows of `view` (default: the view adapted with)."""
-        return support_batches(view or self.view, self.profile, [self.used])
+    def support(self, view: EngineView | None = None, target: Target | None = None) -> Batch:
+        """The support set as a batch of one task, as the head of `target` sees it, over the rows of `view` (default: the view
+        adapted with)."""
+        used = self.within.used if self.within is not None and target == "explicit" else self.used
+        return support_batches(view or self.view, self.profile, [used])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,19 @@ from metarec.adaptation.adapted import Adapted, UserInput, fast_weights, known_s
 from metarec.adaptation.items import TaskUsers, predict_item
 from metarec.adaptation.preview import ItemPreview, preview_items
 from metarec.adaptation.profile import CompletedField, complete_profile
+from metarec.adaptation.scenarios import label_weights, within
 from metarec.adaptation.state import UserState, Weights, profile_digest
 from metarec.adaptation.terms import score_terms
-from metarec.adaptation.view import EngineView, Floats, ItemShift, ItemVectors, is_vector_learner, row_at, task_vector
+from metarec.adaptation.view import (
+    EngineView,
+    Floats,
+    ItemShift,
+    ItemVectors,
+    ScenarioShift,
+    is_vector_learner,
+    row_at,
+    task_vector,
+)
 from metarec.errors import FailedPreconditionError, NotFoundError
 from metarec.features.graph import GRAPH_FIELD
 from metarec.meta.catalogue import Catalogue
@@ -93,6 +103,15 @@ class Engine:
         """Score emerging items with what their first labels say, in place of earlier shifts (metarec.adaptation.shifts)."""
         with self._write:
             self._view = self._view.shifted(shifts)
+
+    def use_scenarios(self, shifts: Mapping[str, ScenarioShift]) -> None:
+        """Move users within scenarios by these shifts, in place of earlier ones (metarec.adaptation.scenarios)."""
+        with self._write:
+            self._view = replace(self._view, scenarios=dict(shifts))
+
+    def within(self, adapted: Sequence[Adapted], scenarios: Sequence[str]) -> list[Adapted]:
+        """The users within these scenarios, one for each ("": the default one); as they are where no shift concerns them."""
+        return within(adapted, scenarios)
 
     def _readable(self, item: Item) -> Item:
         features = {name: value for name, value in item.features.items() if name in self._item_fields}
@@ -202,9 +221,7 @@ class Engine:
         if (row_N < 0).any():
             view = view.with_unknown
             row_N = np.where(row_N < 0, len(view.rows) - 1, row_N)
-        # Variances need more than the state keeps, so the weights are computed again.
-        fast = fast_weights(view, adapted.profile, [adapted.used], targets=("explicit",))["explicit"]
-        head = view.heads["explicit"]
+        head, fast = view.heads["explicit"], label_weights(view, adapted)
         with torch.no_grad():
             found = head.learner.predict(head.model, head.theta, fast, query_batch(view, adapted.profile, row_N))
         if self.prior.link is not None:

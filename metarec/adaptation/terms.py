@@ -12,7 +12,7 @@ import torch
 
 from metarec.adaptation.adapted import Adapted, fast_weights, query_batch
 from metarec.adaptation.shifts import shift_value
-from metarec.adaptation.view import EngineView, is_vector_learner
+from metarec.adaptation.view import EngineView, is_vector_learner, row_vectors
 from metarec.meta.contract import VectorLearner
 from metarec.tasks.tables import encode_unknown_users
 from metarec.types import Contribution, Target
@@ -21,7 +21,8 @@ from metarec.types import Contribution, Target
 def score_terms(adapted: Adapted, item_id: str) -> list[Contribution]:
     """Global, item and profile terms of the ranking score, and one for each support interaction used, oldest first.
 
-    The item's term holds what its own first labels say of it.
+    The item's term holds what its own first labels say of it. A user whom a scenario's shift concerns has a term of it, 0 outside
+    the scenario.
     """
     view = adapted.view
     row = view.catalogue.row_of.get(item_id)
@@ -40,6 +41,7 @@ def score_terms(adapted: Adapted, item_id: str) -> list[Contribution]:
         Contribution(kind="global", value=shared["global"]),
         Contribution(kind="item", value=shared["item"] + shift_value(adapted, item_id)),
         Contribution(kind="profile", value=shared["profile"]),
+        *_scenario_term(view, adapted, row),
         *(
             Contribution(kind="support", item_id=entry.item_id, label=entry.label, value=float(value))
             for entry, value in zip(adapted.used, support, strict=True)
@@ -47,11 +49,19 @@ def score_terms(adapted: Adapted, item_id: str) -> list[Contribution]:
     ]
 
 
+def _scenario_term(view: EngineView, adapted: Adapted, row: int) -> list[Contribution]:
+    if adapted.within is None or "explicit" not in adapted.weights:
+        return []
+    phi_ID, _ = row_vectors(view.heads["explicit"], view.rows)
+    return [Contribution(kind="scenario", value=adapted.weights["explicit"] * float(phi_ID[row] @ adapted.within.shift_E))]
+
+
 def _linear_terms(view: EngineView, target: Target, adapted: Adapted, row: int) -> tuple[dict[str, float], list[float]]:
     head = view.heads[target]
     query = query_batch(view, adapted.profile, np.array([row]))
     with torch.no_grad():
-        terms = cast(VectorLearner, head.learner).contributions(head.model, head.theta, adapted.support(view), query)
+        support = adapted.support(view, target)
+        terms = cast(VectorLearner, head.learner).contributions(head.model, head.theta, support, query)
     plain = {name: float(terms[name][0, 0]) for name in ("global", "item", "profile")}
     return plain, terms["support"][0, 0, : adapted.shots].tolist()
 

@@ -51,6 +51,21 @@ class ItemShift:
     shots: int
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScenarioShift:
+    """What the users of a scenario have in common (metarec.adaptation.scenarios).
+
+    mean_E: added to the explicit head's vectors of users within the scenario
+    kappa: estimated variance between scenarios over that between users
+    num_users, num_rows: what it was learned from
+    """
+
+    mean_E: Floats
+    kappa: float
+    num_users: int
+    num_rows: int
+
+
 @dataclass(frozen=True, eq=False)
 class EngineView:
     """`rows` are the items of `catalogue`; `heads` are prepared for them.
@@ -58,7 +73,7 @@ class EngineView:
     `vectors` is None when a head that counts in the score is not linear in a vector of the user. `content_IE` are unit vectors of
     what is known of the items without their ids, in the space of the retrieval head where that has one. `spreads` are, by head,
     the variances of what ids add to the vectors (and, last, to the offsets) of known items: how far one may be from its content.
-    `vectors` hold the `shifts` of items already, the heads do not.
+    `vectors` hold the `shifts` of items already, the heads do not. `scenarios` are the shifts of users within them, by name.
     """
 
     prior: Prior
@@ -69,6 +84,7 @@ class EngineView:
     content_IE: Floats
     spreads: Mapping[Target, Floats]
     shifts: Mapping[str, ItemShift] = field(default_factory=dict)
+    scenarios: Mapping[str, ScenarioShift] = field(default_factory=dict)
 
     @staticmethod
     def first(prior: Prior, catalogue: CatalogueSnapshot) -> "EngineView":
@@ -126,7 +142,7 @@ class EngineView:
             names = [ids[row] if row < len(ids) else "" for row in place_N.tolist()]
             vectors = _placed(vectors, _with_shifts(fresh, names, self.shifts), place_N, len(rows))
         content_IE = _with_rows(self.content_IE, content_vectors(self.prior, part), place_N, len(rows))
-        return EngineView(self.prior, catalogue, rows, heads, vectors, content_IE, self.spreads, self.shifts)
+        return EngineView(self.prior, catalogue, rows, heads, vectors, content_IE, self.spreads, self.shifts, self.scenarios)
 
 
 def score_weights(prior: Prior) -> dict[Target, float]:

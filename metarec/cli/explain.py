@@ -15,6 +15,7 @@ MEANINGS = {
     "item": "what everybody gives the item",
     "profile": "what the profile predicts",
     "support": "your interaction",
+    "scenario": "common to the scenario",
 }
 
 

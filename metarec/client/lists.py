@@ -29,6 +29,7 @@ KINDS: dict[int, ContributionKindName] = {
     types_pb2.CONTRIBUTION_KIND_PROFILE: "profile",
     types_pb2.CONTRIBUTION_KIND_SUPPORT: "support",
     types_pb2.CONTRIBUTION_KIND_RULE: "rule",
+    types_pb2.CONTRIBUTION_KIND_SCENARIO: "scenario",
 }
 RULE_EFFECTS: dict[int, RuleEffectName] = {
     types_pb2.RULE_EFFECT_KIND_FILTER: "filter",

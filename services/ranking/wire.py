@@ -21,6 +21,7 @@ KINDS = {
     "profile": types_pb2.CONTRIBUTION_KIND_PROFILE,
     "support": types_pb2.CONTRIBUTION_KIND_SUPPORT,
     "rule": types_pb2.CONTRIBUTION_KIND_RULE,
+    "scenario": types_pb2.CONTRIBUTION_KIND_SCENARIO,
 }
 
 
