@@ -17,7 +17,7 @@ from metarec.adaptation.adapted import Adapted, UserInput, fast_weights, known_s
 from metarec.adaptation.items import TaskUsers, predict_item
 from metarec.adaptation.preview import ItemPreview, preview_items
 from metarec.adaptation.profile import CompletedField, complete_profile
-from metarec.adaptation.scenarios import label_weights, within
+from metarec.adaptation.scenarios import as_shift, label_weights, within
 from metarec.adaptation.state import UserState, Weights, profile_digest
 from metarec.adaptation.terms import score_terms
 from metarec.adaptation.view import (
@@ -57,7 +57,9 @@ class Engine:
         self.prior = prior
         self.catalogue = Catalogue(prior)
         self._write = threading.Lock()
-        self._view = EngineView.first(prior, self.catalogue.snapshot)
+        self.own_scenarios = {name: as_shift(scenario) for name, scenario in prior.scenarios.items()}
+        """Shifts of the scenarios of the training data."""
+        self._view = replace(EngineView.first(prior, self.catalogue.snapshot), scenarios=self.own_scenarios)
         self._user_fields = frozenset(prior.encoder.user_fields)
         self._item_fields = frozenset((*prior.encoder.item_fields, GRAPH_FIELD))
 

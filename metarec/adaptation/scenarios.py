@@ -1,7 +1,7 @@
 """Scenarios in serving: their shifts fitted to what users did, and users within them (metarec.meta.scenario).
 
 A shift is one of the explicit head; the implicit head has none. It moves users, not items, so that one vector per scenario is
-all that travels: a user within a scenario is adapted to their labels less what the scenarios of these add, and moved by its shift.
+all that travels: a user within a scenario is adapted to their labels less what the scenarios of these add, and moved by it.
 """
 
 import json
@@ -58,8 +58,8 @@ def needs_scenarios(view: EngineView) -> None:
     head = view.heads.get("explicit")
     if head is None or not has_scenarios(head):
         raise FailedPreconditionError(
-            f"checkpoint '{view.prior.checkpoint}' has no explicit head of learner 'alpaca', whose users scenarios move; train one "
-            "with recipe 'alpaca'",
+            f"checkpoint '{view.prior.checkpoint}' has no explicit head of learner 'alpaca', whose users scenarios move; train "
+            "one with recipe 'alpaca'",
             metadata={"checkpoint": view.prior.checkpoint},
         )
 

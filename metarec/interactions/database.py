@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS support (
   PRIMARY KEY (user_id, item_id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS support_of_item ON support (item_id, time);
+CREATE INDEX IF NOT EXISTS support_of_scenario ON support (scenario, user_id, time) WHERE scenario <> '';
 CREATE TABLE IF NOT EXISTS users (
   user_id TEXT PRIMARY KEY,
   revision INTEGER NOT NULL,

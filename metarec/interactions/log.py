@@ -108,6 +108,26 @@ class InteractionLog:
             for user, label, time, scenario, event in reversed(rows)
         )
 
+    def scenarios(self, limit: int) -> dict[str, int]:
+        """Number of interactions in support sets by scenario, most first, without the default one; `limit` scenarios at most."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT scenario, COUNT(*) FROM support WHERE scenario <> '' "
+                "GROUP BY scenario ORDER BY COUNT(*) DESC, scenario LIMIT ?",
+                (limit,),
+            )
+            return dict(rows.fetchall())
+
+    def scenario_users(self, scenario: str, limit: int) -> list[str]:
+        """Users with interactions in a scenario, those who acted there last first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT user_id FROM support WHERE scenario = ? AND scenario <> '' "
+                "GROUP BY user_id ORDER BY MAX(time) DESC, user_id LIMIT ?",
+                (scenario, limit),
+            )
+            return [user for (user,) in rows]
+
     def page(self, user_id: str, size: int, token: str = "") -> Page:
         """Recorded interactions of a user, newest first, of equal times the one recorded last. InvalidInputError: bad token."""
         with self._database.reading() as connection:

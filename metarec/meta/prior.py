@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from metarec.data.schema import Schema
     from metarec.meta.item_side import ItemSide
     from metarec.meta.profiles import Profiles
+    from metarec.meta.scenario import Scenario
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ class Prior:
     `items` row k encodes `item_ids[k]`; `popularity_I` (float32) its number of training interactions. The ranking score is
     implicit mean + `blend` * explicit mean; with one head missing it is the other alone. `link` turns explicit means of binary
     labels into probabilities (None for other labels); `item_side` is what its explicit head knows of items before their first
-    labels (None where that was not learned), `profiles` what users' vectors tell about their profiles (None likewise).
-    `checkpoint` is "" until published.
+    labels (None where that was not learned), `profiles` what users' vectors tell about their profiles (None likewise), and
+    `scenarios` what the users of each scenario of the training data have in common. `checkpoint` is "" until published.
     """
 
     schema: "Schema"
@@ -57,6 +58,7 @@ class Prior:
     link: Link | None = None
     item_side: "ItemSide | None" = None
     profiles: "Profiles | None" = None
+    scenarios: "Mapping[str, Scenario]" = field(default_factory=dict)
     checkpoint: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 

@@ -8,6 +8,7 @@ turn.
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from metarec.adaptation.state import UserState
@@ -35,12 +36,23 @@ STORE_MARK = ""
 
 
 class Backfill:
-    """Brings log and online store up to date: at `start`, whenever a checkpoint is promoted, and when told to `wake`."""
+    """Brings log and online store up to date: at `start`, whenever a checkpoint is promoted, and when told to `wake`.
+
+    `on_import` is called after a history was imported.
+    """
 
     def __init__(
-        self, log: InteractionLog, store: LazyStore, live: LiveCheckpoint, publisher: Publisher, data: Path | None
+        self,
+        log: InteractionLog,
+        store: LazyStore,
+        live: LiveCheckpoint,
+        publisher: Publisher,
+        data: Path | None,
+        *,
+        on_import: Callable[[], None] = lambda: None,
     ) -> None:
         self._log, self._store, self._live, self._publisher, self._data = log, store, live, publisher, data
+        self._on_import = on_import
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="backfill", daemon=True)
 
@@ -123,6 +135,7 @@ class Backfill:
             return not self._stop.is_set()
 
         import_history(self._log, Dataset.open(self._data), watch=watch)
+        self._on_import()
 
     def _publish(self) -> None:
         if self._store.schema is None:

@@ -17,6 +17,7 @@ from services.adaptation.backfill import Backfill
 from services.adaptation.item_shifts import ItemShifts
 from services.adaptation.profiles import ProfileInference
 from services.adaptation.publisher import Published, Publisher
+from services.adaptation.scenario_shifts import ScenarioShifts
 from services.adaptation.tasks import Tasks
 from services.runtime import convert
 from services.runtime.features import LazyStore
@@ -64,12 +65,17 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
         self._publisher = Publisher(self._log, self._store, self._live)
         self._tasks = Tasks(self._log, self._store, self._live, self._publisher)
         self._profiles = ProfileInference(self._live, self._tasks)
-        self._backfill = Backfill(self._log, self._store, self._live, self._publisher, settings.data)
+        self._scenarios = ScenarioShifts(self._log, self._store, self._live, self._publisher)
+        self._backfill = Backfill(
+            self._log, self._store, self._live, self._publisher, settings.data, on_import=self._scenarios.learn
+        )
         self._opened.callback(self._backfill.close)
         self._backfill.start()
         self._shifts = ItemShifts(self._log, self._store, self._live, self._publisher)
         self._opened.callback(self._shifts.close)
         self._shifts.start()
+        self._opened.callback(self._scenarios.close)
+        self._scenarios.start()
 
     async def close(self) -> None:
         """Finish what is running and close the files."""
@@ -127,6 +133,7 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
         items = list(dict.fromkeys(entry.item_id for entry in found))
         published = self._publish(users, items)
         self._shifts.learn(items)
+        self._learn_scenarios(any(entry.scenario for entry in found))
         # A user missing there was deleted by somebody else in the meantime.
         return gateway_pb2.RecordInteractionsResponse(
             num_recorded=appended.recorded,
@@ -150,11 +157,18 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
             self._backfill.wake()
             raise
 
+    def _learn_scenarios(self, named: bool = False) -> None:
+        """Users have changed who may be in scenarios: those that are known, or one that is named."""
+        engine = self._live.current
+        if named or (engine is not None and engine.view.scenarios):
+            self._scenarios.learn()
+
     def _upsert_users(self, request: gateway_pb2.UpsertUsersRequest) -> gateway_pb2.UpsertUsersResponse:
         convert.check_count(len(request.users), "users", most=MAX_BATCH)
         users = convert.users(request.users, self._schema.required())
         self._log.upsert_users(users)
         self._publish([user.user_id for user in users])
+        self._learn_scenarios()
         return gateway_pb2.UpsertUsersResponse(num_upserted=len(users))
 
     def _delete_user(self, request: gateway_pb2.DeleteUserRequest) -> gateway_pb2.DeleteUserResponse:
@@ -169,6 +183,7 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
             # The labels are gone from the log already: items forget them even if the store cannot be written now.
             if events is not None and record is not None:
                 self._shifts.learn(entry.item_id for entry in record.support)
+                self._learn_scenarios(any(entry.scenario for entry in record.support))
             if events is not None:
                 if stored:
                     with self._repaired():

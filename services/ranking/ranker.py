@@ -20,6 +20,7 @@ from services.ranking.scores import BatchScores
 from services.ranking.wire import Answer, Request
 from services.runtime.item_shifts import ItemShiftReader
 from services.runtime.rules import RuleBook
+from services.runtime.scenario_shifts import ScenarioReader
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Ranker:
         self._marks = self._new_marks(RuleSet())
         self._engine: Engine | None = None
         self._shifts = ItemShiftReader(store.read_user, clock=clock)
+        self._scenarios = ScenarioReader(store.read_user, clock=clock)
         # Items that nobody has given a revision and that the store does not have either -> until when they are not looked for.
         self._missing: dict[str, float] = {}
 
@@ -95,6 +97,7 @@ class Ranker:
         choose_rules(rules, tasks)
         self._refresh_items(engine, tasks)
         self._shifts.apply(engine)
+        self._scenarios.apply(engine)
         _adapt(engine, tasks)
         ruled = rulings(engine, self._marks, self._book, tasks)
         scores = BatchScores(engine, [(task.adapted, list(task.items)) for task in tasks if task.adapted])
@@ -180,6 +183,10 @@ def _adapt(engine: Engine, tasks: Sequence[Task]) -> None:
     for task in tasks:
         if task.state is not None:
             _adapt_one(engine, task)
+    ready = [task for task in tasks if task.adapted is not None]
+    users = [task.adapted for task in ready if task.adapted is not None]
+    for task, adapted in zip(ready, engine.within(users, [task.request.scenario for task in ready]), strict=True):
+        task.adapted = adapted
     for task in tasks:
         if task.adapted is not None and task.request.target_weights:
             try:

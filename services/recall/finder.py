@@ -21,6 +21,7 @@ from services.runtime.features import LazyStore
 from services.runtime.item_shifts import ItemShiftReader
 from services.runtime.live import LiveCheckpoint, upsert_each
 from services.runtime.rules import UNDECIDED, RuleBook
+from services.runtime.scenario_shifts import ScenarioReader
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Finder:
         self._shelf, self._store, self._book = shelf, store, book or RuleBook(None)
         self._filters = CatalogueFilters(store)
         self._shifts = ItemShiftReader(store.read_user)
+        self._scenarios = ScenarioReader(store.read_user)
         self._loaded: dict[str, Recaller] = {}
         self._serving: Serving | None = None
         self._live: LiveCheckpoint | None = None
@@ -111,6 +113,7 @@ class Finder:
         degraded: list[Degraded] = []
         self._shift(serving)
         adapted, known = self._adapted(serving.engine, user_id, profile, degraded)
+        (adapted,) = serving.engine.within([adapted], [scenario])
         adapted = weigh(adapted, target_weights or {})
         user = RecallUser(
             # The index is over vectors of the trained blend; other weights score the whole catalogue.
@@ -145,8 +148,9 @@ class Finder:
         )
 
     def _shift(self, serving: Serving) -> None:
-        """Score emerging items with their first labels, in the index too."""
+        """Score emerging items with their first labels, in the index too, and users by what their scenario has in common."""
         assert self._live is not None, "attach a live checkpoint first"
+        self._scenarios.apply(serving.engine)
         before = serving.engine.view.shifts
         if self._shifts.apply(serving.engine):
             with self._live.lock:

@@ -1,0 +1,122 @@
+"""Works out the shifts of scenarios from what users did in them, in the background, and publishes them to the online store.
+
+All of them anew each time, from the newest users of each: evidence on what a thousand users share is as good as certain, so that
+nothing need be remembered between two times, and who is deleted is gone. The time it takes is rationed, a tenth of one processor
+at most: with more users and scenarios news takes longer, seconds as a rule.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from metarec.adaptation.adapted import UserInput
+from metarec.adaptation.engine import Engine
+from metarec.adaptation.scenarios import as_shift, encode_scenarios, fit_scenarios
+from metarec.adaptation.view import ScenarioShift
+from metarec.errors import MetarecError
+from metarec.interactions.log import InteractionLog
+from services.adaptation.publisher import Publisher
+from services.runtime.features import LazyStore
+from services.runtime.live import LiveCheckpoint
+from services.runtime.scenario_shifts import SCENARIOS_KEY
+
+logger = logging.getLogger(__name__)
+
+MAX_SCENARIOS = 64
+"""Scenarios that have a shift: those with most interactions."""
+MAX_USERS = 1_000
+"""Users of a scenario that its shift is worked out from: those who acted there last."""
+PAUSE_SECONDS = 5.0
+"""After how long it is tried again when the store was away."""
+IDLE_SHARE = 9.0
+"""Seconds of rest for each second of work."""
+
+
+class ScenarioShifts:
+    """Keeps the shifts up to date with the log and the live checkpoint. Close it to stop its thread."""
+
+    def __init__(self, log: InteractionLog, store: LazyStore, live: LiveCheckpoint, publisher: Publisher) -> None:
+        self._log, self._store, self._live, self._publisher = log, store, live, publisher
+        self._published: bytes | None = None
+        self._wake, self._stopped = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="scenario-shifts", daemon=True)
+
+    def start(self) -> None:
+        """Begin; what was published before is worked out anew for the live checkpoint."""
+        self._live.listen(lambda engine: self.learn())
+        self.learn()
+        self._thread.start()
+
+    def learn(self) -> None:
+        """There are interactions in scenarios that are new, or gone. Returns at once."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stop."""
+        self._stopped.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            if self._stopped.is_set():
+                return
+            started = time.monotonic()
+            try:
+                self._work()
+            # The store may be away; nothing of this may end the thread.
+            except Exception as error:
+                if isinstance(error, MetarecError):
+                    logger.warning("the shifts of scenarios are not up to date: %s", error.message)
+                else:
+                    logger.exception("working out the shifts of scenarios failed")
+                # Owed until it succeeds: what is gone must not stay published.
+                self._wake.set()
+                self._stopped.wait(PAUSE_SECONDS)
+            else:
+                self._stopped.wait(IDLE_SHARE * (time.monotonic() - started))
+
+    def _work(self) -> None:
+        engine = self._live.current
+        if engine is None or self._store.schema is None:
+            return
+        shifts = merged(engine, self._fitted(engine))
+        engine.use_scenarios(shifts)
+        data = encode_scenarios(engine.checkpoint, shifts)
+        if data == self._published or (not shifts and self._published is None and not self._holds_something()):
+            return
+        self._store.write_user_adaptation(SCENARIOS_KEY, data, len(shifts), engine.checkpoint, 0)
+        self._published = data
+
+    def _holds_something(self) -> bool:
+        """Whether a service before this one published shifts."""
+        found = self._store.read_user(SCENARIOS_KEY)
+        return found is not None and found.adaptation is not None
+
+    def _fitted(self, engine: Engine) -> dict[str, ScenarioShift]:
+        names = list(self._log.scenarios(MAX_SCENARIOS))
+        users = dict.fromkeys(user for name in names for user in self._log.scenario_users(name, MAX_USERS))
+        found = fit_scenarios(engine.view, stored_users(self._log, self._publisher, list(users)))
+        # Users of these may have been in others, too, which fewer are in.
+        return {name: as_shift(found[name]) for name in names if name in found}
+
+
+def stored_users(log: InteractionLog, publisher: Publisher, user_ids: Sequence[str]) -> Iterator[UserInput]:
+    """Support set and profile of the users that the log has, one after another."""
+    for user_id in user_ids:
+        record = log.user(user_id)
+        if record is not None:
+            yield publisher.input(record)
+
+
+def merged(engine: Engine, fitted: dict[str, ScenarioShift]) -> dict[str, ScenarioShift]:
+    """Each scenario's shift from the log, or from training where that saw more: never both, for they may be the same people."""
+    shifts = dict(engine.own_scenarios)
+    for name, shift in fitted.items():
+        if name not in shifts or shifts[name].num_rows <= shift.num_rows:
+            shifts[name] = shift
+    return shifts
