@@ -1,7 +1,8 @@
 """Ray Train: the same work in this process (0 workers, no cluster) or in N processes of a Ray cluster (gloo or NCCL among them).
 
-The only file of the library that imports ray, and only when training starts. Workers report through the run directory: Ray's own
-report() is a barrier of seconds. The cluster is the one of RAY_ADDRESS (set inside Ray jobs) or a local one for this run.
+With tuning.py the only file of the library that imports ray, and only when training starts. Workers report through the run
+directory: Ray's own report() is a barrier of seconds. The cluster is the one of RAY_ADDRESS (set inside Ray jobs) or a local one
+for this run.
 """
 
 import json
@@ -41,7 +42,7 @@ def _in_process(assignment: Assignment, watch: Watch, stop: StopFile) -> dict[st
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    _quiet()
+    quiet()
     trainer = TorchTrainer(
         lambda: work(assignment, watch),
         scaling_config=ScalingConfig(num_workers=0),
@@ -58,8 +59,8 @@ def _on_cluster(assignment: Assignment, workers: int, watch: Watch, stop: StopFi
 
     outcome: dict[str, str] = {}
     failure: list[BaseException] = []
-    with _cluster(workers), stop.on_signals(lambda: watch(Progress(stage="stopping"))):
-        _quiet()
+    with cluster(workers), stop.on_signals(lambda: watch(Progress(stage="stopping"))):
+        quiet()
         _say_what_is_missing(assignment.device, workers, watch)
         trainer = TorchTrainer(
             ray_worker,
@@ -100,7 +101,7 @@ def _on_cluster(assignment: Assignment, workers: int, watch: Watch, stop: StopFi
 
 
 @contextmanager
-def _cluster(workers: int) -> Iterator[None]:
+def cluster(workers: int) -> Iterator[None]:
     """A connection to Ray: the one there is, the cluster of RAY_ADDRESS, or a local cluster that ends with the block."""
     import ray
 
@@ -153,7 +154,7 @@ def _cause(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep Ray's notes to developers off the user's terminal; warnings and errors of Ray still land in its log files."""
     for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

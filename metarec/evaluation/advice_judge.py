@@ -1,0 +1,229 @@
+"""The judge of `metarec advise`: one ruler for all learners and for the plain baselines, on users that none of them has seen.
+
+Each user shows their first k interactions and is asked for later ones; figures are means over several k. Grades are judged by
+absolute error, clicks by AUC, and what users will take out of the whole catalogue by nDCG@20.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarec.adaptation.engine import Engine
+from metarec.baselines.rating_registry import FittedRating, fit_rating_baselines
+from metarec.baselines.rating_tasks import RatingData
+from metarec.evaluation.episodes import MAX_QUERY, Episodes
+from metarec.evaluation.held_out import EVERYTHING, draw_held_out, fit_topn_baselines, topn_episodes
+from metarec.evaluation.metrics import LOWER_IS_BETTER, LabelScale, Predictions, episode_metrics
+from metarec.evaluation.predict import predict_episodes
+from metarec.evaluation.rating_run import label_scale
+from metarec.evaluation.temporal_splits import TopNEpisode
+from metarec.evaluation.topn_models import Scorer, measure
+from metarec.features.encoder import FeatureEncoder
+from metarec.meta.blend import head_scores, support_batch
+from metarec.meta.prior import Head, Prior
+from metarec.tasks.batch import EntityTable, Tables
+from metarec.types import Features, Interaction, TaskKind
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
+    from metarec.data.inspection import Question
+    from metarec.data.schema import Schema
+
+METRICS: Mapping["Question", tuple[str, str]] = {
+    "ratings": ("mae", "ndcg@5"),
+    "clicks": ("auc", "ndcg@5"),
+    "lists": ("ndcg@20", "recall@20"),
+}
+"""What decides, and what is shown beside it."""
+RATING_BASELINES = ("support_mean", "bias", "bias_als", "item_content_ridge")
+TOPN_BASELINES = ("popularity", "recent_popularity", "ials", "item_knn")
+MAX_TUNING = 100_000
+"""Interactions on which the settings of baselines are chosen."""
+TIMED_USERS = 100
+
+Floats = NDArray[np.float64]
+
+
+class Encoded(Protocol):
+    """Encoded entities as trials have them: users and items in the dataset's order, popularity by item."""
+
+    @property
+    def items(self) -> EntityTable:
+        """All items."""
+        ...
+
+    @property
+    def popularity_I(self) -> NDArray[np.float32]:  # noqa: N802  # shape suffix
+        """Interactions of training users per item."""
+        ...
+
+    def tables(self, kind: TaskKind) -> Tables:
+        """Users as tasks, or items."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Metrics by name, the deciding one first, and that one for each user (T)."""
+
+    metrics: Mapping[str, float]
+    value_T: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutJudge:
+    """Implements `metarec.training.trial.Judge`. Users and items of `episodes` are rows of the dataset's tables."""
+
+    question: "Question"
+    episodes: Episodes
+    shots: tuple[int, ...]
+    scale: LabelScale
+    schema: "Schema"
+    encoder: FeatureEncoder
+    item_ids: tuple[str, ...]
+    supports: tuple[tuple[tuple[Interaction, ...], Features], ...]
+
+    @classmethod
+    def of(
+        cls,
+        question: "Question",
+        held_out: "Dataset",
+        encoder: FeatureEncoder,
+        shots: Sequence[int],
+        *,
+        seed: int,
+        max_users: int,
+    ) -> "HeldOutJudge":
+        """A judge on the users in `held_out`; FailedPreconditionError when none of them has enough interactions."""
+        most = EVERYTHING if question == "lists" else MAX_QUERY
+        episodes = draw_held_out(held_out, max_shots=max(shots), seed=seed, max_users=max_users, max_query=most)
+        return cls(
+            question=question,
+            episodes=episodes,
+            shots=tuple(shots),
+            scale=label_scale(held_out, episodes.tasks.query_label_Q),
+            schema=held_out.schema,
+            encoder=encoder,
+            item_ids=tuple(str(item) for item in held_out.item_ids),
+            supports=tuple(_requests(held_out, episodes, TIMED_USERS)),
+        )
+
+    @property
+    def metrics(self) -> tuple[str, str]:
+        """Names of the figures; the first decides."""
+        return METRICS[self.question]
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether the deciding figure is an error."""
+        return self.metrics[0] in LOWER_IS_BETTER
+
+    def __call__(self, head: Head, inputs: "Encoded") -> Verdict:
+        """Figures of a trained head."""
+        tables = inputs.tables("user")
+        if self.question == "lists":
+            return self._lists(_head_scorer(head.prepared(tables.rows), tables))
+        return self._labels(lambda episodes: predict_episodes(head, tables, episodes)[0])
+
+    def baselines(self, train: "Dataset", inputs: "Encoded", *, seed: int, watch: Callable[[str], None]) -> dict[str, Verdict]:
+        """The plain baselines, tuned and fitted on all of `train`, by name."""
+        if self.question == "lists":
+            fitted = fit_topn_baselines(
+                train, shots=self.shots, seed=seed, only=TOPN_BASELINES, max_tuning_interactions=MAX_TUNING
+            )
+            return {name: self._lists(scorer) for name, scorer in fitted.items()}
+        label = train.schema.label
+        data = RatingData.of(
+            train.interactions,
+            np.zeros((len(train.user_ids), 0), np.float32),
+            inputs.tables("user").rows.dense_NP.numpy(),
+            minimum=label.minimum,
+            maximum=label.maximum,
+            binary=label.kind == "binary",
+        )
+        models = fit_rating_baselines(data, seed=seed, only=RATING_BASELINES, max_tuning_ratings=MAX_TUNING, watch=watch)
+        return {name: self._labels(_baseline(model)) for name, model in models.items()}
+
+    def costs(self, head: Head, inputs: "Encoded") -> dict[str, float]:
+        """Median processor time of one request with the most shots, and the size of the state that it leaves."""
+        prior = Prior(
+            schema=self.schema,
+            encoder=self.encoder,
+            item_ids=self.item_ids,
+            items=inputs.items,
+            popularity_I=inputs.popularity_I,
+            heads={head.target: head},
+        )
+        engine = Engine(prior)
+        adapted = [engine.adapt(support, features) for support, features in self.supports]
+        return {
+            "adapt_ms": _median_ms([partial(engine.adapt, *request) for request in self.supports]),
+            "score_ms": _median_ms([partial(engine.scores, user, self.item_ids) for user in adapted]),
+            "state_bytes": float(np.median([len(user.state.encode()) for user in adapted])),
+        }
+
+    def _labels(self, predict: "Callable[[Episodes], Floats]") -> Verdict:
+        found: list[Mapping[str, Floats]] = []
+        for k in self.shots:
+            shown = self.episodes.first_shots(k)
+            score_Q = predict(shown)
+            estimate_Q = np.clip(score_Q, self.scale.minimum, self.scale.maximum)
+            predictions = Predictions(score_Q=score_Q, estimate_Q=None if self.scale.binary else estimate_Q)
+            found.append(episode_metrics(shown.tasks.query_start_T1, shown.tasks.query_label_Q, predictions, self.scale))
+        return self._verdict({name: np.mean([part[name] for part in found], axis=0) for name in self.metrics})
+
+    def _lists(self, scorer: Scorer) -> Verdict:
+        tests = [topn_episodes(self.episodes, k) for k in self.shots]
+        found = [measure(scorer, test, len(self.item_ids)) for test in tests]
+        ndcg_T, recall_T = (np.mean([getattr(part, key) for part in found], axis=0) for key in ("ndcg_U", "recall_U"))
+        return self._verdict({"ndcg@20": ndcg_T, "recall@20": recall_T})
+
+    def _verdict(self, values: Mapping[str, Floats]) -> Verdict:
+        means = {
+            name: float(np.nanmean(value_T)) if not np.isnan(value_T).all() else float("nan") for name, value_T in values.items()
+        }
+        return Verdict(metrics=means, value_T=tuple(float(value) for value in values[self.metrics[0]]))
+
+
+def _baseline(model: FittedRating) -> Callable[[Episodes], Floats]:
+    return lambda episodes: model.predict(episodes.tasks)[0]
+
+
+def _head_scorer(head: Head, tables: Tables) -> Scorer:
+    def score(episodes: Sequence[TopNEpisode]) -> NDArray[np.float32]:
+        support = {episode.user: (episode.support_S, episode.label_S, episode.timestamp_S) for episode in episodes}
+        return head_scores(head, support_batch(tables, list(support), support))  # type: ignore[arg-type]  # read by user alone
+
+    return score
+
+
+def _requests(held_out: "Dataset", episodes: Episodes, most: int) -> list[tuple[tuple[Interaction, ...], Features]]:
+    """Support and profile of the first users, as a service gets them."""
+    tasks = episodes.tasks
+    found: list[tuple[tuple[Interaction, ...], Features]] = []
+    for task, user in enumerate(tasks.user_T[:most]):
+        rows = slice(*tasks.support_start_T1[task : task + 2])
+        support = tuple(
+            Interaction(user_id=str(held_out.user_ids[user]), item_id=str(held_out.item_ids[item]), label=float(label))
+            for item, label in zip(tasks.support_item_S[rows], tasks.support_label_S[rows], strict=True)
+        )
+        profile = held_out.users.iloc[int(user)].to_dict()
+        found.append((support, {str(name): value for name, value in profile.items() if value is not None}))
+    return found
+
+
+def _median_ms(calls: Sequence[Callable[[], object]]) -> float:
+    """Median processor time of one call, in milliseconds; the first ones warm up."""
+    for call in calls[:5]:
+        call()
+    seconds = []
+    for call in calls:
+        start = time.process_time()
+        call()
+        seconds.append(time.process_time() - start)
+    return 1000 * float(np.median(seconds))

@@ -1,0 +1,182 @@
+"""The rungs of `metarec advise` on Ray Tune: every training is one Tune trial on one core, reporting as it learns.
+
+With distributed.py the only file of the library that imports ray. Data are encoded once and travel through Ray's object store;
+trials keep no checkpoints, since each starts anew (trial.py). Tune asks `Halving` what to train next, as it would ask a search
+algorithm: its own schedulers stop trials in the middle of their rate's cycle and know of no budget
+(docs/adr/0018-trials-of-whole-cycles.md).
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from metarec.errors import InterruptedRunError, MetarecError, UnavailableError
+from metarec.training.distributed import cluster, quiet
+from metarec.training.halving import Halving
+from metarec.training.inputs import Inputs
+from metarec.training.recipes import HeadRecipe
+from metarec.training.stop import StopFile
+from metarec.training.trial import Judge, Report, run_trial
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 5.0
+"""Trials end by themselves when their time is up; those that do not are ended by Tune so much later."""
+
+
+class Trials:
+    """Runs trials on the cluster of RAY_ADDRESS or on a local one, which starts and ends with the block.
+
+    `slots` trials run side by side. `watch` hears every report as it comes, from another thread. Raises UnavailableError when
+    Ray cannot be started.
+    """
+
+    def __init__(
+        self, inputs: Inputs, judge: Judge, *, slots: int, seed: int, directory: Path, watch: Callable[[Report], None]
+    ) -> None:
+        self._inputs, self._judge, self._slots, self._seed = inputs, judge, slots, seed
+        self._directory, self._watch = directory, watch
+        self._stop = StopFile(directory)
+        self._open = ExitStack()
+
+    def __enter__(self) -> "Trials":
+        for name, value in SURROUNDINGS.items():
+            os.environ.setdefault(name, value)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._stop.clear()
+        self._open.enter_context(cluster(self._slots))
+        quiet()
+        from ray import tune
+
+        self._trainable = tune.with_resources(tune.with_parameters(_trial, inputs=self._inputs, judge=self._judge), {"cpu": 1})
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.close()
+
+    def run(self, halving: Halving, heads: Mapping[str, HeadRecipe]) -> None:
+        """Train what `halving` asks for until it is over; `heads` are the candidates' settings by name.
+
+        Raises InterruptedRunError on Ctrl-C; what has ended by then is in `halving.ended`.
+        """
+        failure: list[BaseException] = []
+
+        def fit() -> None:
+            try:
+                self._fit(halving, heads)
+            except BaseException as error:  # handed to the main thread, which raises it
+                failure.append(error)
+
+        # Not in the main thread, where Tune would answer Ctrl-C itself, with pages of advice on resuming.
+        thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
+        with self._stop.on_signals():
+            thread.start()
+            while thread.is_alive():
+                thread.join(POLL_SECONDS)
+        if self._stop.requested():
+            raise InterruptedRunError("stopped while trials were running")
+        for error in failure:
+            if isinstance(error, MetarecError) or not isinstance(error, Exception):
+                raise error
+            raise UnavailableError(f"ray tune gave up: {error}; try again, or 'metarec doctor'") from error
+
+    def _fit(self, halving: Halving, heads: Mapping[str, HeadRecipe]) -> None:
+        from ray import tune
+        from ray.tune.search import Searcher
+
+        stop, watch, common = self._stop, self._watch, {"until": halving.until, "seed": self._seed, "stop": self._stop}
+        said: dict[str, Report] = {}
+        given: dict[str, str] = {}
+
+        # Tune pickles all three, so that a run might be restored in another process; these runs never are.
+        class Listener(tune.Callback):  # type: ignore[misc]  # ray ships without usable types
+            def __reduce__(self) -> tuple[type, tuple[()]]:
+                return object, ()
+
+            def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+                if "report" in result:
+                    said[trial.trial_id] = Report.from_dict(result["report"])
+                    watch(said[trial.trial_id])
+
+        class Rungs(Searcher):  # type: ignore[misc]  # as above
+            def __reduce__(self) -> tuple[type, tuple[()]]:
+                return object, ()
+
+            def save(self, checkpoint_path: str) -> None:
+                return None
+
+            def suggest(self, trial_id: str) -> Any:
+                training = None if stop.requested() else halving.next()
+                if training is None:
+                    return Searcher.FINISHED if stop.requested() or halving.over else None
+                given[trial_id] = training.trial
+                head = replace(heads[training.trial], epochs=training.epochs)
+                return {"asked": {"trial": training.trial, "rung": training.rung, "recipe": head, **common}}
+
+            def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+                trial = given[trial_id]
+                died = Report(trial=trial, failed="its process died; Ray's logs say more") if error else None
+                halving.end(trial, died or said.get(trial_id))
+
+        class OnRequest(tune.Stopper):  # type: ignore[misc]  # as above
+            def __reduce__(self) -> tuple[type, tuple[()]]:
+                return object, ()
+
+            def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+                return False
+
+            def stop_all(self) -> bool:
+                return stop.requested()
+
+        tuner = tune.Tuner(
+            self._trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=Rungs(),
+                num_samples=-1,
+                max_concurrent_trials=self._slots,
+                reuse_actors=True,
+                time_budget_s=max(1.0, halving.until - time.time()) + GRACE_SECONDS,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="trials", storage_path=str(self._directory / "ray"), callbacks=[Listener()], stop=OnRequest(), verbose=0
+            ),
+        )
+        tuner.fit()
+
+
+SURROUNDINGS: Mapping[str, str] = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # The new output greets on standard output whatever the verbosity.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Reports come through the listener; the files that Tune would keep of them are of no use.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+
+
+def _trial(config: dict[str, Any], *, inputs: Inputs, judge: Judge) -> None:
+    """A trial as Tune calls it, in a process of its own."""
+    import torch
+    from ray import tune
+
+    torch.set_num_threads(1)
+    asked = config["asked"]
+    run_trial(
+        asked["trial"],
+        asked["rung"],
+        inputs,
+        asked["recipe"],
+        judge,
+        lambda report: tune.report({"report": report.to_dict()}),
+        seed=asked["seed"],
+        stopped=lambda: time.time() > asked["until"] or asked["stop"].requested(),
+    )
