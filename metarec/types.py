@@ -13,6 +13,9 @@ Features = Mapping[str, FeatureValue]
 TaskKind = Literal["user", "item"]
 """What a task is: a user whose rows are items, or an item whose rows are users."""
 
+AdaptedKind = Literal["user", "item", "scenario", "user_in_scenario"]
+"""What can be adapted to: a task, or a scenario that users share, or a user within one."""
+
 Target = Literal["explicit", "implicit"]
 """What is predicted: the label of an interaction, or whether there is one (DESIGN 4.1)."""
 

@@ -14,6 +14,7 @@ Addresses come from METAREC_GATEWAY_ADDRESS (127.0.0.1:50051) and its siblings, 
 from metarec.client.channel import ClientSettings
 from metarec.client.client import AsyncClient, Client
 from metarec.client.results import (
+    AdaptedScenario,
     AdaptedTask,
     AudienceSegment,
     Checkpoint,
@@ -35,6 +36,7 @@ from metarec.client.results import (
 )
 
 __all__ = [
+    "AdaptedScenario",
     "AdaptedTask",
     "AsyncClient",
     "AudienceSegment",

@@ -27,7 +27,7 @@ from metarec.client.results import (
     TrainingJob,
 )
 from metarec.errors import InvalidInputError
-from metarec.types import Interaction, Item, TaskKind, User
+from metarec.types import AdaptedKind, Interaction, Item, User
 from metarec.v1 import adaptation_pb2, gateway_pb2, recall_pb2, training_pb2
 
 T = TypeVar("T")
@@ -38,7 +38,12 @@ PROTO_SERVICES: dict[ServiceName, str] = {
     "adaptation": "metarec.v1.AdaptationService",
     "training": "metarec.v1.TrainingService",
 }
-KINDS = {"user": adaptation_pb2.TASK_KIND_USER, "item": adaptation_pb2.TASK_KIND_ITEM}
+KINDS = {
+    "user": adaptation_pb2.TASK_KIND_USER,
+    "item": adaptation_pb2.TASK_KIND_ITEM,
+    "scenario": adaptation_pb2.TASK_KIND_SCENARIO,
+    "user_in_scenario": adaptation_pb2.TASK_KIND_USER_IN_SCENARIO,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,16 +197,21 @@ def list_interactions(
 def adapt_task(
     task_id: str = "",
     *,
-    kind: TaskKind = "user",
-    support: Sequence[tuple[str, float]] = (),
+    kind: AdaptedKind = "user",
+    support: Sequence[tuple[str, float] | tuple[str, str, float]] = (),
     query: Iterable[str] = (),
     features: Mapping[str, object] | None = None,
+    scenario: str = "",
     timeout: float | None = None,
 ) -> Call[AdaptedTask]:
-    """Adapt to one task and predict. `support` is (row id, label) pairs; without any, the stored support of `task_id` is used."""
-    request = adaptation_pb2.AdaptTaskRequest(kind=KINDS[kind], task_id=task_id, query_ids=query)
-    for row_id, label in support:
-        request.support.add(id=row_id, label=label)
+    """Adapt to one task and predict. `support` is (row id, label) pairs; without any, the stored support of `task_id` is used.
+
+    Kind `scenario` takes the name of one as `task_id`, kind `user_in_scenario` as `scenario`; what others did there is
+    (user id, item id, label) in `support`, or what is stored.
+    """
+    request = adaptation_pb2.AdaptTaskRequest(kind=KINDS[kind], task_id=task_id, query_ids=query, scenario=scenario)
+    for row in support:
+        request.support.add(user_id=row[0] if len(row) == 3 else "", id=row[-2], label=row[-1])
     convert.put_features(request.features, features or {}, "features")
     return _call("adaptation", "AdaptTask", request, convert.get_adapted, timeout)
 

@@ -8,6 +8,7 @@ from typing import cast
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from metarec.client.results import (
+    AdaptedScenario,
     AdaptedTask,
     Checkpoint,
     JobStateName,
@@ -109,6 +110,17 @@ def get_adapted(response: adaptation_pb2.AdaptTaskResponse) -> AdaptedTask:
         checkpoint=response.checkpoint,
         predictions=tuple(Prediction(id=row.id, mean=row.mean, stddev=row.stddev) for row in response.predictions),
         unknown_ids=tuple(response.unknown_ids),
+        scenario=_scenario(response.scenario) if response.HasField("scenario") else None,
+    )
+
+
+def _scenario(source: adaptation_pb2.AdaptedScenario) -> AdaptedScenario:
+    return AdaptedScenario(
+        num_users=source.num_users,
+        num_rows=source.num_rows,
+        kappa=source.kappa,
+        mean_shift=source.mean_shift,
+        stddev_shift=source.stddev_shift,
     )
 
 

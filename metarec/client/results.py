@@ -125,13 +125,26 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdaptedScenario:
+    """What users of a scenario have in common, learned from `num_rows` interactions of `num_users`: `kappa`, the variance between
+    scenarios over that between users, and by how much labels move, as mean and deviation over the catalogue."""
+
+    num_users: int
+    num_rows: int
+    kappa: float
+    mean_shift: float
+    stddev_shift: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdaptedTask:
-    """What an adapted task predicts; `unknown_ids` are support rows that were left out."""
+    """What an adapted task predicts; `unknown_ids` were left out of the support. `scenario` is None for users and items."""
 
     shots: int
     checkpoint: str
     predictions: tuple[Prediction, ...]
     unknown_ids: tuple[str, ...]
+    scenario: AdaptedScenario | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

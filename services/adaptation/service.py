@@ -18,7 +18,8 @@ from services.adaptation.item_shifts import ItemShifts
 from services.adaptation.profiles import ProfileInference
 from services.adaptation.publisher import Published, Publisher
 from services.adaptation.scenario_shifts import ScenarioShifts
-from services.adaptation.tasks import Tasks
+from services.adaptation.scenario_tasks import ScenarioTasks
+from services.adaptation.tasks import SCENARIO_KINDS, Tasks
 from services.runtime import convert
 from services.runtime.features import LazyStore
 from services.runtime.live import LiveCheckpoint
@@ -64,6 +65,7 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
         self._schema = LiveSchema(self._live, self._store, settings.data)
         self._publisher = Publisher(self._log, self._store, self._live)
         self._tasks = Tasks(self._log, self._store, self._live, self._publisher)
+        self._scenario_tasks = ScenarioTasks(self._log, self._live, self._publisher, self._tasks)
         self._profiles = ProfileInference(self._live, self._tasks)
         self._scenarios = ScenarioShifts(self._log, self._store, self._live, self._publisher)
         self._backfill = Backfill(
@@ -95,7 +97,8 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
         self, request: adaptation_pb2.AdaptTaskRequest, context: grpc.aio.ServicerContext
     ) -> adaptation_pb2.AdaptTaskResponse:
         """Adapt to one task and predict."""
-        return await self._run(self._tasks.adapt, request)
+        tasks = self._scenario_tasks if request.kind in SCENARIO_KINDS else self._tasks
+        return await self._run(tasks.adapt, request)
 
     async def UpsertUsers(
         self, request: gateway_pb2.UpsertUsersRequest, context: grpc.aio.ServicerContext

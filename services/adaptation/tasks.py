@@ -1,4 +1,7 @@
-"""AdaptTask: the inner loop for any one task, from a stored or an inline support set, with predictions."""
+"""AdaptTask: the inner loop for a user or an item, from a stored or an inline support set, with predictions.
+
+Scenarios are in scenario_tasks.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +9,7 @@ from dataclasses import replace
 
 from metarec.adaptation.adapted import UserInput
 from metarec.adaptation.engine import Engine
+from metarec.adaptation.view import Floats
 from metarec.data.schema import Schema
 from metarec.errors import InvalidInputError, NotFoundError
 from metarec.interactions.log import InteractionLog
@@ -18,6 +22,7 @@ from services.runtime.live import LiveCheckpoint, upsert_each
 
 MAX_SUPPORT = 1000
 MAX_QUERIES = 1000
+SCENARIO_KINDS = (adaptation_pb2.TASK_KIND_SCENARIO, adaptation_pb2.TASK_KIND_USER_IN_SCENARIO)
 
 
 class Tasks:
@@ -30,7 +35,7 @@ class Tasks:
         """The response to a request. InvalidInputError names a wrong field; NoCheckpointError while none is live."""
         engine = self._live.engine()
         item = request.kind == adaptation_pb2.TASK_KIND_ITEM
-        _check(request, engine.prior.schema)
+        check_task(request, engine.prior.schema)
         return self._item(engine, request) if item else self._user(engine, request)
 
     def _user(self, engine: Engine, request: adaptation_pb2.AdaptTaskRequest) -> adaptation_pb2.AdaptTaskResponse:
@@ -44,10 +49,8 @@ class Tasks:
             features = convert.user_features(request.features, engine.prior.schema, "features")
         ids = list(request.query_ids)
         self.learn_items(engine, [*(entry.item_id for entry in support), *ids])
-        (adapted,) = adapt_each(engine, [UserInput(support=support, features=features)])
-        mean, variance = engine.predict(adapted, ids)
-        deviation = [0.0] * len(ids) if variance is None else [math.sqrt(max(0.0, value)) for value in variance.tolist()]
-        return _response(engine, adapted.shots, ids, mean.tolist(), deviation, adapted.unknown_ids)
+        (adapted,) = engine.within(adapt_each(engine, [UserInput(support=support, features=features)]), [""])
+        return task_response(engine, adapted.shots, ids, *engine.predict(adapted, ids), adapted.unknown_ids)
 
     def _item(self, engine: Engine, request: adaptation_pb2.AdaptTaskRequest) -> adaptation_pb2.AdaptTaskResponse:
         rows = [(row.id, row.label) for row in request.support]
@@ -72,8 +75,7 @@ class Tasks:
         ids = list(request.query_ids)
         others = [_without(self.stored_user(user_id) or UserInput(), request.task_id) for user_id in ids]
         mean, variance = engine.predict_item(content, [user for user, _ in raters], [label for _, label in raters], others)
-        deviation = [math.sqrt(value) for value in variance.tolist()]
-        return _response(engine, len(raters), ids, mean.tolist(), deviation, unknown)
+        return task_response(engine, len(raters), ids, mean, variance, unknown)
 
     def stored_user(self, user_id: str) -> UserInput | None:
         """Support set and profile of a user whom the log or the feature store knows."""
@@ -97,38 +99,52 @@ def _without(user: UserInput, item_id: str) -> UserInput:
     return replace(user, support=[entry for entry in user.support if entry.item_id != item_id]) if item_id else user
 
 
-def _check(request: adaptation_pb2.AdaptTaskRequest, schema: Schema) -> None:
+def check_task(request: adaptation_pb2.AdaptTaskRequest, schema: Schema) -> None:
+    """InvalidInputError names the field of a request that is wrong, or that its kind of task has no use for."""
     if request.kind not in adaptation_pb2.TaskKind.values():
         raise InvalidInputError(f"{request.kind} is no kind of task", field="kind")
     if request.task_id:
         convert.check_id(request.task_id, "task_id")
     convert.check_count(len(request.support), "support", least=0, most=MAX_SUPPORT)
     convert.check_count(len(request.query_ids), "query_ids", least=0, most=MAX_QUERIES)
-    first: dict[str, int] = {}
+    if request.scenario and request.kind != adaptation_pb2.TASK_KIND_USER_IN_SCENARIO:
+        raise InvalidInputError("is for tasks of TASK_KIND_USER_IN_SCENARIO alone", field="scenario")
+    first: dict[tuple[str, str], int] = {}
     for place, row in enumerate(request.support):
+        if row.user_id:
+            if request.kind not in SCENARIO_KINDS:
+                raise InvalidInputError(
+                    "is for scenarios alone; rows of other tasks have one id", field=f"support[{place}].user_id"
+                )
+            convert.check_id(row.user_id, f"support[{place}].user_id")
         convert.check_id(row.id, f"support[{place}].id")
         convert.check_label(row.label, schema.label, f"support[{place}].label")
-        if row.id in first:
-            raise InvalidInputError(f"'{row.id}' is in support[{first[row.id]}] already", field=f"support[{place}].id")
-        first[row.id] = place
+        key = (row.user_id, row.id)
+        if key in first:
+            raise InvalidInputError(f"'{row.id}' is in support[{first[key]}] already", field=f"support[{place}].id")
+        first[key] = place
     for place, query_id in enumerate(request.query_ids):
         convert.check_id(query_id, f"query_ids[{place}]")
 
 
-def _response(
+def task_response(
     engine: Engine,
     shots: int,
     ids: Sequence[str],
-    mean: Sequence[float],
-    deviation: Sequence[float],
+    mean_N: Floats,
+    variance_N: Floats | None,
     unknown: Sequence[str],
+    scenario: adaptation_pb2.AdaptedScenario | None = None,
 ) -> adaptation_pb2.AdaptTaskResponse:
+    """The response with these predictions; a learner without variances has deviations of 0."""
+    deviation = [0.0] * len(ids) if variance_N is None else [math.sqrt(max(0.0, value)) for value in variance_N.tolist()]
     return adaptation_pb2.AdaptTaskResponse(
         shots=shots,
         checkpoint=engine.checkpoint,
         predictions=[
             adaptation_pb2.Prediction(id=row_id, mean=value, stddev=spread)
-            for row_id, value, spread in zip(ids, mean, deviation, strict=True)
+            for row_id, value, spread in zip(ids, mean_N.tolist(), deviation, strict=True)
         ],
         unknown_ids=unknown,
+        scenario=scenario,
     )

@@ -16,7 +16,7 @@ from metarec.cli.main import main
 from metarec.client import AsyncClient
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import NotFoundError
-from metarec.v1 import ranking_pb2, training_pb2, training_pb2_grpc, types_pb2
+from metarec.v1 import adaptation_pb2, ranking_pb2, training_pb2, training_pb2_grpc, types_pb2
 from services.runtime.server import Server
 from services.runtime.settings import Settings
 
@@ -253,6 +253,9 @@ async def test_feedback_takes_a_file(run: Run, stages: Any, tmp_path: Path) -> N
         (["recommend", "u1", "--timeout", "0"], "timeout"),
         (["recommend", "u1", "--gateway", "here"], "METAREC_GATEWAY_ADDRESS must be HOST:PORT, not 'here'"),
         (["adapt"], "give TASK, or a support set"),
+        (["adapt", "u1", "--scenario", "kids"], "are for --kind scenario and user-in-scenario"),
+        (["adapt", "--kind", "scenario", "--support", "i1=5"], "'i1' has no user; write USER:ITEM=LABEL"),
+        (["adapt", "kids", "--kind", "scenario", "--scenario", "kids"], "name the scenario as TASK"),
         (["items", "upsert"], "give either ITEM"),
         (["checkpoints", "list", "--registry", "r", "--training", "h:1"], "either --registry or --training"),
     ],
@@ -288,6 +291,23 @@ async def test_adapt_predicts_and_says_what_it_left_out(run: Run, dataset: str, 
     assert ["Brazil" in line for line in out.splitlines() if "0.2500" in line] == [True, False]
     assert "zz" in err
     assert [(row.id, row.label) for row in stages.adaptation.seen[0].support] == [("i1", 5.0), ("i3", 1.0)]
+
+
+async def test_adapt_takes_a_scenario_and_says_what_it_learned_of_it(run: Run, stages: Any, tmp_path: Path) -> None:
+    status, out, err = await run("adapt", "kids", "--kind", "scenario", "--query", "i3", "--feature", "age=9")
+    assert status == 0, err
+    assert "scenario of 7 users and 40 rows, kappa 0.1, moves labels by -0.25 ± 0.50" in " ".join(out.split())
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps([{"user_id": 7, "item_id": "i2", "label": 4}]))
+    rows = ("--support", "ann:i1=5", "--support", "i3=1", "--file", str(file))
+    inside = ("adapt", "me", "--kind", "user-in-scenario", "--scenario", "kids", *rows, "--json")
+    status, out, err = await run(*inside)
+    assert status == 0, err
+    assert json.loads(out)["scenario"]["num_users"] == 7
+    first, second = stages.adaptation.seen
+    assert (first.kind, first.task_id, first.features["age"].number) == (adaptation_pb2.TASK_KIND_SCENARIO, "kids", 9)
+    assert (second.kind, second.task_id, second.scenario) == (adaptation_pb2.TASK_KIND_USER_IN_SCENARIO, "me", "kids")
+    assert [(row.user_id, row.id, row.label) for row in second.support] == [("ann", "i1", 5), ("", "i3", 1), ("7", "i2", 4)]
 
 
 async def test_items_are_listed_page_by_page_and_shown_whole(run: Run, stages: Any) -> None:
