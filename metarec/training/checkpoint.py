@@ -6,6 +6,7 @@
     theta.<target>.safetensors             one file per head
     item_side.safetensors                  the prior of items as tasks, where the explicit head has one
     profiles.json, profiles.safetensors    heads of profile fields and segments of users, where users have fields to learn
+    scenarios.json, scenarios.safetensors  the shifts of the scenarios of the training data, where it has any
 
 Nothing on the load path unpickles, and nothing is used before its checksum has been compared.
 """
@@ -30,6 +31,7 @@ from metarec.meta.link import Link
 from metarec.meta.prior import Head, Prior
 from metarec.meta.profiles import Profiles
 from metarec.meta.registry import make_learner
+from metarec.meta.scenario import Scenario
 from metarec.models.contract import trainable
 from metarec.models.registry import make_model
 from metarec.tasks.batch import EntityTable
@@ -42,6 +44,8 @@ from metarec.types import Target, TaskKind
 NUM_POPULAR = 200
 ITEM_SIDE = "item_side.safetensors"
 PROFILES, PROFILE_ARRAYS = "profiles.json", "profiles.safetensors"
+SCENARIOS, SCENARIO_ARRAYS = "scenarios.json", "scenarios.safetensors"
+COUNTS = ("kappa", "num_users", "num_rows")
 
 
 def save_checkpoint(prior: Prior, directory: Path, manifest: Manifest, checkpoint_id: str = "") -> str:
@@ -124,6 +128,12 @@ def _contents(prior: Prior) -> dict[str, bytes]:
     if prior.profiles is not None:
         described, arrays = prior.profiles.to_state()
         files |= {PROFILES: json.dumps(described).encode(), PROFILE_ARRAYS: tensor_bytes(arrays_to_tensors(arrays))}
+    if prior.scenarios:
+        plain = {name: {field: getattr(scenario, field) for field in COUNTS} for name, scenario in prior.scenarios.items()}
+        mean_KE = torch.stack([scenario.mean_E for scenario in prior.scenarios.values()])
+        covariance_KEE = torch.stack([scenario.covariance_EE for scenario in prior.scenarios.values()])
+        files[SCENARIOS] = json.dumps(plain).encode()
+        files[SCENARIO_ARRAYS] = tensor_bytes({"mean": mean_KE, "covariance": covariance_KEE})
     for target, head in prior.heads.items():
         files[theta_file(target)] = tensor_bytes(trainable(head.theta))
     return files
@@ -192,6 +202,7 @@ def _load(directory: Path, manifest: Json) -> Prior:
         link=_link(manifest),
         item_side=ItemSide.from_arrays(read_tensors(directory / ITEM_SIDE)[0]) if (directory / ITEM_SIDE).exists() else None,
         profiles=_profiles(directory),
+        scenarios=_scenarios(directory),
         checkpoint=str(manifest["id"]),
     )
 
@@ -202,6 +213,23 @@ def _profiles(directory: Path) -> Profiles | None:
     tensors, _ = read_tensors(directory / PROFILE_ARRAYS)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     return Profiles.from_state(json.loads((directory / PROFILES).read_bytes()), arrays)
+
+
+def _scenarios(directory: Path) -> dict[str, Scenario]:
+    if not (directory / SCENARIOS).exists():
+        return {}
+    tensors, _ = read_tensors(directory / SCENARIO_ARRAYS)
+    plain = cast(dict[str, dict[str, float]], json.loads((directory / SCENARIOS).read_bytes()))
+    return {
+        name: Scenario(
+            mean_E=mean_E,
+            covariance_EE=covariance_EE,
+            kappa=fields["kappa"],
+            num_users=int(fields["num_users"]),
+            num_rows=int(fields["num_rows"]),
+        )
+        for (name, fields), mean_E, covariance_EE in zip(plain.items(), tensors["mean"], tensors["covariance"], strict=True)
+    }
 
 
 def _link(manifest: Json) -> Link | None:

@@ -14,6 +14,7 @@ from metarec.training.linking import best_link
 from metarec.training.progress import Watch, silent
 from metarec.training.recipes import Recipe
 from metarec.training.refit import refitted
+from metarec.training.scenarios import best_scenarios
 from metarec.training.state import HeadState
 from metarec.training.surroundings import Surroundings
 from metarec.types import Target
@@ -61,4 +62,5 @@ def assemble(
             else None
         ),
         item_side=best_item_side(inputs, recipes["explicit"], heads["explicit"], seed) if "explicit" in heads else None,
+        scenarios=best_scenarios(inputs, heads["explicit"], seed) if "explicit" in heads else {},
     )
