@@ -33,7 +33,8 @@ INTERACTION_TYPES = {"user": np.int32, "item": np.int32, "label": np.float32, "t
 @dataclass(frozen=True, kw_only=True)
 class Interactions:
     """N events. `user_N`, `item_N` (int32) are rows of the entity tables; `label_N` float32; `timestamp_N` float64 seconds (UTC),
-    one constant without timestamps; `scenario_N` (int16) indexes `scenarios` (0 everywhere when that is empty)."""
+    one constant without timestamps; `scenario_N` (int16) indexes `scenarios` (0 everywhere when that is empty). `extra_NK` (float32)
+    are the labels of the schema's further targets in their order, NaN where missing; None without any."""
 
     user_N: NDArray[np.int32]
     item_N: NDArray[np.int32]
@@ -41,6 +42,7 @@ class Interactions:
     timestamp_N: NDArray[np.float64]
     scenario_N: NDArray[np.int16]
     scenarios: tuple[str, ...] = ()
+    extra_NK: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.user_N)
@@ -54,6 +56,7 @@ class Interactions:
             timestamp_N=self.timestamp_N[rows],
             scenario_N=self.scenario_N[rows],
             scenarios=self.scenarios,
+            extra_NK=None if self.extra_NK is None else self.extra_NK[rows],
         )
 
 

@@ -71,3 +71,20 @@ class VectorLearner(MetaLearner, Protocol):
     def contributions(self, model: Scorer, theta: MetaParams, support: Batch, query: Batch) -> dict[str, Tensor]:
         """Exact terms of the mean: `global`, `item` and `profile` (T, Q), `support` (T, Q, S)."""
         ...
+
+
+class TargetsLearner(VectorLearner, Protocol):
+    """A vector learner of K targets that share the vector: `adapt` and `predict` read `Batch.target_TN`."""
+
+    def target_maps(self, model: Scorer, theta: MetaParams) -> Tensor:
+        """L (K, D, D), the identity first: the vector of target t is L_t' w."""
+        ...
+
+    def target_offsets(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> Tensor:
+        """Offsets (I, K) such that the score of target t = offset + phi @ (L_t' w)."""
+        ...
+
+
+def takes_targets(learner: MetaLearner) -> bool:
+    """Whether the learner is one of several targets."""
+    return hasattr(learner, "target_maps")

@@ -8,18 +8,21 @@ from numpy.typing import NDArray
 
 from metarec.errors import FailedPreconditionError
 from metarec.meta.alpaca import Alpaca
+from metarec.meta.alpaca_targets import AlpacaTargets
 from metarec.meta.prior import Head, Prior
 from metarec.models.linear_gaussian import LinearGaussian
+from metarec.models.linear_targets import LinearTargets
 from metarec.tasks.batch import EntityTable
 
 Doubles = NDArray[np.float64]
 
 SMALLEST_VARIANCE = 1e-9
+CLOSED_FORMS = ((Alpaca.name, LinearGaussian.name), (AlpacaTargets.name, LinearTargets.name))
 
 
 def is_closed_form(head: Head) -> bool:
     """Whether the head adapts users in closed form on a row's content and id."""
-    return head.kind == "user" and head.learner.name == Alpaca.name and head.model.name == LinearGaussian.name
+    return head.kind == "user" and (head.learner.name, head.model.name) in CLOSED_FORMS
 
 
 def closed_form(prior: Prior) -> Head:

@@ -10,6 +10,7 @@ from metarec.meta.contract import MetaLearner
 LEARNERS: dict[str, str] = {
     "alpaca": "metarec.meta.alpaca:Alpaca",
     "alpaca_implicit": "metarec.meta.implicit:ImplicitAlpaca",
+    "alpaca_targets": "metarec.meta.alpaca_targets:AlpacaTargets",
     "anil": "metarec.meta.anil:Anil",
     "fomaml": "metarec.meta.maml:FirstOrderMaml",
     "joint": "metarec.meta.joint:Joint",

@@ -11,6 +11,7 @@ MODELS: dict[str, str] = {
     "attentive_set": "metarec.models.attentive_set:AttentiveSet",
     "catalogue": "metarec.models.catalogue_scorer:CatalogueScorer",
     "linear_gaussian": "metarec.models.linear_gaussian:LinearGaussian",
+    "linear_targets": "metarec.models.linear_targets:LinearTargets",
     "melu": "metarec.models.melu:Melu",
 }
 """Module and class of each model; modules load when a model is made."""

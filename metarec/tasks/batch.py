@@ -50,6 +50,8 @@ class Batch:
 
     `task_T` (int64) are rows of `tables.tasks`; `row_TN` (int64) rows of `tables.rows`, 0 where padded; `label_TN` (float32)
     0 where padded; `mask_TN` (bool) true where there is a row. `timestamp_TN` (float64, seconds) is None without timestamps.
+    `target_TN` (int64) says of which target the label is: 0 the schema's label, k its k-th further target; None: all 0. An
+    interaction with several labels is that many rows.
     """
 
     tables: Tables
@@ -58,6 +60,12 @@ class Batch:
     label_TN: Tensor
     mask_TN: Tensor
     timestamp_TN: Tensor | None = None
+    target_TN: Tensor | None = None
+
+    @property
+    def targets_TN(self) -> Tensor:  # noqa: N802  # shape suffix
+        """`target_TN`, or zeros."""
+        return torch.zeros_like(self.row_TN) if self.target_TN is None else self.target_TN
 
     @property
     def num_tasks(self) -> int:

@@ -1,7 +1,7 @@
 """Interactions as one array sorted by task, so that a task is a slice and sampling is free (META_STEP.md)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ class TaskLayout:
 
     Task t owns `row_N[start_T1[t] : start_T1[t + 1]]`, in time order (input order among equal times). `row_N` (int64) are
     positions of the row entity (items for kind `user`), `label_N` float32, `timestamp_N` float64 seconds, `scenario_N` int16.
+    `extra_NK` (float32) are the labels of further targets, NaN where missing; None without any.
     A (task, row) pair occurs once: of repeated interactions the latest stands, or a support set would hold the query's answer.
     """
 
@@ -30,6 +31,7 @@ class TaskLayout:
     timestamp_N: NDArray[np.float64]
     scenario_N: NDArray[np.int16]
     num_rows: int
+    extra_NK: NDArray[np.float32] | None = None
 
     @classmethod
     def from_interactions(
@@ -52,6 +54,7 @@ class TaskLayout:
             kind=kind,
             num_tasks=num_tasks,
             num_rows=num_rows,
+            extra_NK=interactions.extra_NK,
         )
 
     @classmethod
@@ -66,6 +69,7 @@ class TaskLayout:
         kind: TaskKind = "user",
         num_tasks: int | None = None,
         num_rows: int | None = None,
+        extra_NK: NDArray[np.float32] | None = None,
     ) -> "TaskLayout":
         """The same from plain arrays of one length."""
         task_N, row_N = np.asarray(task_N, np.int64), np.asarray(row_N, np.int64)
@@ -94,6 +98,7 @@ class TaskLayout:
             timestamp_N=time_N[order].astype(np.float64),
             scenario_N=scenario[order].astype(np.int16),
             num_rows=rows,
+            extra_NK=None if extra_NK is None else np.asarray(extra_NK, np.float32)[order],
         )
 
     def __len__(self) -> int:
@@ -108,6 +113,18 @@ class TaskLayout:
     def row_tasks(self) -> NDArray[np.int64]:
         """The task of each row."""
         return np.repeat(np.arange(len(self)), self.counts)
+
+    @property
+    def num_extra(self) -> int:
+        """Number of further targets."""
+        return 0 if self.extra_NK is None else self.extra_NK.shape[1]
+
+    def of_target(self, number: int) -> "TaskLayout":
+        """The rows that have a label of further target `number`, with that as their label."""
+        assert self.extra_NK is not None
+        found = self.where(~np.isnan(self.extra_NK[:, number]))
+        assert found.extra_NK is not None
+        return replace(found, label_N=found.extra_NK[:, number], extra_NK=None)
 
     @property
     def has_timestamps(self) -> bool:
@@ -135,4 +152,5 @@ class TaskLayout:
             timestamp_N=self.timestamp_N[keep_N],
             scenario_N=self.scenario_N[keep_N],
             num_rows=self.num_rows,
+            extra_NK=None if self.extra_NK is None else self.extra_NK[keep_N],
         )

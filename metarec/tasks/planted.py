@@ -56,11 +56,13 @@ def linear_family(
     profile_dim: int = 2,
     noise: float = 0.3,
     known: bool = True,
+    extra_share: float = 0.0,
     seed: int = 0,
 ) -> PlantedFamily:
     """Tasks with Gaussian tastes around a linear function of their profile; row content is their true vector.
 
-    `known` gives row entities an id code.
+    `known` gives row entities an id code. That `extra_share` of the rows has the label of a further target too: another direction
+    of the same tastes (axes in turn), at another level and a tenth of the scale.
     """
     rng = np.random.default_rng(seed)
     row_RD, profile_TP = rng.normal(size=(num_rows, dim)), rng.normal(size=(num_tasks, profile_dim))
@@ -71,9 +73,15 @@ def linear_family(
     row_N = np.argsort(rng.random((num_tasks, num_rows)), 1)[:, :rows_per_task].reshape(-1)
     mean = 3.0
     label_N = mean + (row_RD[row_N] * taste_TD[task_N]).sum(1) + rng.normal(size=len(row_N)) * noise
+    extra_NK = None
+    if extra_share:
+        turned_N = (row_RD[row_N] * np.roll(taste_TD, 1, 1)[task_N]).sum(1) + rng.normal(size=len(row_N)) * noise
+        extra_NK = np.where(rng.random(len(row_N)) < extra_share, 0.5 + 0.1 * turned_N, np.nan).astype(np.float32)[:, None]
     return PlantedFamily(
         tables=_tables(profile_TP, row_RD, known),
-        layout=TaskLayout.from_arrays(task_N, row_N, label_N.astype(np.float32), num_tasks=num_tasks, num_rows=num_rows),
+        layout=TaskLayout.from_arrays(
+            task_N, row_N, label_N.astype(np.float32), num_tasks=num_tasks, num_rows=num_rows, extra_NK=extra_NK
+        ),
         mean=mean,
         row_RD=row_RD,
         task_TD=task_TD,

@@ -104,13 +104,35 @@ class EpisodeSampler:
         step_N = np.arange(width)
         mask_TN = step_N < size_T[:, None]
         at_TN = order_N[np.where(mask_TN, first_T[:, None] + step_N, 0)]
+        label_TN, target_TN = np.where(mask_TN, self.layout.label_N[at_TN], np.float32(0)), None
+        if self.layout.extra_NK is not None:
+            at_TN, mask_TN, label_TN, target_TN = _with_targets(at_TN, mask_TN, label_TN, self.layout.extra_NK)
         return Batch(
             tables=self.tables,
             task_T=torch.from_numpy(task_T.astype(np.int64)),
             row_TN=torch.from_numpy(np.where(mask_TN, self.layout.row_N[at_TN], 0)),
-            label_TN=torch.from_numpy(np.where(mask_TN, self.layout.label_N[at_TN], np.float32(0))),
+            label_TN=torch.from_numpy(label_TN),
             mask_TN=torch.from_numpy(mask_TN),
             timestamp_TN=(
                 torch.from_numpy(np.where(mask_TN, self.layout.timestamp_N[at_TN], 0.0)) if self.layout.has_timestamps else None
             ),
+            target_TN=None if target_TN is None else torch.from_numpy(target_TN),
         )
+
+
+def _with_targets(
+    at_TN: Int, mask_TN: NDArray[np.bool_], label_TN: NDArray[np.float32], extra_NK: NDArray[np.float32]
+) -> tuple[Int, NDArray[np.bool_], NDArray[np.float32], Int]:
+    """Places, mask and labels with a row for every label of an interaction, target by target; and the target of each row."""
+    extra_TNK = extra_NK[at_TN]
+    there_TNK = mask_TN[..., None] & ~np.isnan(extra_TNK)
+    targets = range(extra_NK.shape[1])
+    mask_TM = np.concatenate([mask_TN, *(there_TNK[..., k] for k in targets)], 1)
+    label_TM = np.concatenate([label_TN, *(extra_TNK[..., k] for k in targets)], 1)
+    target_TM = np.repeat(np.arange(len(targets) + 1), at_TN.shape[1])[None].repeat(len(at_TN), 0)
+    # What is there moves to the front, so that a target with few labels costs few columns.
+    width = max(1, int(mask_TM.sum(1).max(initial=0)))
+    front_TM = np.argsort(~mask_TM, axis=1, kind="stable")[:, :width]
+    at_TM = np.take_along_axis(np.tile(at_TN, (1, len(targets) + 1)), front_TM, 1)
+    mask_TM, label_TM, target_TM = (np.take_along_axis(array, front_TM, 1) for array in (mask_TM, label_TM, target_TM))
+    return at_TM, mask_TM, np.where(mask_TM, label_TM, np.float32(0)), np.where(mask_TM, target_TM, 0)

@@ -1,6 +1,6 @@
 """Label statistics of the training tasks, from which a learner may start its parameters (mean, row means)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ class LabelStats:
     """What the labels of the training rows look like.
 
     `mean` and `std` of the labels; `offset_C1` (float32, num_codes + 1) the shrunken mean deviation of each row entity by id
-    code, 0 for code 0; `count_C1` (float32) its number of rows. `layout` holds the rows themselves.
+    code, 0 for code 0; `count_C1` (float32) its number of rows. `layout` holds the rows themselves. `extra` are those of further
+    targets.
     """
 
     mean: float
@@ -23,11 +24,17 @@ class LabelStats:
     offset_C1: Tensor
     count_C1: Tensor
     layout: TaskLayout | None = None
+    extra: tuple["LabelStats", ...] = ()
 
 
 def label_stats(layout: TaskLayout, rows: EntityTable, *, shrinkage: float = 5.0) -> LabelStats:
     """Statistics of `layout`; a row entity with n labels keeps n / (n + shrinkage) of its mean deviation, after each task's own
     shrunken offset (many generous raters do not make an item good)."""
+    extra = tuple(_stats(layout.of_target(k), rows, shrinkage) for k in range(layout.num_extra))
+    return replace(_stats(layout, rows, shrinkage), extra=extra)
+
+
+def _stats(layout: TaskLayout, rows: EntityTable, shrinkage: float) -> LabelStats:
     if len(layout.label_N) == 0:
         zero = torch.zeros(rows.num_codes + 1)
         return LabelStats(mean=0.0, std=1.0, offset_C1=zero, count_C1=zero.clone(), layout=layout)

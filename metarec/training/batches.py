@@ -24,6 +24,7 @@ def batch_on(batch: Batch, tables: Tables) -> Batch:
         label_TN=move(batch.label_TN),
         mask_TN=move(batch.mask_TN),
         timestamp_TN=None if batch.timestamp_TN is None else move(batch.timestamp_TN),
+        target_TN=None if batch.target_TN is None else move(batch.target_TN),
     )
 
 

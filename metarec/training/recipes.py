@@ -162,7 +162,7 @@ GRADES_STD = 1.117
 
 
 def _on_clicks(head: HeadRecipe) -> HeadRecipe:
-    closed_form = head.target == "explicit" and head.model == "linear_gaussian"
+    closed_form = head.target == "explicit" and head.model in ("linear_gaussian", "linear_targets")
     return replace(head, penalty_std=GRADES_STD) if closed_form and not head.penalty_std else head
 
 
@@ -235,6 +235,7 @@ IMPLICIT = HeadRecipe(
     outer_lr=2e-4,
     patience=0,
 )
+TARGETS = replace(EXPLICIT, learner="alpaca_targets", model="linear_targets")
 GRADIENT = HeadRecipe(
     target="explicit",
     learner="maml",
@@ -263,6 +264,7 @@ AMORTISED = HeadRecipe(
 
 RECIPES: dict[str, Recipe] = {
     "alpaca": Recipe(name="alpaca", heads=(EXPLICIT, IMPLICIT)),
+    "alpaca_targets": Recipe(name="alpaca_targets", heads=(TARGETS, IMPLICIT)),
     "maml": Recipe(name="maml", heads=(GRADIENT,)),
     "fomaml": Recipe(name="fomaml", heads=(replace(GRADIENT, learner="fomaml"),)),
     "anil": Recipe(name="anil", heads=(replace(GRADIENT, learner="anil", learner_settings={}),)),
@@ -275,6 +277,7 @@ RECIPES: dict[str, Recipe] = {
 
 ABOUT: dict[str, str] = {
     "alpaca": "Bayesian adaptation in closed form, one head for ratings and one for interacted-or-not",
+    "alpaca_targets": "the same with one head for the label and further targets of the schema (the default where there are some)",
     "maml": "gradient adaptation of a small network, second order",
     "fomaml": "the same, first order",
     "anil": "the same network with only its last layer adapting",

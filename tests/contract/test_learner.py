@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarec.errors import ConfigError
-from metarec.meta.contract import MetaLearner, VectorLearner
+from metarec.meta.contract import MetaLearner, TargetsLearner, VectorLearner
 from metarec.meta.objectives import task_loss
 from metarec.meta.registry import LEARNERS, learner_settings, make_learner
 from metarec.models.contract import MetaParams, Scorer, trainable
@@ -36,7 +36,9 @@ class Case:
         settings = learner_settings(make_learner(name))
         self.learner: MetaLearner = make_learner(name, {k: v for k, v in {**RANDOM, **SHARED}.items() if k in settings})
         self.model: Scorer = make_model(self.learner.default_model, {"embedding_dim": 4})
-        family = linear_family(num_tasks=24, num_rows=20, rows_per_task=12, seed=3)
+        # Learners of several targets get rows of both, some of them without a label of the second.
+        extra = 0.6 if hasattr(self.learner, "target_maps") else 0.0
+        family = linear_family(num_tasks=24, num_rows=20, rows_per_task=12, extra_share=extra, seed=3)
         config = EpisodeConfig(batch_size=6, max_support=7, max_query=4, min_query=3)
         self.tasks = next(EpisodeSampler(family.layout, as_float64(family.tables), config, 1).epoch(0))
         assert 0 < int(self.tasks.support.mask_TN.sum()) < self.tasks.support.mask_TN.numel()
@@ -85,6 +87,7 @@ def padded(batch: Batch, extra: int) -> Batch:
         label_TN=torch.cat([batch.label_TN, torch.full(shape, 99.0)], 1),
         mask_TN=torch.cat([batch.mask_TN, torch.zeros(shape, dtype=torch.bool)], 1),
         timestamp_TN=None if times is None else torch.cat([times, torch.full(shape, 9e9, dtype=times.dtype)], 1),
+        target_TN=None if batch.target_TN is None else torch.cat([batch.target_TN, torch.full(shape, 1)], 1),
     )
 
 
@@ -97,6 +100,7 @@ def pick(batch: Batch, tasks: slice) -> Batch:
         label_TN=batch.label_TN[tasks],
         mask_TN=batch.mask_TN[tasks],
         timestamp_TN=None if times is None else times[tasks],
+        target_TN=None if batch.target_TN is None else batch.target_TN[tasks],
     )
 
 
@@ -169,6 +173,7 @@ def test_without_support_the_prior_predicts(case: Case) -> None:
         label_TN=empty.label_TN[:, columns],
         mask_TN=empty.mask_TN[:, columns],
         timestamp_TN=None if empty.timestamp_TN is None else empty.timestamp_TN[:, columns],
+        target_TN=None if empty.target_TN is None else empty.target_TN[:, columns],
     )
     prior = case.means(empty, query)
     torch.testing.assert_close(prior, case.means(replace(empty, label_TN=empty.label_TN + 1), query), rtol=0, atol=0)
@@ -232,7 +237,22 @@ def test_the_task_vector_reproduces_the_mean(vector_case: Case) -> None:
     phi_ID, bias_I = learner.row_vectors(vector_case.model, vector_case.theta, query.tables.rows)
     w_TD = learner.task_vector(learner.adapt(vector_case.model, vector_case.theta, support))
     score_TQ = (bias_I + w_TD @ phi_ID.T).gather(1, query.row_TN)
-    torch.testing.assert_close(score_TQ, vector_case.means(support, query), rtol=1e-10, atol=1e-10)
+    of_label = replace(query, target_TN=None)
+    torch.testing.assert_close(score_TQ, vector_case.means(support, of_label), rtol=1e-10, atol=1e-10)
+
+
+def test_every_target_has_its_vector(vector_case: Case) -> None:
+    if not hasattr(vector_case.learner, "target_maps"):
+        pytest.skip("the learner has one target")
+    learner, support, query = cast(TargetsLearner, vector_case.learner), vector_case.tasks.support, vector_case.tasks.query
+    model, theta = vector_case.model, vector_case.theta
+    phi_ID, _ = learner.row_vectors(model, theta, query.tables.rows)
+    offset_IK, map_KDD = learner.target_offsets(model, theta, query.tables.rows), learner.target_maps(model, theta)
+    w_TD = learner.task_vector(learner.adapt(model, theta, support))
+    for target in range(len(map_KDD)):
+        score_TQ = (offset_IK[:, target] + w_TD @ map_KDD[target] @ phi_ID.T).gather(1, query.row_TN)
+        of_target = replace(query, target_TN=torch.full_like(query.row_TN, target))
+        torch.testing.assert_close(score_TQ, vector_case.means(support, of_target), rtol=1e-10, atol=1e-10)
 
 
 def test_contributions_add_up_to_the_mean(vector_case: Case) -> None:

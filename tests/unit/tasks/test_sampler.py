@@ -138,3 +138,38 @@ def test_skew_makes_small_supports_more_frequent() -> None:
         return float(np.mean([float(b.support.mask_TN.sum()) for epoch in range(30) for b in source.epoch(epoch)]))
 
     assert mean_size(3.0) < mean_size(1.0) < mean_size(0.3)
+
+
+def test_every_label_of_an_interaction_is_a_row_on_the_same_side() -> None:
+    extra_NK = np.array([[0.5, np.nan], [np.nan, np.nan], [np.nan, 9.0], [0.25, 8.0], [0.125, np.nan], [np.nan, 7.0]], np.float32)
+    label_N = np.arange(1.0, 7.0, dtype=np.float32)
+    task_N, row_N = np.array([0, 0, 0, 0, 1, 1]), np.array([3, 1, 2, 0, 1, 3])
+    layout = TaskLayout.from_arrays(task_N, row_N, label_N, num_rows=4, extra_NK=extra_NK)
+    given = {
+        (int(task), int(row), target): float(value)
+        for task, row, values in zip(task_N, row_N, np.column_stack([label_N, extra_NK]), strict=True)
+        for target, value in enumerate(values)
+        if not np.isnan(value)
+    }
+
+    def table(size: int):  # type: ignore[no-untyped-def]  # an EntityTable without content
+        return entity_table(np.zeros((size, 1), np.float32), (("none", 0, 1),), np.ones(size, bool))
+
+    config = EpisodeConfig(batch_size=2, max_support=2, min_query=1)
+    source = EpisodeSampler(layout, Tables(tasks=table(2), rows=table(4)), config, 0)
+    sizes = set()
+    for epoch in range(8):
+        for tasks in source.epoch(epoch):
+            found: dict[tuple[int, int, int], float] = {}
+            sides = {"support": set(), "query": set()}  # type: ignore[var-annotated]  # pairs of task and row
+            for side in sides:
+                batch = getattr(tasks, side)
+                for t, n in batch.mask_TN.nonzero().tolist():
+                    pair = int(batch.task_T[t]), int(batch.row_TN[t, n])
+                    found[(*pair, int(batch.target_TN[t, n]))] = float(batch.label_TN[t, n])
+                    sides[side].add(pair)
+                assert bool((batch.label_TN[~batch.mask_TN] == 0).all())
+                sizes.add(batch.row_TN.shape[1])
+            assert found == given
+            assert not sides["support"] & sides["query"]
+    assert max(sizes) <= 8, "columns that no task uses are left out"

@@ -16,7 +16,7 @@ def test_every_recipe_is_described_and_the_default_is_one_of_them() -> None:
 
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"unknown recipe 'alpaka'; known: alpaca, maml"):
+    with pytest.raises(ConfigError, match=r"unknown recipe 'alpaka'; known: alpaca, alpaca_targets, maml"):
         get_recipe("alpaka")
 
 

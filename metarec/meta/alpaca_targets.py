@@ -1,0 +1,251 @@
+"""Bayesian adaptation in closed form to several targets at once: a rating and a click, a click and a purchase.
+
+The learner is `alpaca` (whose equations are not repeated here) on the features of `linear_targets`: target t of row i has the
+feature z = L_t phi(i), so that a support row of any target is a row of one regression on the task's vector w and tells of all
+other targets through it (linear model of coregionalisation: Bonilla et al. 2008; Alvarez et al. 2012, section 4.2). Each target
+has a mean, biases and noise levels of its own. The state is w as before, and weighted sums of targets stay linear in it:
+
+    sum_t lambda_t score_t = bias_lambda(i) + phi(i)' (sum_t lambda_t L_t' w)
+
+The query loss is a sum over labels, errors of a target in units of its labels' variance. What the choice of items says
+(C phi_j + y_j) is said once for an interaction, whatever the number of its labels: by its row of target 0.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import huber_loss
+
+from metarec.errors import ConfigError
+from metarec.meta.alpaca_terms import choice, mean, unknown, variance
+from metarec.meta.contract import Metrics
+from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
+from metarec.models.linear_gaussian import unique_rows
+from metarec.models.linear_targets import LinearTargets
+from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
+from metarec.tasks.stats import LabelStats
+from metarec.types import Target
+
+NLL_ROWS = 64  # query rows of a task, at most, on which the scales of the predictive variance are trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlpacaTargets:
+    """`alpaca` on several targets; the settings of the same name are its own.
+
+    l2_map: weight of the mean squared deviation of L_t from a multiple of the identity, in units of that multiple
+    extra_weight: what an error of a further target counts against one of the label, both in units of their variance
+    """
+
+    name: ClassVar[str] = "alpaca_targets"
+    target: ClassVar[Target] = "explicit"
+    default_model: ClassVar[str] = LinearTargets.name
+
+    id_dropout: float = 0.1
+    cold_tasks: float = 0.1
+    l2_id: float = 0.5
+    l2_bias: float = 0.05
+    l2_choice: float = 0.03
+    l2_content: float = 0.0
+    l2_map: float = 0.0
+    huber: float = 0.0
+    noise_shape: float = 8.0
+    extra_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0 or (name in ("id_dropout", "cold_tasks") and value >= 1):
+                raise ConfigError(f"{name} is {value}, must be 0 or more, and a share less than 1", field=name)
+
+    def init(self, model: Scorer, tables: Tables, generator: torch.Generator, stats: LabelStats | None = None) -> MetaParams:
+        """As `alpaca`, with the means, deviations and row biases of further targets from `stats.extra`."""
+        linear = _linear(model)
+        theta = linear.init(tables, generator)
+        extra = () if stats is None else stats.extra
+        std_K = torch.tensor([1.0 if stats is None else stats.std, *(part.std for part in extra)]).clamp_min(1e-3)
+        width, codes = len(theta["task.mean"]), len(theta["row.id"])
+        theta["task.choice"], theta["row.choice"] = torch.zeros(width, width), torch.zeros(codes, width)
+        log_var_K2 = torch.tensor([math.log(0.6), math.log(0.7)]) + 2 * torch.log(std_K)[:, None]
+        theta["noise.log_var"], theta["targets.log_var"] = log_var_K2[0], log_var_K2[1:]
+        theta["predict.log_scale"], theta["targets.log_scale"] = torch.zeros(2), torch.zeros(len(std_K) - 1, 2)
+        theta["range.std"] = std_K
+        theta["prior.log_var"] = theta["prior.log_var"] + 2 * torch.log(std_K[0])
+        if stats is not None:
+            theta["mu"], theta["row.id_bias"] = torch.tensor(stats.mean), stats.offset_C1.clone()
+        offset_KC = torch.stack([part.offset_C1 for part in extra]) if extra else torch.zeros(0, codes)
+        return linear.init_targets(theta, torch.tensor([part.mean for part in extra]), std_K[1:] / std_K[0], offset_KC)
+
+    def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:
+        """`mean` (T, D + 1), `factor` (T, D + 1, D + 1) with Cov[w] = factor factor', and `noise_scale` (T,)."""
+        linear = _linear(model)
+        z_TSD, offset_TS = linear.batch_features(theta, support)
+        prior_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
+        prior_TD = prior_TD + _choice(theta, z_TSD, support, unknown(support)).sum(1)
+        return self._posterior(theta, z_TSD, offset_TS, _noise(theta, support), prior_TD, support)
+
+    def _posterior(
+        self, theta: MetaParams, z_TSD: Tensor, offset_TS: Tensor, noise_TS: Tensor, prior_TD: Tensor, support: Batch
+    ) -> FastWeights:
+        scale_D = torch.exp(0.5 * theta["prior.log_var"])
+        mask_TS = support.mask_TN.to(z_TSD.dtype)
+        weight_TS = mask_TS / noise_TS
+        residual_TS = support.label_TN.to(z_TSD.dtype) - theta["mu"] - offset_TS - torch.einsum("tsd,td->ts", z_TSD, prior_TD)
+        white_TSD = z_TSD * scale_D
+        weighed_TDS = (white_TSD * weight_TS[..., None]).mT
+        eye_DD = torch.eye(len(scale_D), dtype=z_TSD.dtype, device=z_TSD.device)
+        chol_TDD = torch.linalg.cholesky(weighed_TDS @ white_TSD + eye_DD)
+        moment_TD = torch.einsum("tds,ts->td", weighed_TDS, residual_TS)
+        inverse_TDD = torch.linalg.solve_triangular(chol_TDD, eye_DD.expand_as(chol_TDD), upper=False)
+        half_TD = torch.einsum("tde,te->td", inverse_TDD, moment_TD)
+        mean_TD = prior_TD + scale_D * torch.einsum("ted,te->td", inverse_TDD, half_TD)
+        fit_T = ((weight_TS * residual_TS.square()).sum(1) - half_TD.square().sum(1)).clamp_min(0.0)
+        count_T, shape = mask_TS.sum(1), self.noise_shape
+        noise_scale_T = (shape + fit_T) / (shape + count_T) if shape > 0 else torch.ones_like(count_T)
+        return {"mean": mean_TD, "factor": scale_D[:, None] * inverse_TDD.mT, "noise_scale": noise_scale_T}
+
+    def predict(self, model: Scorer, theta: MetaParams, fast: FastWeights, query: Batch) -> Prediction:
+        """Posterior predictive mean and variance (noise included) of each row's own target."""
+        z_TQD, offset_TQ = _linear(model).batch_features(theta, query)
+        scale_TQ = _levels(theta, "predict.log_scale", "targets.log_scale")[query.targets_TN, unknown(query)]
+        variance_TQ = variance(fast, z_TQD, _noise(theta, query)) * scale_TQ
+        return Prediction(mean_TQ=mean(theta, fast, z_TQD, offset_TQ), variance_TQ=variance_TQ)
+
+    def meta_gradient(
+        self, model: Scorer, theta: MetaParams, tasks: TaskBatch, generator: torch.Generator
+    ) -> tuple[MetaParams, Metrics]:
+        """Autograd through the solve: mean over tasks of the query error per interaction (+ likelihood and L2 terms)."""
+        linear = _linear(model)
+        live = {name: value.detach().requires_grad_() for name, value in trainable(theta).items()}
+        support, query, width = tasks.support, tasks.query, tasks.support.row_TN.shape[1]
+        rows = support.tables.rows
+        unique_N, at_TN = unique_rows(torch.cat([support.row_TN, query.row_TN], 1), len(rows))
+        target_TN = torch.cat([support.targets_TN, query.targets_TN], 1)
+        keep_N = (torch.rand(len(unique_N), generator=generator) >= self.id_dropout).to(unique_N.device)
+        cold_T = (torch.rand(query.num_tasks, generator=generator) < self.cold_tasks).to(unique_N.device)
+        phi_ND, offset_NK, unknown_N = linear.dropped(live, rows, unique_N, keep_N)
+        # Tasks of cold_T address the second half, the same rows without any id.
+        at_TN = at_TN + cold_T.to(at_TN.dtype)[:, None] * len(unique_N)
+        z_TND, offset_TN = linear.mapped(live, phi_ND)[at_TN, target_TN], offset_NK[at_TN, target_TN]
+        unknown_TN = unknown_N[at_TN]
+        noise_TN = _levels(live, "noise.log_var", "targets.log_var")[target_TN, unknown_TN]
+        prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T)
+        prior_TD = prior_TD + _choice(live, z_TND[:, :width], support, unknown_TN[:, :width]).sum(1)
+        fast = self._posterior(live, z_TND[:, :width], offset_TN[:, :width], noise_TN[:, :width], prior_TD, support)
+        z_TQD, target_TQ, mask_TQ = z_TND[:, width:], target_TN[:, width:], query.mask_TN.to(z_TND.dtype)
+        residual_TQ = (query.label_TN.to(z_TND.dtype) - mean(live, fast, z_TQD, offset_TN[:, width:])) * mask_TQ
+        share_K = live["range.std"].detach() / live["range.std"].detach()[0]
+        scaled_TQ = residual_TQ / share_K[target_TQ]
+        cost_TQ = scaled_TQ.square()
+        if self.huber:
+            cost_TQ = 2 * huber_loss(scaled_TQ, torch.zeros_like(scaled_TQ), reduction="none", delta=self.huber)
+        worth_TQ = torch.where(target_TQ == 0, 1.0, self.extra_weight).to(cost_TQ.dtype)
+        count_T = (mask_TQ * (target_TQ == 0)).sum(1).clamp_min(1.0)
+        # Two scales a target need few rows, and variances are what a step would spend most of its time on.
+        few_TF = _few(query.mask_TN, target_TQ)
+        mask_TF, target_TF, unknown_TF = (part.gather(1, few_TF) for part in (mask_TQ, target_TQ, unknown_TN[:, width:]))
+        with torch.no_grad():
+            z_TFD = z_TQD.gather(1, few_TF[..., None].expand(-1, -1, z_TQD.shape[2]))
+            raw_TF = variance(fast, z_TFD, noise_TN[:, width:].gather(1, few_TF))
+        variance_TF = raw_TF * _levels(live, "predict.log_scale", "targets.log_scale")[target_TF, unknown_TF]
+        square_TF = residual_TQ.detach().square().gather(1, few_TF)
+        nll_TF = 0.5 * (square_TF / variance_TF + torch.log(variance_TF)) * mask_TF
+        weight_T = tasks.weight_T.to(z_TND.dtype) / tasks.weight_T.sum()
+        error = (weight_T * (cost_TQ * worth_TQ).sum(1) / count_T).sum()
+        nll = (weight_T * nll_TF.sum(1) / mask_TF.sum(1).clamp_min(1.0)).sum()
+        loss = error + nll + self._penalty(live, rows.code_N[unique_N], share_K)
+        gradients = torch.autograd.grad(loss, list(live.values()), allow_unused=True)
+        gradient = {
+            name: torch.zeros_like(live[name]) if value is None else value for name, value in zip(live, gradients, strict=True)
+        }
+        for value in (*(gradient[name] for name in ("row.id", "row.id_bias", "row.choice")), gradient["targets.id_bias"].mT):
+            value[0] = 0.0  # code 0 has no id: its row stays 0
+        return gradient, {"loss": float(error.detach()), "nll": float(nll.detach()), "objective": float(loss.detach())}
+
+    def _penalty(self, live: MetaParams, code_N: Tensor, share_K: Tensor) -> Tensor:
+        """The L2 terms; those of further targets in units of the label."""
+        further_K = share_K[1:]
+        bias = live["row.id_bias"][code_N].square().sum() + (live["targets.id_bias"][:, code_N].mT / further_K).square().sum()
+        content = live["row.content"].square().sum() + live["row.content_bias"].square().sum()
+        content = content + (live["targets.content_bias"] / further_K).square().sum()
+        maps_KDD = live["targets.map"] / further_K[:, None, None]
+        apart = (maps_KDD - torch.eye(maps_KDD.shape[-1], dtype=maps_KDD.dtype, device=maps_KDD.device)).square().sum()
+        by_row = self.l2_id * live["row.id"][code_N].square().sum() + self.l2_bias * bias
+        by_row = by_row + self.l2_choice * live["row.choice"][code_N].square().sum()
+        return by_row / len(code_N) + self.l2_content * content + self.l2_map * apart / maps_KDD.shape[-1]
+
+    def prepare(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> MetaParams:
+        """Theta with the vectors of all `rows` cached."""
+        return _linear(model).prepare(theta, rows)
+
+    def row_vectors(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> tuple[Tensor, Tensor]:
+        """`phi` (I, D + 1) with the constant last, and mu + bias (I,) of target 0: mean = bias + phi @ task_vector."""
+        phi_ID, bias_I = _linear(model).row_features(theta, rows)
+        return phi_ID, bias_I + theta["mu"]
+
+    def task_vector(self, fast: FastWeights) -> Tensor:
+        """Posterior mean of w (T, D + 1), which is the vector of target 0."""
+        return fast["mean"]
+
+    def target_maps(self, model: Scorer, theta: MetaParams) -> Tensor:
+        """L (K, D + 1, D + 1): the vector of target t is L_t' w."""
+        return _linear(model).maps(theta)
+
+    def target_offsets(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> Tensor:
+        """mu_t + b_t (I, K) of all rows: mean of target t = offset + phi @ (L_t' w)."""
+        linear = _linear(model)
+        prepared = theta if "cache.offset" in theta else linear.prepare(theta, rows)
+        return prepared["cache.offset"] + theta["mu"]
+
+    def contributions(self, model: Scorer, theta: MetaParams, support: Batch, query: Batch) -> dict[str, Tensor]:
+        """The terms of `alpaca` for each query row's own target; mu_t is in `item` as far as it differs from the label's."""
+        linear = _linear(model)
+        z_TSD, offset_TS = linear.batch_features(theta, support)
+        z_TQD, offset_TQ = linear.batch_features(theta, query)
+        profile_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
+        choice_TSD = _choice(theta, z_TSD, support, unknown(support))
+        prior_TD = profile_TD + choice_TSD.sum(1)
+        var_D, mask_TS = torch.exp(theta["prior.log_var"]), support.mask_TN.to(z_TSD.dtype)
+        residual_TS = support.label_TN.to(z_TSD.dtype) - theta["mu"] - offset_TS - torch.einsum("tsd,td->ts", z_TSD, prior_TD)
+        z_TSD = z_TSD * mask_TS[..., None]
+        kernel_TSS = (z_TSD * var_D) @ z_TSD.mT + torch.diag_embed(_noise(theta, support))
+        alpha_TS = torch.cholesky_solve((residual_TS * mask_TS)[..., None], torch.linalg.cholesky(kernel_TSS))[..., 0]
+        return {
+            "global": theta["mu"].expand_as(offset_TQ),
+            "item": offset_TQ,
+            "profile": torch.einsum("tqd,td->tq", z_TQD, profile_TD),
+            "support": ((z_TQD * var_D) @ z_TSD.mT) * alpha_TS[:, None, :] + z_TQD @ choice_TSD.mT,
+        }
+
+
+def _choice(theta: MetaParams, z_TSD: Tensor, support: Batch, unknown_TS: Tensor) -> Tensor:
+    """What the choice of items says, by support row; 0 for rows of further targets."""
+    return choice(theta, z_TSD, replace(support, mask_TN=support.mask_TN & (support.targets_TN == 0)), unknown_TS)
+
+
+def _noise(theta: MetaParams, batch: Batch) -> Tensor:
+    """Noise variance of each row (T, N)."""
+    return _levels(theta, "noise.log_var", "targets.log_var")[batch.targets_TN, unknown(batch)]
+
+
+def _levels(theta: MetaParams, label: str, further: str) -> Tensor:
+    """exp of what is known by target (K, 2): of rows known to training, and unknown."""
+    return torch.exp(torch.cat([theta[label][None], theta[further]]))
+
+
+def _few(mask_TQ: Tensor, target_TQ: Tensor) -> Tensor:
+    """Places (T, F) of up to NLL_ROWS rows of each task, the first ones of every target in turn, padded ones last."""
+    number_TQ = torch.zeros_like(target_TQ)
+    for target in range(int(target_TQ.max()) + 1):
+        mine_TQ = mask_TQ & (target_TQ == target)
+        number_TQ = torch.where(mine_TQ, mine_TQ.cumsum(1), number_TQ)
+    last = target_TQ.shape[1] + 1
+    return torch.argsort(torch.where(mask_TQ, number_TQ, last), dim=1, stable=True)[:, :NLL_ROWS]
+
+
+def _linear(model: Scorer) -> LinearTargets:
+    if model.name != LinearTargets.name:
+        raise ConfigError(f"learner 'alpaca_targets' needs model 'linear_targets', got '{model.name}'", field="model")
+    return cast(LinearTargets, model)
