@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from metarec.cli.data_merge import merge
 from metarec.cli.data_tables import overview, print_import, print_report
 from metarec.cli.output import emit, json_option, note, print_json, print_table, progress
 from metarec.errors import AlreadyExistsError, DataError, InvalidInputError
@@ -230,6 +231,9 @@ def verify(path: Path, as_json: bool) -> None:
             file=str(path),
         )
     emit({"path": str(path), "fingerprint": found, "intact": True}, as_json=as_json)
+
+
+data.add_command(merge)
 
 
 def _where(conditions: Sequence[str]) -> dict[str, frozenset[str]]:

@@ -224,3 +224,23 @@ def test_the_example_schema_is_valid():
     schema = Schema.read(REPOSITORY / "docs" / "examples" / "ml-1m.schema.yaml")
     assert schema.item_title == "title"
     assert schema.graph
+
+
+def test_merge_makes_scenarios_of_datasets_and_says_what_it_left_out(folder: Path) -> None:
+    _run(*IMPORT)
+    _run(*IMPORT[:-1], "more")
+    out, _ = _run("merge", "web=out", "app=more", "--out", "both", "--json")
+    facts = json.loads(out)
+    assert (facts["users"], facts["items"], facts["interactions"]) == (2, 2, 4)
+    assert json.loads(_run("show", "--data", "both", "--json")[0])["scenarios"] == {"web": 2, "app": 2}
+    assert json.loads(_run("report", "--data", "both", "--json")[0])["origin"]["merged"]["web"]["path"] == "out"
+    assert json.loads(_run("verify", "--data", "both", "--json")[0])["intact"]
+    separate = json.loads(_run("merge", "web=out", "app=more", "--users", "separate", "--out", "both", "--json")[0])
+    assert separate["users"] == 4
+    for arguments, message in (
+        (("merge", "out", "app=more", "--out", "x"), "'out' must be NAME=PATH"),
+        (("merge", "a=out", "a=more", "--out", "x"), "'a' is given twice"),
+    ):
+        result = CliRunner().invoke(data, arguments)
+        assert result.exit_code == 2
+        assert message in result.output
