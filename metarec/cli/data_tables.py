@@ -44,6 +44,9 @@ def overview(summary: dict[str, Any]) -> list[dict[str, object]]:
     rows.append(
         (f"label '{label['column']}'", f"{label['kind']}, mean {cell(label['mean'])}, deviation {cell(label['deviation'])}")
     )
+    for target in summary["targets"]:
+        figures = f"{target['kind']}, mean {cell(target['mean'])}, deviation {cell(target['deviation'])}"
+        rows.append((f"target '{target['column']}'", f"{figures}; {target['missing']:,} without"))
     rows.append(("time", f"{time['first']} to {time['last']} ({time['days']:.0f} days)" if time else "none"))
     if graph:
         rows.append(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from metarec.cli.output import cell, emit, json_option, note, print_error, print_table
+from metarec.data.schema import Schema
 from metarec.errors import InterruptedRunError
 from metarec.training.progress import early_stop_note
-from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, RECIPES, Recipe, get_recipe
+from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, RECIPES, TARGETS_RECIPE, Recipe, get_recipe
 
 if TYPE_CHECKING:
     from metarec.training.gate import Gate
@@ -58,7 +59,11 @@ def parse_settings(ctx: click.Context, param: click.Parameter, values: Sequence[
 )
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Dataset directory.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Registry directory; made when it does not exist.")
-@click.option("--recipe", default=DEFAULT_RECIPE, show_default=True, help="Name of a recipe (see --list-recipes).")
+@click.option(
+    "--recipe",
+    default="",
+    help=f"Name of a recipe (see --list-recipes).  [default: {DEFAULT_RECIPE}; {TARGETS_RECIPE} where the schema has targets]",
+)
 @click.option("--set", "settings", multiple=True, callback=parse_settings, metavar="PATH=VALUE", help="Override a setting.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Ray Train workers; 0: in this process.")
 @click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="What workers compute on.")
@@ -103,7 +108,7 @@ def train(
     """
     if force and not promote:
         raise click.UsageError("--force only means something with --promote")
-    chosen = get_recipe(recipe).override(settings)
+    chosen = get_recipe(recipe, several_targets=_several_targets(data)).override(settings)
     from metarec.cli.train_display import TrainDisplay
     from metarec.training.registry import Registry
     from metarec.training.run import RunOptions
@@ -135,6 +140,12 @@ def train(
         ctx.exit(1)
     if not as_json and not info.live:
         note(f"make it live with: metarec checkpoints promote {info.id}")
+
+
+def _several_targets(data: Path) -> bool:
+    """Whether a dataset directory has further targets; a directory that is none is told about by training itself."""
+    path = data / "schema.yaml"
+    return path.exists() and bool(Schema.read(path).targets)
 
 
 def _gate(recipe: Recipe) -> "Gate":

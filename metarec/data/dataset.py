@@ -4,7 +4,8 @@ schema.yaml            what the columns mean
 dataset.json           format, fingerprint, scenario names, counts
 users.parquet          the id column and the schema's fields, one row per user; row k is user k everywhere
 items.parquet          the same for items
-interactions.parquet   user, item (rows of the tables above), label, timestamp (seconds, UTC), scenario (index of its name)
+interactions.parquet   user, item (rows of the tables above), label, timestamp (seconds, UTC), scenario (index of its name), and
+                       target_1, ... for further targets
 graph.parquet, links.parquet   head, relation, tail; item and entity (only with a knowledge graph)
 import.json            what import dropped, imputed and why
 """
@@ -30,11 +31,16 @@ MANIFEST = "dataset.json"
 INTERACTION_TYPES = {"user": np.int32, "item": np.int32, "label": np.float32, "timestamp": np.float64, "scenario": np.int16}
 
 
+def target_columns(schema: Schema) -> tuple[str, ...]:
+    """Columns of interactions.parquet that hold the labels of the schema's further targets (float32, NaN where missing)."""
+    return tuple(f"target_{number}" for number in range(1, len(schema.targets) + 1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Interactions:
     """N events. `user_N`, `item_N` (int32) are rows of the entity tables; `label_N` float32; `timestamp_N` float64 seconds (UTC),
-    one constant without timestamps; `scenario_N` (int16) indexes `scenarios` (0 everywhere when that is empty). `extra_NK` (float32)
-    are the labels of the schema's further targets in their order, NaN where missing; None without any."""
+    one constant without timestamps; `scenario_N` (int16) indexes `scenarios` (0 everywhere when that is empty). `extra_NK` are
+    the labels (float32) of the schema's further targets in their order, NaN where missing; None without any."""
 
     user_N: NDArray[np.int32]
     item_N: NDArray[np.int32]
@@ -95,9 +101,9 @@ class Dataset:
 
     @property
     def has_varied_labels(self) -> bool:
-        """Whether there is more than one label: where every event is positive, labels tell nothing."""
+        """Whether there is more than one label, or a further target: where every event is positive, labels tell nothing."""
         labels = self.interactions.label_N
-        return bool(len(labels)) and bool(np.any(labels != labels[0]))
+        return bool(len(labels)) and (bool(self.schema.targets) or bool(np.any(labels != labels[0])))
 
     def mirrored(self) -> "Dataset":
         """Users and items in each other's place, without the graph: what makes of an item a task whose rows are users."""
@@ -153,7 +159,7 @@ class Dataset:
                 )
             schema = Schema.read(path / "schema.yaml")
             users, items = (pq.read_table(path / f"{side}.parquet") for side in ("users", "items"))
-            events = _read_interactions(path / "interactions.parquet", tuple(manifest["scenarios"]))
+            events = _read_interactions(path / "interactions.parquet", tuple(manifest["scenarios"]), target_columns(schema))
             _check(manifest, len(users), len(items), events)
             return Dataset(
                 path=path,
@@ -180,6 +186,9 @@ class Dataset:
         pq.write_table(_entities(self.items, self.schema.item_id, self.item_ids), path / "items.parquet")
         events = self.interactions
         columns = {name: getattr(events, f"{name}_N").astype(kind) for name, kind in INTERACTION_TYPES.items()}
+        for number, name in enumerate(target_columns(self.schema)):
+            assert events.extra_NK is not None, "a schema with targets has their labels"
+            columns[name] = events.extra_NK[:, number].astype(np.float32)
         pq.write_table(pa.table(columns), path / "interactions.parquet")
         if self.graph is not None:
             graph = self.graph
@@ -222,19 +231,23 @@ def _entities(frame: pd.DataFrame, key: str, ids: NDArray[np.object_]) -> pa.Tab
     return pa.table(columns | dict(zip(fields.column_names, fields.columns, strict=True)))
 
 
-def _read_interactions(path: Path, scenarios: tuple[str, ...]) -> Interactions:
+def _read_interactions(path: Path, scenarios: tuple[str, ...], targets: tuple[str, ...]) -> Interactions:
     with streamed(path) as file:
         # Filled in pieces: the file and its arrays are never in memory side by side.
-        arrays = {name: np.empty(file.metadata.num_rows, kind) for name, kind in INTERACTION_TYPES.items()}
+        size = file.metadata.num_rows
+        arrays = {name: np.empty(size, kind) for name, kind in INTERACTION_TYPES.items()}
+        extra_NK = np.empty((size, len(targets)), np.float32)
+        every = arrays | {name: extra_NK[:, number] for number, name in enumerate(targets)}
         start = 0
-        for batch in file.iter_batches(batch_size=1 << 20, columns=list(INTERACTION_TYPES)):
-            for name, array in arrays.items():
+        for batch in file.iter_batches(batch_size=1 << 20, columns=list(every)):
+            for name, array in every.items():
                 values = batch[name]
                 if values.null_count:
                     raise ValueError(f"interactions.parquet lacks values in column '{name}'")
                 array[start : start + len(batch)] = values.to_numpy()
             start += len(batch)
-    return Interactions(**{f"{name}_N": array for name, array in arrays.items()}, scenarios=scenarios)
+    named = {f"{name}_N": array for name, array in arrays.items()}
+    return Interactions(**named, scenarios=scenarios, extra_NK=extra_NK if targets else None)
 
 
 def _check(manifest: Mapping[str, int], users: int, items: int, events: Interactions) -> None:

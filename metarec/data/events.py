@@ -6,6 +6,7 @@ those are left out when the final table is written. What grows with the file is 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from metarec.data import values
 from metarec.data.columns import MISSING, Column, strings
 from metarec.data.contents import streamed
-from metarec.data.dataset import INTERACTION_TYPES
+from metarec.data.dataset import INTERACTION_TYPES, target_columns
 from metarec.data.entities import Progress
 from metarec.data.reading import Chunk, Source
 from metarec.data.repeats import RECORD, Buckets
@@ -26,7 +27,7 @@ from metarec.data.schema import Schema
 from metarec.errors import DataError
 
 MAX_SCENARIOS = 32_767
-FINAL = pa.schema([(name, pa.from_numpy_dtype(kind)) for name, kind in INTERACTION_TYPES.items()])
+FINAL = [(name, pa.from_numpy_dtype(kind)) for name, kind in INTERACTION_TYPES.items()]
 
 
 @dataclass(kw_only=True)
@@ -74,13 +75,16 @@ class EventReader:
         schema, count = self.schema, 0
         label = [] if self.all_positive else [schema.label.column]
         names = [schema.user_id, schema.item_id, *label, *(c for c in (schema.timestamp, schema.scenario) if c is not None)]
+        names += [target.column for target in schema.targets]
         self._require(names)
-        with pq.ParquetWriter(path, FINAL) as writer:
+        record = RECORD.names or ()
+        final = pa.schema([*FINAL, *((name, pa.float32()) for name in target_columns(schema))])
+        with pq.ParquetWriter(path, final) as writer:
             for chunk in self.source.chunks([*names, *self.where]):
                 events = self._clean(chunk)
                 count += len(events["user"])
-                writer.write_table(pa.table({name: events[name] for name in FINAL.names}))
-                buckets.add(events)
+                writer.write_table(pa.table({name: events[name] for name in final.names}))
+                buckets.add({name: column for name, column in events.items() if name in record})
                 progress(chunk.done, f"{self.report.read:,} rows")
         self.report.check()
         if count == 0:
@@ -120,8 +124,12 @@ class EventReader:
             converters[schema.timestamp] = lambda column: values.times(column, self.missing)
         if schema.scenario is not None:
             converters[schema.scenario] = lambda column: values.categories(column, self.missing)
+        for target in schema.targets:
+            converters[target.column] = partial(values.further, label=target, missing=self.missing)
         found = {name: report.converted(name, raw[name], convert) for name, convert in converters.items()}
-        good = report.judge(found, raw, row_N, ids={schema.user_id: "id is missing", schema.item_id: "id is missing"})
+        needed = {schema.user_id: "id is missing", schema.item_id: "id is missing"}
+        further = [target.column for target in schema.targets]
+        good = report.judge(found, raw, row_N, ids=needed, optional=further, absence="left out")
         kept, row_N = {name: column.values.filter(pa.array(good)) for name, column in found.items()}, row_N[good]
         nothing = np.zeros(len(row_N))
         columns = {
@@ -132,7 +140,11 @@ class EventReader:
             "scenario": nothing if schema.scenario is None else self._scenario_rows(kept[schema.scenario], row_N),
             "row": row_N,
         }
-        return {name: column.astype(RECORD[name]) for name, column in columns.items()}
+        labels = {
+            name: kept[column].to_numpy(zero_copy_only=False).astype(np.float32)
+            for name, column in zip(target_columns(schema), further, strict=True)
+        }
+        return {name: column.astype(RECORD[name]) for name, column in columns.items()} | labels
 
     def _let_through(self, raw: dict[str, pa.Array], row_N: NDArray[np.int64]) -> tuple[dict[str, pa.Array], NDArray[np.int64]]:
         if not self.where:
@@ -161,10 +173,10 @@ class EventReader:
 def write_events(staged: Path, path: Path, leave_out: NDArray[np.bool_]) -> int:
     """Write the staged events to `path` without those under the mask, and return their number."""
     start = 0
-    with pq.ParquetWriter(path, FINAL) as writer, streamed(staged) as file:
+    with streamed(staged) as file, pq.ParquetWriter(path, file.schema_arrow) as writer:
         for batch in file.iter_batches(batch_size=1 << 20):
             keep = pa.array(~leave_out[start : start + len(batch)])
-            writer.write_table(pa.table(batch.columns, schema=FINAL).filter(keep))
+            writer.write_table(pa.table(batch.columns, schema=file.schema_arrow).filter(keep))
             start += len(batch)
     return int((~leave_out).sum())
 

@@ -127,11 +127,12 @@ class TableReport:
         *,
         ids: Mapping[str, str],
         optional: Collection[str] = (),
+        absence: Action = "imputed",
     ) -> Mask:
         """Report what converting the columns of N rows met, and tell which rows can be used.
 
         `ids` maps the columns that need a value to what its absence is called. A wrong value costs the row, in an `optional`
-        column only the value.
+        column only the value. `absence` is what happens where an optional column has none.
         """
         unreadable, wrong, lost = (np.zeros(len(row_N), bool) for _ in range(3))
         for name, column in found.items():
@@ -141,7 +142,7 @@ class TableReport:
             if name in ids:
                 masks[ids[name]] = absent
             elif name in optional:
-                self.add_mask(name, "value is missing", "imputed", absent, row_N)
+                self.add_mask(name, "value is missing", absence, absent, row_N)
             for problem, mask in masks.items():
                 badness: Badness = "structure" if problem == UNDECODABLE else "value"
                 self.add_mask(name, problem, action, mask, row_N, None if problem == ids.get(name) else raw[name], badness)

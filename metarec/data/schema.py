@@ -100,6 +100,8 @@ class Label:
 class Schema:
     """Columns of the interaction table (`user_id`, `item_id`, label, timestamp, scenario) and the fields of users and items.
 
+    Every interaction has a `label`; `targets` are further columns to predict, which may be empty in some of them.
+
     `user_id` and `item_id` name the id columns in all tables. `timestamp` and `scenario` are None where there is no such column.
     `item_title` is the item field to show people; `graph` says whether a knowledge graph belongs to the dataset.
     """
@@ -111,12 +113,13 @@ class Schema:
     scenario: str | None = None
     users: tuple[Field, ...] = ()
     items: tuple[Field, ...] = ()
+    targets: tuple[Label, ...] = ()
     item_title: str | None = None
     graph: bool = False
 
     def __post_init__(self) -> None:
         columns = [self.user_id, self.item_id, self.label.column, self.timestamp, self.scenario]
-        named = [column for column in columns if column is not None]
+        named = [column for column in columns if column is not None] + [target.column for target in self.targets]
         for name, column in (("user_id", self.user_id), ("item_id", self.item_id)):
             if not column or not isinstance(column, str):
                 raise SchemaError(f"{name} must name a column, got {column!r}", field=name)
@@ -153,6 +156,11 @@ class Schema:
         return _named(self.items, name, "items")
 
     @property
+    def labels(self) -> tuple[Label, ...]:
+        """The label and the further targets, in the order in which learners number them."""
+        return (self.label, *self.targets)
+
+    @property
     def hash(self) -> str:
         """Sixteen hex digits that are equal for equal schemas; checkpoints carry them."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
@@ -160,23 +168,22 @@ class Schema:
     def to_dict(self) -> dict[str, object]:
         """As plain data without what is left at its default; `from_dict` reads it back."""
         data = cast(dict[str, object], _plain(asdict(self)))
-        if self.label.kind == "binary":
-            data["label"] = {"column": self.label.column, "kind": "binary"}
-        return data
+        label, *targets = (
+            {"column": part.column, "kind": "binary"} if part.kind == "binary" else _plain(asdict(part)) for part in self.labels
+        )
+        return data | {"label": label} | ({"targets": targets} if targets else {})
 
     @staticmethod
     def from_dict(data: Yaml) -> "Schema":
         """The schema in plain data. SchemaError names what is unknown, missing or of the wrong type."""
         _known(data, {f.name for f in fields(Schema)}, "schema", needed={"user_id", "item_id", "label"})
-        label = data["label"]
-        if not isinstance(label, Mapping):
-            raise SchemaError("label must be a mapping with column and kind", field="label")
-        _known(label, {f.name for f in fields(Label)}, "label", needed={"column", "kind"})
-        if label.get("kind") == "rating" and not {"minimum", "maximum"} <= set(label):
-            raise SchemaError("a rating label needs minimum and maximum", field="label.minimum")
-        plain = {key: value for key, value in data.items() if key not in ("label", "users", "items")}
+        targets = data.get("targets") or ()
+        if not isinstance(targets, list | tuple):
+            raise SchemaError("targets must be a list of mappings with column and kind, as label is one", field="targets")
+        plain = {key: value for key, value in data.items() if key not in ("label", "targets", "users", "items")}
         return Schema(
-            label=Label(**cast(dict[str, object], dict(label))),  # type: ignore[arg-type]  # Label checks the values
+            label=_label(data["label"], "label"),
+            targets=tuple(_label(target, f"target {number}") for number, target in enumerate(targets, 1)),
             users=_fields(data.get("users"), "users"),
             items=_fields(data.get("items"), "items"),
             **plain,  # type: ignore[arg-type]  # Schema checks the values
@@ -210,6 +217,16 @@ def _named(members: tuple[Field, ...], name: str, side: str) -> Field:
             return field
     known = ", ".join(field.name for field in members) or "none"
     raise SchemaError(f"{side} has no field '{name}'; it has: {known}", field=name)
+
+
+def _label(data: object, where: str) -> Label:
+    field = where.replace(" ", ".")
+    if not isinstance(data, Mapping):
+        raise SchemaError(f"{where} must be a mapping with column and kind", field=field)
+    _known(data, {f.name for f in fields(Label)}, where, needed={"column", "kind"})
+    if data.get("kind") == "rating" and not {"minimum", "maximum"} <= set(data):
+        raise SchemaError(f"a rating {where} needs minimum and maximum", field=f"{field}.minimum")
+    return Label(**cast(dict[str, object], dict(data)))  # type: ignore[arg-type]  # Label checks the values
 
 
 def _fields(data: object, side: str) -> tuple[Field, ...]:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from metarec.data.dataset import Dataset, Interactions
-from metarec.data.schema import Field, Schema
+from metarec.data.schema import Field, Label
 
 HISTOGRAM_BINS = 10
 
@@ -29,7 +29,8 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "density": len(events) / (users * items) if users and items else 0.0,
         "interactions_per_user": _per_entity(events.user_N, users),
         "interactions_per_item": _per_entity(events.item_N, items),
-        "label": _label(events, dataset.schema),
+        "label": _label(events.label_N, dataset.schema.label),
+        "targets": _targets(events, dataset.schema.targets),
         "time": _time(dataset),
         "scenarios": _scenarios(events),
         "fields": _fields("users", dataset.schema.users, dataset.users) + _fields("items", dataset.schema.items, dataset.items),
@@ -51,21 +52,29 @@ def _per_entity(entity_N: NDArray[np.int32], count: int) -> dict[str, float]:
     }
 
 
-def _label(events: Interactions, schema: Schema) -> dict[str, object]:
-    label = events.label_N.astype(np.float64)
-    values, counts = np.unique(events.label_N, return_counts=True)
+def _label(label_N: NDArray[np.float32], described: Label) -> dict[str, object]:
+    label = label_N.astype(np.float64)
+    values, counts = np.unique(label_N, return_counts=True)
     if len(values) <= 2 * HISTOGRAM_BINS:
         names = [f"{value:g}" for value in values]
     else:
-        counts, edges = np.histogram(label, bins=HISTOGRAM_BINS, range=(schema.label.minimum, schema.label.maximum))
+        counts, edges = np.histogram(label, bins=HISTOGRAM_BINS, range=(described.minimum, described.maximum))
         names = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
     return {
-        "column": schema.label.column,
-        "kind": schema.label.kind,
+        "column": described.column,
+        "kind": described.kind,
         "mean": float(label.mean()) if len(label) else None,
         "deviation": float(label.std()) if len(label) else None,
         "histogram": dict(zip(names, map(int, counts), strict=True)),
     }
+
+
+def _targets(events: Interactions, targets: Sequence[Label]) -> list[dict[str, object]]:
+    """The same for each further target, and how many events have no label of it."""
+    if events.extra_NK is None:
+        return []
+    columns = list(zip(targets, events.extra_NK.T, strict=True))
+    return [{**_label(values[~np.isnan(values)], target), "missing": int(np.isnan(values).sum())} for target, values in columns]
 
 
 def _time(dataset: Dataset) -> dict[str, object] | None:

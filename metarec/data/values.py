@@ -10,7 +10,7 @@ from metarec.data.columns import MISSING, Column, Mask, by_unique, some, strings
 from metarec.data.schema import Label
 from metarec.errors import DataError
 
-__all__ = ["MISSING", "Column", "Mask", "categories", "ids", "labels", "numbers", "strings", "texts", "times", "union"]
+__all__ = ["MISSING", "Column", "Mask", "categories", "further", "ids", "labels", "numbers", "strings", "texts", "times", "union"]
 
 CONTROL = "id contains a control character or a line break (is a quote left open?)"
 LATEST = 4_102_444_800.0
@@ -56,6 +56,15 @@ def labels(raw: pa.Array, label: Label, missing: tuple[str, ...] = MISSING) -> C
             problems[f"label is below the schema's minimum {label.minimum:g}"] = values < label.minimum
             problems[f"label is above the schema's maximum {label.maximum:g}"] = values > label.maximum
     return Column(values=pa.array(values), problems=some(problems), notes=found.notes)
+
+
+def further(raw: pa.Array, label: Label, missing: tuple[str, ...] = MISSING) -> Column:
+    """Labels of a further target: as `labels`, but null where missing or unusable."""
+    found = labels(raw, label, missing)
+    problems = {problem: mask for problem, mask in found.problems.items() if problem != "label is missing"}
+    values = found.values.to_numpy(zero_copy_only=False)
+    unusable = np.isnan(values) | union(problems, len(values))
+    return Column(values=pa.array(values, mask=unusable), problems=problems, notes=found.notes)
 
 
 def times(raw: pa.Array, missing: tuple[str, ...] = MISSING) -> Column:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from metarec.errors import FailedPreconditionError, InterruptedRunError
+from metarec.meta.contract import takes_targets
 from metarec.models.contract import MetaParams, trainable
 from metarec.tasks.batch import Tables, TaskBatch
 from metarec.tasks.sampler import EpisodeSampler
@@ -47,12 +48,13 @@ class _HeadRun:
         self.seed = head_seed(seed, recipe.target)
         config = episode_config(recipe)
         host = inputs.tables(recipe.kind)
-        layout = inputs.layout(recipe.kind, validation=False)
+        targets = takes_targets(make_head(recipe, {}).learner)
+        layout = inputs.layout(recipe.kind, validation=False, targets=targets)
         self.sampler = EpisodeSampler(layout, host, config, self.seed)
         if self.sampler.num_tasks == 0:
             raise FailedPreconditionError("no task has enough interactions to train on; import more data")
         self.validation = validation_sampler(
-            inputs.layout(recipe.kind, validation=True), host, config, self.seed, recipe.validation_tasks
+            inputs.layout(recipe.kind, validation=True, targets=targets), host, config, self.seed, recipe.validation_tasks
         )
         self.tables: Tables = tables_on(host, pick_device(around.device))
         stats = label_stats(layout, host.rows)

@@ -5,7 +5,7 @@ workers, and a run that is resumed, see the same numbers.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +43,16 @@ class Inputs:
         """Tables with users as tasks, or items."""
         return Tables(tasks=self.users, rows=self.items) if kind == "user" else Tables(tasks=self.items, rows=self.users)
 
-    def layout(self, kind: TaskKind, *, validation: bool) -> TaskLayout:
-        """The tasks of one side of the split: held-out users, or held-out items among the users that training may see."""
+    def layout(self, kind: TaskKind, *, validation: bool, targets: bool = False) -> TaskLayout:
+        """The tasks of one side of the split: held-out users, or held-out items among the users that training may see.
+
+        `targets` says whether they come with the labels of further targets.
+        """
         user_N = self.validation_user_U[self.interactions.user_N]
         item_N = self.validation_item_I[self.interactions.item_N]
         chosen = self.interactions.select(user_N == validation if kind == "user" else ~user_N & (item_N == validation))
+        if not targets:
+            chosen = replace(chosen, extra_NK=None)
         sizes = (len(self.users), len(self.items))
         num_tasks, num_rows = sizes if kind == "user" else sizes[::-1]
         return TaskLayout.from_interactions(chosen, kind=kind, num_tasks=num_tasks, num_rows=num_rows)
@@ -75,6 +80,8 @@ class Inputs:
             "timestamp": events.timestamp_N,
             "scenario": events.scenario_N,
         }
+        if events.extra_NK is not None:
+            arrays["extra"] = events.extra_NK
         described = {
             "user_blocks": self.users.blocks,
             "item_blocks": self.items.blocks,
@@ -110,6 +117,7 @@ class Inputs:
                 timestamp_N=arrays["timestamp"],
                 scenario_N=arrays["scenario"],
                 scenarios=tuple(described["scenarios"]),
+                extra_NK=arrays.get("extra"),
             ),
             validation_user_U=arrays["validation_user"],
             validation_item_I=arrays["validation_item"],

@@ -125,7 +125,7 @@ class Recipe:
         return cls(**{**data, "heads": tuple(HeadRecipe(**head) for head in heads)})  # type: ignore[arg-type]  # checked above
 
     def for_labels(self, label_kind: str, *, varied: bool = True) -> "Recipe":
-        """This recipe for labels of this kind; `varied` says whether there is more than one value among them.
+        """This recipe for labels of this kind; `varied` says whether there is more than one value among those of some target.
 
         Where every event is positive an explicit head has nothing to tell apart and is left out. Penalties of the closed form are
         settings for grades from 1 to 5: on binary labels they follow the scale of the labels.
@@ -288,12 +288,13 @@ ABOUT: dict[str, str] = {
 }
 """One line about each recipe, for people."""
 
-DEFAULT_RECIPE = "alpaca"
+DEFAULT_RECIPE, TARGETS_RECIPE = "alpaca", "alpaca_targets"
 
 
-def get_recipe(name: str = "") -> Recipe:
-    """The recipe of this name, or the default one for an empty name. ConfigError lists the known ones."""
+def get_recipe(name: str = "", *, several_targets: bool = False) -> Recipe:
+    """The recipe of this name, or for an empty name the default one of data with one target or several. ConfigError lists the
+    known ones."""
     try:
-        return RECIPES[name or DEFAULT_RECIPE]
+        return RECIPES[name or (TARGETS_RECIPE if several_targets else DEFAULT_RECIPE)]
     except KeyError:
         raise ConfigError(f"unknown recipe '{name}'; known: {', '.join(RECIPES)}", field="recipe") from None

@@ -89,7 +89,7 @@ def train(
     options = replace(options or RunOptions(), workers=workers) if workers else options or RunOptions()
     check_device(options)
     dataset = Dataset.open(Path(data))
-    chosen = recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
+    chosen = recipe if isinstance(recipe, Recipe) else get_recipe(recipe, several_targets=bool(dataset.schema.targets))
     chosen = enough_shards(chosen.for_labels(dataset.schema.label.kind, varied=dataset.has_varied_labels), options.workers)
     for head in chosen.heads:  # wrong settings are told before the work starts
         make_head(head, {})

@@ -26,7 +26,8 @@ def validation_sampler(layout: TaskLayout, tables: Tables, config: EpisodeConfig
 def validate(head: Head, sampler: EpisodeSampler, tables: Tables) -> EpochMetrics:
     """`loss` (what early stopping watches: lower is better) and what people read; empty without validation tasks.
 
-    Explicit heads: mean over tasks of the squared error, and `mae`. Implicit heads: `ndcg@10` of the query items among all items
+    Explicit heads: mean over tasks of the squared error, and `mae`; of several targets the squared errors are added in units of
+    their variance as training does, and `mae` is the label's. Implicit heads: `ndcg@10` of the query items among all items
     that are not in the support, and loss = 1 - ndcg.
     """
     if sampler.num_tasks == 0:
@@ -47,8 +48,13 @@ def _errors(head: Head, tasks: TaskBatch) -> dict[str, Tensor]:
     mean_TQ = head.learner.predict(head.model, head.theta, fast, tasks.query).mean_TQ.detach()
     mask_TQ = tasks.query.mask_TN.to(mean_TQ.dtype)
     error_TQ = (mean_TQ - tasks.query.label_TN) * mask_TQ
+    loss_TQ = error_TQ.square()
+    if tasks.query.target_TN is not None:
+        std_K = head.theta["range.std"]
+        loss_TQ = (error_TQ * (std_K[0] / std_K)[tasks.query.target_TN]).square()
+        mask_TQ = mask_TQ * (tasks.query.target_TN == 0)
     count_T = mask_TQ.sum(1).clamp_min(1.0)
-    return {"loss": error_TQ.square().sum(1) / count_T, "mae": error_TQ.abs().sum(1) / count_T}
+    return {"loss": loss_TQ.sum(1) / count_T, "mae": (error_TQ * mask_TQ).abs().sum(1) / count_T}
 
 
 def _ranking(head: Head, tasks: TaskBatch) -> dict[str, Tensor]:

@@ -498,3 +498,48 @@ def test_a_parquet_file_of_vector_entries_is_read_like_a_csv_one(tmp_path):
     )
     import_dataset(files, PICTURED, sandbox.out)
     assert [None if value is None else value.tolist() for value in sandbox.open().items["look"]] == [None, [0.5, 3.0]]
+
+
+SEVERAL = Schema(
+    user_id="user",
+    item_id="item",
+    label=Label(column="clicked", kind="binary"),
+    timestamp="time",
+    targets=(Label(column="bought", kind="binary"), RATING),
+)
+FUNNEL = "user,item,clicked,bought,rating,time\nann,x,1,true,4,100\nbob,y,1,,,200\nbob,x,0,0,NA,300\n"
+
+
+def test_further_targets_may_be_missing(sandbox: Sandbox):
+    imported = sandbox.run(FUNNEL, users=None, items=None, schema=SEVERAL)
+    events = sandbox.open().interactions
+    assert events.label_N.tolist() == [1, 1, 0]
+    assert events.extra_NK is not None
+    np.testing.assert_array_equal(events.extra_NK, [[1, 4], [np.nan, np.nan], [0, np.nan]])
+    np.testing.assert_array_equal(events.select(np.array([2])).extra_NK, [[0, np.nan]])  # type: ignore[arg-type]
+    found = {(str(f["column"]), str(f["problem"])): (f["action"], f["rows"], f["bad"]) for f in imported.report.findings()}
+    assert found["bought", "value is missing"] == ("left out", 1, False)
+    assert found["rating", "value is missing"] == ("left out", 2, False)
+    assert sandbox.open().save(sandbox.folder / "copy").fingerprint == imported.fingerprint
+
+
+def test_a_wrong_label_of_a_further_target_is_refused_by_name_or_dropped_alone_under_a_tolerance(sandbox: Sandbox):
+    text = FUNNEL + "ann,y,1,1,9,400\n"
+    with pytest.raises(DataError) as raised:
+        sandbox.run(text, users=None, items=None, schema=SEVERAL)
+    assert (raised.value.column, raised.value.row) == ("rating", 4)
+    assert "above the schema's maximum 5, got '9'" in str(raised.value)
+    sandbox.run(text, users=None, items=None, schema=SEVERAL, max_bad=0.25)
+    events = sandbox.open().interactions
+    assert events.extra_NK is not None
+    np.testing.assert_array_equal(events.extra_NK[3], [1, np.nan])
+    with pytest.raises(DataError, match="'rating'"):
+        sandbox.run("user,item,clicked,bought,time\nann,x,1,1,1\n", users=None, items=None, schema=SEVERAL)
+
+
+def test_rows_that_repeat_keep_the_last_ones_targets(sandbox: Sandbox):
+    sandbox.run(FUNNEL + "ann,x,1,0,2,100\n", users=None, items=None, schema=SEVERAL)
+    events = sandbox.open().interactions
+    assert len(events) == 3
+    assert events.extra_NK is not None
+    np.testing.assert_array_equal(events.extra_NK[2], [0, 2])

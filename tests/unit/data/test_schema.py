@@ -29,6 +29,21 @@ def test_a_schema_is_read_back_as_it_was_written(tmp_path):
         assert Schema.read(path).hash == schema.hash
 
 
+def test_further_targets_are_read_back_and_datasets_without_any_keep_their_hash(tmp_path):
+    targets = [{"column": "bought", "kind": "binary"}, {"column": "stars", "kind": "rating", "minimum": 0.5, "maximum": 5}]
+    several = Schema.from_dict({**MINIMAL, "targets": targets})
+    assert [target.column for target in several.labels] == ["r", "bought", "stars"]
+    assert several.to_dict()["targets"] == targets
+    path = tmp_path / "schema.yaml"
+    path.write_text(several.to_yaml())
+    assert Schema.read(path) == several
+    plain = Schema.from_dict(MINIMAL)
+    assert "targets" not in plain.to_dict()
+    # As checkpoints of before there were targets have it.
+    assert (plain.hash, FULL.hash) == ("4ed11d1dff238a7f", "a1178a827302a59d")
+    assert several.hash != plain.hash
+
+
 def test_whole_and_decimal_limits_are_the_same_schema():
     data = {**MINIMAL, "label": {"column": "r", "kind": "rating", "minimum": 1, "maximum": 5}}
     decimal = {**MINIMAL, "label": {"column": "r", "kind": "rating", "minimum": 1.0, "maximum": 5.0}}
@@ -72,6 +87,11 @@ def test_hashes_of_different_schemas_differ():
         ({"items": [{"name": "graph", "kind": "text"}]}, "'graph' has a reserved name"),
         ({"users": [{"name": "metarec_x", "kind": "text"}]}, "reserved name"),
         ({"item_title": "title"}, "item_title 'title' is no field of items"),
+        ({"targets": {"column": "c", "kind": "binary"}}, "targets must be a list"),
+        ({"targets": ["c"]}, "target 1 must be a mapping"),
+        ({"targets": [{"column": "c", "kind": "binary"}, {"column": "d"}]}, "target 2 needs 'kind'"),
+        ({"targets": [{"column": "c", "kind": "rating"}]}, "rating target 1 needs minimum and maximum"),
+        ({"targets": [{"column": "r", "kind": "binary"}]}, "interaction columns must differ"),
     ],
 )
 def test_mistakes_are_named(change, message):
