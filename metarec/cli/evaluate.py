@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -58,7 +58,8 @@ def parse_cuts(ctx: click.Context, param: click.Parameter, value: str | None) ->
 @click.command(
     epilog="Example: metarec evaluate --checkpoint registry --data data/ml-100k --report report.html\n\n"
     "Example: metarec evaluate --checkpoint registry --data data/ml-1m --episodes test.parquet --shots 0,1,5 --json -\n\n"
-    "Example: metarec evaluate --checkpoint registry --data data/ml-100k --ablate retrain --group text --group graph"
+    "Example: metarec evaluate --checkpoint registry --data data/ml-100k --ablate retrain --group text --group graph\n\n"
+    "Example: metarec evaluate --checkpoint registry --data data/both --kind scenario --leave-out"
 )
 @click.option(
     "--checkpoint",
@@ -72,10 +73,16 @@ def parse_cuts(ctx: click.Context, param: click.Parameter, value: str | None) ->
 @click.option("--episodes", type=click.Path(path_type=Path), help="Score this file of episodes (CSV or Parquet).")
 @click.option(
     "--kind",
-    type=click.Choice(["user", "item"]),
+    type=click.Choice(["user", "item", "scenario"]),
     default="user",
     show_default=True,
-    help="Whose tasks the episodes are: those of users, or of items (emerging items, whose rows are users).",
+    help="Whose tasks the episodes are: those of users, or of items (emerging items, whose rows are users). scenario: held-out "
+    "users in the dataset's scenarios, with and without what others do there.",
+)
+@click.option(
+    "--leave-out",
+    is_flag=True,
+    help="With --kind scenario: train anew without each scenario, and learn it from 0, 100, 1,000 and 10,000 interactions.",
 )
 @click.option(
     "--shots", callback=parse_shots, metavar="K[,K...]", help="Show models only the first K support rows of an episode."
@@ -113,7 +120,8 @@ def evaluate(
     checkpoint: Path,
     data: Path,
     episodes: Path | None,
-    kind: "TaskKind",
+    kind: str,
+    leave_out: bool,
     shots: tuple[int, ...] | None,
     protocols: tuple[str, ...],
     cuts: tuple[float, ...] | None,
@@ -135,16 +143,26 @@ def evaluate(
     With --ablate: only the learner, with and without each group of features, on that file, or else on a fifth of the items
     that it is trained without.
 
+    With --kind scenario: how well it predicts held-out users in each scenario of the dataset, with and without what others do
+    there.
+
     With --profiles: how well it completes profiles after 0, 5, 20 and all interactions (or --shots), and how well it tells the
     audience of items that it is trained without.
     """
-    if profiles:
-        if protocols or cuts or joint or scores or report or episodes or ablate or groups:
-            raise click.UsageError("--profiles takes only --checkpoint, --data, --shots, --seed and --json")
+    if leave_out and kind != "scenario":
+        raise click.UsageError("--leave-out only means something with --kind scenario")
+    if profiles or kind == "scenario":
+        which = "--profiles" if profiles else "--kind scenario"
+        if protocols or cuts or joint or scores or report or episodes or ablate or groups or (profiles and kind != "user"):
+            raise click.UsageError(f"{which} takes only --checkpoint, --data, --shots, --seed and --json")
         from metarec.cli.evaluate_profiles import profiles_report, show_profiles
+        from metarec.cli.evaluate_scenarios import scenario_report, show_scenarios
 
         with _watching() as watch:
-            figures = profiles_report(checkpoint, data, shots or (), seed=seed, watch=watch)
+            if profiles:
+                figures = profiles_report(checkpoint, data, shots or (), seed=seed, watch=watch)
+            else:
+                figures = scenario_report(checkpoint, data, shots or (), leave=leave_out, seed=seed, watch=watch)
         if json_path not in (None, "-"):
             Path(json_path).parent.mkdir(parents=True, exist_ok=True)
             Path(json_path).write_text(json.dumps(figures, indent=1))
@@ -152,7 +170,7 @@ def evaluate(
         if json_path == "-":
             print_json(figures)
         else:
-            show_profiles(figures)
+            (show_profiles if profiles else show_scenarios)(figures)
         return
     if ablate is None and (groups or ablate_seeds > 1):
         raise click.UsageError("--group and --ablate-seeds say more about --ablate; give that too")
@@ -195,7 +213,7 @@ def evaluate(
             watch=watch,
         )
         if episodes is not None:
-            found, said = _file(evaluation, episodes, kind, shots)
+            found, said = _file(evaluation, episodes, cast("TaskKind", kind), shots)
             results += found
             notes += said
         ks = shots or DEFAULT_SHOTS

@@ -12,6 +12,10 @@ import pytest
 
 from metarec.cli.main import main
 from metarec.data.dataset import Dataset
+from metarec.training.checkpoint import save_checkpoint
+from metarec.training.loop import fit
+from metarec.training.manifest import Manifest
+from metarec.training.recipes import get_recipe
 
 BASELINES = {"support_mean", "item_mean", "bias", "bias_als", "content_ridge", "item_content_ridge"}
 TOPN = {"popularity", "recent_popularity", "popularity_by_age", "popularity_by_gender", "ials", "item_knn", "ease"}
@@ -246,3 +250,33 @@ def test_help_shows_an_example_at_once() -> None:
         check=True,
     ).stdout
     assert "Example: metarec evaluate --checkpoint registry" in help_text
+
+
+def test_scenarios_of_the_dataset_with_and_without_what_others_do_there(
+    tiny_dataset: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    events = tiny_dataset.interactions
+    where_N = np.arange(len(events)) % 2
+    label_N = np.where(where_N == 1, np.maximum(1.0, events.label_N - 1.5), events.label_N).astype(np.float32)
+    told = replace(events, label_N=label_N, scenario_N=where_N.astype(np.int16), scenarios=("web", "app"))
+    changed = replace(tiny_dataset, schema=replace(tiny_dataset.schema, scenario="where"), interactions=told)
+    dataset = changed.save(tmp_path / "data")
+    recipe = get_recipe("alpaca").override(
+        {"epochs": "3", "batch_size": "16", "model.embedding_dim": "4", "validation_fraction": "0.3"}
+    )
+    manifest = Manifest(recipe=recipe, seed=0, data_fingerprint=dataset.fingerprint, created=1.0)
+    save_checkpoint(fit(dataset, recipe, seed=0), tmp_path / "c", manifest)
+    command = ("--checkpoint", tmp_path / "c", "--data", dataset.path, "--kind", "scenario")
+    assert run(*command, "--leave-out", "--shots", "0", "--json", tmp_path / "o.json") == 0
+    printed = capfd.readouterr().out
+    assert "users alone" in printed
+    assert "trained from scratch" in printed
+    figures = json.loads((tmp_path / "o.json").read_text())
+    assert set(figures["scenarios"]) == {"web", "app"}
+    assert {(row["scenario"], row["model"]) for row in figures["known"]} == {
+        (scenario, model) for scenario in ("web", "app") for model in ("users alone", "within the scenario")
+    }
+    assert {row["size"] for row in figures["left_out"]} > {0, 100}
+    assert run("--checkpoint", tmp_path / "c", "--data", dataset.path, "--leave-out") == 2
+    assert run(*command, "--episodes", "x.csv") == 2
+    assert "--kind scenario takes only" in capfd.readouterr().err
