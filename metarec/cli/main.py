@@ -14,6 +14,7 @@ from metarec.errors import InterruptedRunError, InvalidInputError, MetarecError
 COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("metarec.cli.data:data", "Fetch, import and inspect datasets."),
     "features": ("metarec.cli.features:features", "Build and read the feature store."),
+    "advise": ("metarec.cli.advise:advise", "Try learners on a dataset and recommend one, with reasons."),
     "train": ("metarec.cli.train:train", "Meta-train on a dataset and publish a checkpoint."),
     "evaluate": ("metarec.cli.evaluate:evaluate", "Evaluate a checkpoint beside the plain baselines."),
     "recall": ("metarec.cli.recall:recall", "Report how much of the exact answer recall finds."),

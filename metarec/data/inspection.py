@@ -29,7 +29,8 @@ class Findings:
 
     `events_per_user` and `events_per_item` are quartiles (25, 50, 75 %) over those that have any. Cold ones have fewer than FEW
     interactions, in the training data that is. `users_with_shots` counts, for each number of shots k, the users with k
-    interactions and ASKED more; repeated interactions of a pair count once. `scenarios` counts events by scenario.
+    interactions and ASKED more; repeated interactions of a pair count once. `scenarios` counts events by scenario;
+    `further_targets` are columns to be predicted beside the label.
     """
 
     users: int
@@ -50,6 +51,7 @@ class Findings:
     user_fields: int
     item_fields: int
     graph: bool
+    further_targets: tuple[str, ...] = ()
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -101,6 +103,7 @@ def inspect(dataset: Dataset) -> Findings:
         user_fields=len(schema.users),
         item_fields=len(schema.items),
         graph=dataset.graph is not None,
+        further_targets=tuple(target.column for target in schema.targets),
     )
 
 

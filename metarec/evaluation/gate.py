@@ -70,8 +70,8 @@ class DefaultGate:
         """FailedPreconditionError when no validation user has enough interactions."""
         if other := [head.target for head in prior.heads.values() if head.kind != "user"]:
             raise FailedPreconditionError(f"the gate judges heads whose tasks are users; those of head '{other[0]}' are items")
-        everything = _whole_users(_together(train, validation), self.max_train, self.seed)
-        train = _whole_users(train, self.max_train, self.seed)
+        everything = whole_users(_together(train, validation), self.max_train, self.seed)
+        train = whole_users(train, self.max_train, self.seed)
         asked = draw_held_out(
             validation, max_shots=max(self.shots), seed=self.seed, max_users=self.max_users, max_query=EVERYTHING
         )
@@ -184,7 +184,7 @@ def _together(first: "Dataset", second: "Dataset") -> "Dataset":
     return first.with_interactions(joined)
 
 
-def _whole_users(train: "Dataset", max_interactions: int, seed: int) -> "Dataset":
+def whole_users(train: "Dataset", max_interactions: int, seed: int) -> "Dataset":
     """The interactions of so many random users that they stay within `max_interactions`."""
     events = train.interactions
     if len(events) <= max_interactions:

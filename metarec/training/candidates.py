@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from metarec.data.inspection import Findings
-from metarec.training.recipes import RECIPES, HeadRecipe, Recipe, get_recipe
+from metarec.training.recipes import RECIPES, TARGETS_RECIPE, HeadRecipe, Recipe, get_recipe
 from metarec.types import Target
 
 VARIATIONS: Mapping[Target, Sequence[tuple[str, Mapping[str, str]]]] = {
@@ -72,7 +72,9 @@ def eligible(findings: Findings, target: Target) -> Eligibility:
     plain = []
     for name, recipe in RECIPES.items():
         if target in {head.target for head in recipe.heads}:
-            if target == "explicit" and not findings.varied:
+            if name == TARGETS_RECIPE and not findings.further_targets:
+                refused[name] = "it is for datasets with further targets beside the label, and this one has none"
+            elif target == "explicit" and not findings.varied:
                 refused[name] = "it estimates labels, and all labels here are alike: there is nothing to tell apart"
             else:
                 plain.append(Candidate(recipe=name, target=target))

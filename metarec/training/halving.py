@@ -1,7 +1,8 @@
 """Successive halving as decisions, without Ray: which training is next, and who goes on when a rung is over.
 
 Synchronous: a rung is judged when all of it has ended. With few candidates that costs little waiting, and no one goes on just
-for having been first, as under ASHA. How many go on depends on what is left of the budget.
+for having been first, as under ASHA. How many go on depends on what is left of the budget. What remains of it after the last rung
+goes into further seeds of the finalists, as rungs after the last: one training each says little about a fraction of a percent.
 """
 
 import math
@@ -12,14 +13,18 @@ from dataclasses import dataclass, field
 from metarec.training.trial import Cost, Report
 from metarec.training.tuning_plan import Plan, affordable, epochs_of, estimate, survivors
 
+REPEATS = 2
+"""Further seeds of the finalists at most."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Candidate `trial` trained for `epochs` epochs in rung 1, 2, ..."""
+    """Candidate `trial` trained for `epochs` epochs in rung 1, 2, ...; `repeat` counts the further seeds of the last rung."""
 
     trial: str
     rung: int
     epochs: int
+    repeat: int = 0
 
 
 @dataclass(kw_only=True)
@@ -41,20 +46,21 @@ class Halving:
     watch: Callable[[int, list[str]], None] = lambda rung, trials: None
     ended: dict[int, dict[str, Report]] = field(default_factory=dict)
     out_of_time: bool = False
+    over: bool = False
     _rung: int = 0
     _waiting: list[str] = field(default_factory=list)
     _running: set[str] = field(default_factory=set)
     _began: float = 0.0
 
     def next(self) -> Training | None:
-        """What to train now, or None while the rung's trainings must be waited for; `over` says when there is nothing more."""
+        """What to train now, or None while the rung's trainings must be waited for; `over` says that there is nothing more."""
         if not self._rung:
             self._begin(list(self.plan.admitted))
         while not self.over:
             if self._waiting and self.clock() < self.until:
                 trial = self._waiting.pop(0)
                 self._running.add(trial)
-                return Training(trial=trial, rung=self._rung, epochs=self._epochs(trial))
+                return Training(trial=trial, rung=self._rung, epochs=self._epochs(trial), repeat=self.repeat)
             if self._waiting:
                 self.out_of_time, self._waiting = True, []
             if self._running:
@@ -63,9 +69,9 @@ class Halving:
         return None
 
     @property
-    def over(self) -> bool:
-        """Whether everything has been trained."""
-        return self._rung > len(self.plan.shares)
+    def repeat(self) -> int:
+        """Which further seed of the last rung the current rung is; 0 for a rung of the plan."""
+        return max(0, self._rung - len(self.plan.shares))
 
     def end(self, trial: str, report: Report | None) -> None:
         """A training of the current rung has ended with this report; None when it never said anything."""
@@ -86,19 +92,20 @@ class Halving:
     def _judge(self) -> None:
         """The rung is over: choose who goes on."""
         ranked = self.ranking(self._rung)
-        last = self._rung >= len(self.plan.shares)
-        if last or not ranked or self.out_of_time:
-            self._rung = len(self.plan.shares) + 1
+        if not ranked or self.out_of_time:
+            self.over = True
             return
-        keep = ranked[: survivors(len(self.ended[self._rung]))]
-        share = self.plan.shares[self._rung]
+        last = self._rung >= len(self.plan.shares)
+        keep = ranked if last else ranked[: survivors(len(self.ended[self._rung]))]
+        share = self._share(self._rung + 1)
         left = (self.until - self.clock()) / self._slowness()
         count = affordable([self.costs[name] for name in keep], share, slots=self.slots, seconds=left)
-        if not count:
-            self.out_of_time = True
-            self._rung = len(self.plan.shares) + 1
-            return
-        self._begin(keep[:count])
+        if last and (count < len(keep) or len(keep) < 2 or self.repeat >= REPEATS):
+            self.over = True
+        elif not count:
+            self.over = self.out_of_time = True
+        else:
+            self._begin(keep[:count])
 
     def ranking(self, rung: int) -> list[str]:
         """Those that ended the rung, best first."""
@@ -111,8 +118,11 @@ class Halving:
         trained = {name: self.costs[name] for name in self.ended[self._rung] if name not in self.known.get(self._rung, {})}
         if not trained:
             return 1.0
-        thought = estimate(trained, self.plan.shares[self._rung - 1 : self._rung], self.slots)
+        thought = estimate(trained, (self._share(self._rung),), self.slots)
         return max(1.0, (self.clock() - self._began) / max(thought, 1e-9))
 
     def _epochs(self, trial: str) -> int:
-        return epochs_of(self.costs[trial].epochs, self.plan.shares[self._rung - 1])
+        return epochs_of(self.costs[trial].epochs, self._share(self._rung))
+
+    def _share(self, rung: int) -> float:
+        return self.plan.shares[min(rung, len(self.plan.shares)) - 1]

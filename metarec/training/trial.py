@@ -1,8 +1,8 @@
 """One trial of `metarec advise`: a head trained for so many epochs, judged on the way on users that no trial has seen.
 
 The judge is the same for all learners and comes from outside (metarec.evaluation.advice_judge), as a gate does; nothing here
-knows of Ray. A trial always starts anew under a one-cycle rate of its own length, since what a rate that is cut off in mid-cycle
-has reached tells little of where it would end (docs/adr/0018-trials-of-whole-cycles.md).
+knows of Ray. A trial always starts anew under a one-cycle rate of its own length: what it reaches is then what `metarec train`
+with so many epochs gives, and some learners are better trained briefly (docs/adr/0018-trials-of-whole-cycles.md).
 """
 
 import contextlib
@@ -28,12 +28,18 @@ POINTS = 8
 PROBE_STEPS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """Figures of one head: metrics by name, and the first of them for each user (T), nan where it is not defined."""
+class Judged(Protocol):
+    """Figures of one head."""
 
-    metrics: Mapping[str, float]
-    value_T: tuple[float, ...]
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """By name."""
+        ...
+
+    @property
+    def value_T(self) -> tuple[float, ...]:  # noqa: N802  # shape suffix
+        """The first of them for each user, nan where it is not defined."""
+        ...
 
 
 class Judge(Protocol):

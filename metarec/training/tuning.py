@@ -2,8 +2,8 @@
 
 With distributed.py the only file of the library that imports ray. Data are encoded once and travel through Ray's object store;
 trials keep no checkpoints, since each starts anew (trial.py). Tune asks `Halving` what to train next, as it would ask a search
-algorithm: its own schedulers stop trials in the middle of their rate's cycle and know of no budget
-(docs/adr/0018-trials-of-whole-cycles.md).
+algorithm: its own schedulers leave trials behind in the middle of their rate's cycle, with figures that no training of its own
+gives, and know of no budget (docs/adr/0018-trials-of-whole-cycles.md).
 """
 
 import os
@@ -89,7 +89,8 @@ class Trials:
         from ray import tune
         from ray.tune.search import Searcher
 
-        stop, watch, common = self._stop, self._watch, {"until": halving.until, "seed": self._seed, "stop": self._stop}
+        base_seed = self._seed
+        stop, watch, common = self._stop, self._watch, {"until": halving.until, "stop": self._stop}
         said: dict[str, Report] = {}
         given: dict[str, str] = {}
 
@@ -116,7 +117,8 @@ class Trials:
                     return Searcher.FINISHED if stop.requested() or halving.over else None
                 given[trial_id] = training.trial
                 head = replace(heads[training.trial], epochs=training.epochs)
-                return {"asked": {"trial": training.trial, "rung": training.rung, "recipe": head, **common}}
+                seed = base_seed + training.repeat
+                return {"asked": {"trial": training.trial, "rung": training.rung, "recipe": head, "seed": seed, **common}}
 
             def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
                 trial = given[trial_id]

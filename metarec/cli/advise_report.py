@@ -1,0 +1,141 @@
+"""How `metarec advise` tells what it found: tables and sentences for people, one object for machines."""
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from metarec.cli.output import print_table, stdout
+from metarec.data.inspection import FEW
+from metarec.evaluation.advice_reasons import columns, command, reasons, table_rows
+from metarec.training.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from metarec.cli.advise_run import Found, Prepared
+    from metarec.training.trial import Cost
+    from metarec.training.tuning_plan import Plan
+
+LABELS_ONLY = frozenset(name for name, recipe in RECIPES.items() if all(head.target == "explicit" for head in recipe.heads))
+"""Recipes without a head for lists."""
+QUESTIONS = {
+    "ratings": "the labels of given items",
+    "clicks": "yes or no of given items",
+    "lists": "the items that a user will take out of all of them",
+}
+
+
+def findings_rows(prepared: "Prepared") -> list[dict[str, object]]:
+    """What was found about the data."""
+    found = prepared.findings
+    shares = found.varied and len(found.labels) <= 10
+    labels = ", ".join(f"{name}: {share:.1%}" if shares else f"{name}: {share:g}" for name, share in found.labels.items())
+    alike = f"all {next(iter(found.labels), '')}: only whether there is an interaction can be learned"
+    per_user, per_item = (", ".join(f"{value:g}" for value in part) for part in (found.events_per_user, found.events_per_item))
+    sizes = f"{found.users:,}, {found.items:,}, {found.events:,} (density {found.density:.4f})"
+    fields = f"{found.user_fields} of users, {found.item_fields} of items" + (", and a knowledge graph" if found.graph else "")
+    learned = f"{len(prepared.train.interactions):,} interactions ({prepared.sampled:.0%})"
+    facts = {
+        "users, items, interactions": sizes,
+        "kinds of task": ", ".join(["users", "items", *(["scenarios"] if len(found.scenarios) > 1 else [])]),
+        f"labels ({found.label_kind})": labels if found.varied else alike,
+        "interactions per user, quartiles": per_user,
+        "interactions per item, quartiles": per_item,
+        f"cold (fewer than {FEW})": f"{found.cold_users:.1%} of users, {found.cold_items:.1%} of items",
+        "times": "no: users show random interactions first" if found.days is None else f"yes, over {found.days:,.0f} days",
+        "scenarios": ", ".join(f"{name}: {count:,}" for name, count in found.scenarios.items()) or "none",
+        "fields": fields,
+        "further targets": f"{', '.join(found.further_targets)} (not judged here)" if found.further_targets else "none",
+        "asked for": f"{QUESTIONS[prepared.judge.question]}, judged by {prepared.judge.metrics[0]}",
+        "judged on": f"{prepared.users} held-out users after {', '.join(map(str, found.shots))} interactions each",
+        "trials learn from": f"{learned}, {prepared.encoded_bytes / 2**20:.0f} MiB encoded",
+    }
+    return [{"": name, "value": value} for name, value in facts.items()]
+
+
+def eligibility_rows(prepared: "Prepared", costs: "Mapping[str, Cost]", plan: "Plan") -> list[dict[str, object]]:
+    """Who is tried, what a training in full would cost on one core, and why others are not."""
+    rows: list[dict[str, object]] = []
+    for one in prepared.eligibility.candidates:
+        why = "tried" if one.name in plan.admitted else "too dear for the budget"
+        rows.append({"learner": one.name, "in full, s": f"{costs[one.name].seconds(costs[one.name].epochs):.0f}", "": why})
+    rows += [
+        {"learner": name, "in full, s": None, "": f"not eligible: {why}"} for name, why in prepared.eligibility.refused.items()
+    ]
+    return rows
+
+
+def show(found: "Found", data: str) -> None:
+    """The table of trials, the reasons and the command, on standard output."""
+    metrics = found.prepared.judge.metrics
+    rungs = len(found.plan.shares)
+    rows = table_rows(found.advice, found.outcomes, found.floor, metrics, rungs)
+    print_table(rows, title=f"after {found.seconds:.0f} s", columns=columns(metrics))
+    if found.advice is None:
+        return
+    console = stdout()
+    console.print(f"\nrecommended: {found.advice.chosen.outcome.name}", soft_wrap=True, markup=False)
+    for sentence in _reasons(found):
+        console.print(f"- {sentence}", soft_wrap=True, markup=False)
+    console.print(f"\n{shlex.join(command(found.advice, data))}", soft_wrap=True, markup=False)
+
+
+def to_json(found: "Found", data: str, budget: float) -> dict[str, object]:
+    """Everything; figures that are not defined are null."""
+    prepared, advice = found.prepared, found.advice
+    in_full = {name: cost.seconds(cost.epochs) for name, cost in found.costs.items()}
+    recommendation: dict[str, object] | None = None
+    if advice is not None:
+        recommendation = {
+            "learner": advice.chosen.outcome.name,
+            "recipe": advice.chosen.outcome.recipe,
+            "settings": advice.chosen.settings,
+            "epochs": advice.chosen.trained.epochs,
+            "metrics": dict(advice.chosen.trained.metrics),
+            "over_best_baseline": advice.floor.to_dict() if advice.floor else None,
+            "above_best_baseline": list(advice.above_floor),
+            "over_others": {name: other.gain.to_dict() for name, other in advice.others.items()},
+            "within_noise": advice.tied,
+            "reasons": _reasons(found),
+            "command": command(advice, data),
+        }
+    value: dict[str, object] = {
+        "data": data,
+        "findings": prepared.findings.to_dict(),
+        "target": prepared.target,
+        "question": prepared.judge.question,
+        "metrics": list(prepared.judge.metrics),
+        "users": prepared.users,
+        "shots": list(prepared.findings.shots),
+        "sampled": prepared.sampled,
+        "encoded_bytes": prepared.encoded_bytes,
+        "budget_seconds": budget,
+        "seconds": found.seconds,
+        "rungs": list(found.plan.shares),
+        "baselines": {name: dict(by) for name, by in found.floor.metrics.items()},
+        "candidates": [{**asdict(outcome), "seconds_in_full": in_full.get(outcome.name)} for outcome in found.outcomes],
+        "recommendation": recommendation,
+    }
+    plain = _plain(value)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _reasons(found: "Found") -> list[str]:
+    assert found.advice is not None
+    prepared = found.prepared
+    said = reasons(found.advice, users=prepared.users, shots=prepared.findings.shots, sampled=prepared.sampled)
+    if prepared.judge.question != "lists" and found.advice.chosen.outcome.recipe in LABELS_ONLY:
+        said.append(
+            "Its recipe estimates labels alone; lists out of all items are what the recipe 'alpaca' has a second head for "
+            "(see --target implicit)."
+        )
+    return said
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,263 @@
+"""What `metarec advise` does between reading a dataset and printing: hold users out, measure costs, run trials, choose.
+
+Here, above both, training and evaluation meet: trials are trained by the one and judged by the other.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from metarec import __version__
+from metarec.cli.advise_store import TrialStore
+from metarec.data.dataset import Dataset
+from metarec.data.inspection import Findings, inspect
+from metarec.errors import FailedPreconditionError
+from metarec.evaluation.advice import Advice, Floor, Outcome, Trained, advise
+from metarec.evaluation.advice_judge import HeldOutJudge
+from metarec.evaluation.advice_users import MOST, judging_users
+from metarec.evaluation.gate import whole_users
+from metarec.features.encoder import FeatureEncoder
+from metarec.training.candidates import Candidate, Eligibility, eligible
+from metarec.training.halving import Halving
+from metarec.training.inputs import Inputs, prepare, split
+from metarec.training.recipes import HeadRecipe, get_recipe
+from metarec.training.trial import Cost, Report, probe
+from metarec.training.tuning import Trials
+from metarec.training.tuning_plan import MARGIN, Plan, plan
+from metarec.types import Target
+
+START_SECONDS = 12.0
+"""What a local Ray cluster and the first processes of trials take to start, about, on an idle machine."""
+END_SECONDS = 2.0
+"""What is kept of the budget for telling the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of `metarec advise`; `directory` keeps what trials have found, so that a second call goes on."""
+
+    target: Target | None
+    budget: float
+    slots: int
+    seed: int
+    max_interactions: int
+    directory: Path
+
+
+@dataclass(kw_only=True)
+class Watching:
+    """Who is told what: stages in words, findings and estimates once they are known, reports as they come."""
+
+    say: Callable[[str], None] = lambda text: None
+    found: Callable[["Prepared"], None] = lambda prepared: None
+    planned: Callable[["Prepared", Mapping[str, Cost], Plan], None] = lambda prepared, costs, plan: None
+    rung: Callable[[int, int, list[str]], None] = lambda rung, rungs, trials: None
+    report: Callable[[Report, str], None] = lambda report, metric: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The data of one run: `train` for trials (`sampled` of what there is), users held out in `judge`."""
+
+    dataset: Dataset
+    train: Dataset
+    findings: Findings
+    target: Target
+    eligibility: Eligibility
+    inputs: Inputs
+    judge: HeldOutJudge
+    sampled: float
+
+    @property
+    def users(self) -> int:
+        """How many users judge."""
+        return len(self.judge.episodes)
+
+    @property
+    def encoded_bytes(self) -> int:
+        """Memory of what every trial gets."""
+        events = self.inputs.interactions
+        arrays = (events.user_N, events.item_N, events.label_N, events.timestamp_N, events.scenario_N)
+        tables = sum(table.dense_NP.numel() * 4 + table.code_N.numel() * 8 for table in (self.inputs.users, self.inputs.items))
+        return tables + sum(array.nbytes for array in arrays)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Everything a run has found; `curves` are the points (seconds, metric) of each training by candidate."""
+
+    prepared: Prepared
+    costs: Mapping[str, Cost]
+    plan: Plan
+    floor: Floor
+    outcomes: tuple[Outcome, ...]
+    curves: Mapping[str, list[list[tuple[float, float]]]]
+    advice: Advice | None
+    seconds: float
+
+
+def prepare_data(data: Path, options: Options) -> Prepared:
+    """Read, inspect, hold out, encode. FailedPreconditionError where nothing could be compared."""
+    dataset = Dataset.open(data)
+    findings = inspect(dataset)
+    target = options.target or findings.targets[0]
+    eligibility = eligible(findings, target)
+    if not eligibility.candidates:
+        raise FailedPreconditionError(
+            f"no learner can estimate labels here: all {findings.events} are alike; ask for lists with --target implicit"
+        )
+    judges_U = judging_users(dataset, findings, options.seed)
+    learning, judging = split(dataset, judges_U)
+    train = whole_users(learning, options.max_interactions, options.seed)
+    encoder = FeatureEncoder.fit(dataset.schema, dataset.users, dataset.items, dataset.graph)
+    return Prepared(
+        dataset=dataset,
+        train=train,
+        findings=findings,
+        target=target,
+        eligibility=eligibility,
+        inputs=prepare(train, encoder, get_recipe(), options.seed),
+        judge=HeldOutJudge.of(findings.question(target), judging, encoder, findings.shots, seed=options.seed, max_users=MOST),
+        sampled=len(train.interactions) / max(1, len(learning.interactions)),
+    )
+
+
+def run_advice(data: Path, options: Options, watching: Watching) -> Found:
+    """All of it, within the budget. Raises InterruptedRunError on Ctrl-C, FailedPreconditionError when nothing can be tried."""
+    started = time.time()
+    watching.say("reading and encoding the data")
+    prepared = prepare_data(data, options)
+    watching.found(prepared)
+    heads = {one.name: one.head(prepared.findings.label_kind) for one in prepared.eligibility.candidates}
+    store = TrialStore.open(
+        options.directory,
+        [
+            {name: asdict(head) for name, head in heads.items()},
+            prepared.dataset.fingerprint,
+            options.seed,
+            options.budget,
+            options.max_interactions,
+            options.slots,
+            __version__,
+        ],
+    )
+    floor = store.floor or _floor(prepared, options, watching)
+    watching.say("measuring what training costs here")
+    costs = store.costs or _costs(prepared, heads, options.seed)
+    until = started + options.budget - END_SECONDS
+    left = until - time.time() - START_SECONDS
+    chosen = store.plan or plan(costs, slots=options.slots, seconds=left)
+    if chosen is None:
+        least = min(cost.seconds(1) for cost in costs.values())
+        raise FailedPreconditionError(
+            f"the budget of {options.budget:.0f} s leaves {max(0.0, left):.0f} s for trials, and the cheapest one of a single "
+            f"epoch takes about {max(1.0, MARGIN * least):.0f} s; give a larger --budget"
+        )
+    store.begin(floor, costs, chosen)
+    watching.planned(prepared, costs, chosen)
+    halving = Halving(
+        plan=chosen,
+        costs=costs,
+        slots=options.slots,
+        metric=prepared.judge.metrics[0],
+        lower_is_better=prepared.judge.lower_is_better,
+        until=until,
+        known=store.known,
+        watch=lambda rung, trials: watching.rung(rung, len(chosen.shares), trials),
+    )
+
+    def hear(report: Report) -> None:
+        store.add(report)
+        watching.report(report, halving.metric)
+
+    watching.say("starting Ray")
+    trials = Trials(
+        prepared.inputs, prepared.judge, slots=options.slots, seed=options.seed, directory=options.directory, watch=hear
+    )
+    with trials:
+        trials.run(halving, heads)
+    outcomes = _outcomes(prepared.eligibility, costs, chosen, halving)
+    return Found(
+        prepared=prepared,
+        costs=costs,
+        plan=chosen,
+        floor=floor,
+        outcomes=outcomes,
+        curves=store.curves(halving.metric),
+        advice=advise(outcomes, floor, halving.metric, target=prepared.target),
+        seconds=time.time() - started,
+    )
+
+
+def _floor(prepared: Prepared, options: Options, watching: Watching) -> Floor:
+    watching.say("fitting the plain baselines")
+    threads = torch.get_num_threads()
+    verdicts = prepared.judge.baselines(
+        prepared.train, prepared.inputs, seed=options.seed, watch=lambda name: watching.say(f"fitting the plain baseline {name}")
+    )
+    torch.set_num_threads(threads)
+    return Floor(
+        metrics={name: verdict.metrics for name, verdict in verdicts.items()},
+        value_T={name: verdict.value_T for name, verdict in verdicts.items()},
+    )
+
+
+def _costs(prepared: Prepared, heads: Mapping[str, HeadRecipe], seed: int) -> dict[str, Cost]:
+    """Measured for each recipe; changed settings are taken to cost the same."""
+    found: dict[str, Cost] = {}
+    measured: dict[str, Cost] = {}
+    for candidate in prepared.eligibility.candidates:
+        head = heads[candidate.name]
+        if candidate.recipe not in measured:
+            measured[candidate.recipe] = probe(prepared.inputs, head, seed=seed)
+        found[candidate.name] = replace(measured[candidate.recipe], epochs=head.epochs)
+    return found
+
+
+def _outcomes(eligibility: Eligibility, costs: Mapping[str, Cost], chosen: Plan, halving: Halving) -> tuple[Outcome, ...]:
+    found = [_outcome(candidate, costs[candidate.name], chosen, halving) for candidate in eligibility.candidates]
+    refused = [Outcome(name=name, recipe=name, refused=f"not eligible: {why}") for name, why in eligibility.refused.items()]
+    return (*found, *refused)
+
+
+def _outcome(candidate: Candidate, cost: Cost, chosen: Plan, halving: Halving) -> Outcome:
+    reports = [by[candidate.name] for _, by in sorted(halving.ended.items()) if candidate.name in by]
+    by_rung: dict[int, list[Trained]] = {}
+    for report in reports:
+        if report.done:
+            rung = min(report.rung, len(chosen.shares))
+            by_rung.setdefault(rung, []).append(_trained(report, rung, cost.epochs))
+    estimate = chosen.left_out.get(candidate.name)
+    refused = f"not tried: the budget is too small for about {estimate:.0f} s of training in full" if estimate else ""
+    return Outcome(
+        name=candidate.name,
+        recipe=candidate.recipe,
+        settings=candidate.settings,
+        trainings=tuple(Trained.mean(repeats) for repeats in by_rung.values()),
+        refused=refused,
+        failed=next((f"failed: {report.failed}" for report in reports if report.failed), ""),
+        out_of_time=any(not report.done and not report.failed for report in reports if report.rung <= len(chosen.shares)),
+    )
+
+
+def _trained(report: Report, rung: int, planned: int) -> Trained:
+    return Trained(
+        rung=rung,
+        epochs=report.epochs,
+        planned=planned,
+        metrics=report.metrics,
+        value_T=report.value_T,
+        seconds=report.seconds,
+        adapt_ms=report.costs["adapt_ms"],
+        score_ms=report.costs["score_ms"],
+        state_bytes=report.costs["state_bytes"],
+    )
+
+
+def default_slots() -> int:
+    """Trials side by side: one for each core."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

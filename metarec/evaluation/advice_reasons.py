@@ -1,0 +1,154 @@
+"""Advice for people: the table of what was tried, the reasons in sentences, the command that follows from them."""
+
+from collections.abc import Sequence
+
+from metarec.evaluation.advice import Advice, Choice, Floor, Outcome, is_noise
+from metarec.evaluation.bootstrap import Delta
+from metarec.evaluation.metrics import LOWER_IS_BETTER
+
+Row = dict[str, object]
+
+
+def percent(gain: Delta) -> str:
+    """A difference with its interval, in percent."""
+    return f"{100 * gain.value:+.1f} % [{100 * gain.interval[0]:+.1f}, {100 * gain.interval[1]:+.1f}]"
+
+
+def table_rows(advice: Advice | None, outcomes: Sequence[Outcome], floor: Floor, metrics: Sequence[str], rungs: int) -> list[Row]:
+    """One row per candidate, from best to worst, then those that were not tried, then the plain baselines."""
+    sign = 1.0 if metrics[0] in LOWER_IS_BETTER else -1.0
+    tried = [advice.chosen, *(other.choice for other in advice.others.values())] if advice else []
+    tried.sort(key=lambda choice: sign * choice.trained.metrics[metrics[0]])
+    rows = [_row(choice, metrics, rungs, _verdict(choice, advice)) for choice in tried if advice]
+    empty = dict.fromkeys(columns(metrics))
+    for outcome in outcomes:
+        if not outcome.trainings:
+            reason = outcome.failed or outcome.refused or "out of time before its first training ended"
+            rows.append({**empty, "learner": outcome.name, "verdict": reason})
+    for name in sorted(floor.metrics, key=lambda name: sign * floor.metrics[name][metrics[0]]):
+        verdict = "the floor: best plain baseline" if name == floor.best(metrics[0]) else ""
+        rows.append({**empty, "learner": f"plain: {name}", **floor.metrics[name], "verdict": verdict})
+    return rows
+
+
+def columns(metrics: Sequence[str]) -> list[str]:
+    """Columns of the table."""
+    return ["learner", "epochs", "seeds", "rung", *metrics, "train s", "adapt ms", "state bytes", "verdict"]
+
+
+def _row(choice: Choice, metrics: Sequence[str], rungs: int, verdict: str) -> Row:
+    trained = choice.trained
+    reached = max(training.rung for training in choice.outcome.trainings)
+    return {
+        "learner": choice.outcome.name,
+        "epochs": f"{trained.epochs} of {trained.planned}",
+        "seeds": trained.seeds,
+        "rung": f"{reached} of {rungs}",
+        **{name: trained.metrics[name] for name in metrics},
+        "train s": f"{trained.seconds:.1f}",
+        "adapt ms": f"{trained.adapt_ms:.2f}",
+        "state bytes": f"{trained.state_bytes:,.0f}",
+        "verdict": verdict,
+    }
+
+
+def _verdict(choice: Choice, advice: Advice) -> str:
+    if choice.outcome == advice.chosen.outcome:
+        return "recommended"
+    other = advice.others[choice.outcome.name]
+    said = _difference(other.gain) + (" there" if other.left else "")
+    said = f"left after rung {other.left}: {said}" if other.left else said
+    return f"{said}; out of time" if choice.outcome.out_of_time else said
+
+
+def _difference(gain: Delta) -> str:
+    """Of a candidate to the recommended one."""
+    if is_noise(gain):
+        return "within noise of it"
+    (low, high), worse = gain.interval, gain.value > 0
+    ends = (low, high) if worse else (-high, -low)
+    return f"{'worse' if worse else 'better'} by {100 * abs(gain.value):.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+
+
+def reasons(advice: Advice, *, users: int, shots: Sequence[int], sampled: float = 1.0) -> list[str]:
+    """The recommendation in sentences: accuracy, the floor, what it costs, what remains open."""
+    chosen, metric = advice.chosen, advice.metric
+    name, figure = chosen.outcome.name, chosen.trained.metrics[metric]
+    k = ", ".join(map(str, shots))
+    several = f" and {chosen.trained.seeds} trainings (deviation {chosen.trained.seed_sd:.4f})" if chosen.trained.seed_sd else ""
+    said = [f"{name} reaches {metric} {figure:.4f} on {users} held-out users, mean over {k} shots{several}."]
+    said.append(_about_best(advice))
+    said.append(_about_floor(advice))
+    said.append(_about_costs(advice))
+    if chosen.trained.epochs != chosen.trained.planned:
+        said.append(_about_length(chosen, metric))
+    if sampled < 1:
+        said.append(
+            f"Trials saw {100 * sampled:.0f} % of the interactions (whole users); learners with more parameters may gain more "
+            "from all of them."
+        )
+    return [sentence for sentence in said if sentence]
+
+
+def _about_best(advice: Advice) -> str:
+    chosen, tied = advice.chosen, advice.tied
+    if not advice.others:
+        return "There was nothing to compare it with."
+    if chosen.outcome == advice.best.outcome and not tied:
+        return "It has the best figure, and no other finalist is within the noise of users of it."
+    if chosen.outcome == advice.best.outcome:
+        return f"It has the best figure; within the noise of users of it: {', '.join(tied)}."
+    best, mine = advice.best, chosen.trained
+    why = "it needs fewer settings changed" if chosen.changes < best.changes else f"it adapts in {mine.adapt_ms:.2f} ms instead"
+    why += "" if chosen.changes < best.changes else f" of {best.trained.adapt_ms:.2f} ms"
+    return (
+        f"The best figure is that of {best.outcome.name} ({best.trained.metrics[advice.metric]:.4f}), but the difference is "
+        f"within the noise of users, and {why}."
+    )
+
+
+def _about_floor(advice: Advice) -> str:
+    gain, name = advice.floor, advice.chosen.outcome.name
+    if gain is None:
+        return ""
+    if gain.interval[0] > 0:
+        return f"It beats the best plain baseline, {gain.baseline}, by {percent(gain)}."
+    others = f" Beyond noise above it: {', '.join(advice.above_floor)}." if advice.above_floor else ""
+    if gain.interval[1] < 0:
+        none = "" if advice.above_floor else "NO learner beats the plain baselines here: "
+        return f"{none}{name} is worse than the best of them, {gain.baseline}: {percent(gain)}.{others}"
+    none = "" if advice.above_floor else ", and NO other learner does"
+    return f"It does NOT beat the best plain baseline, {gain.baseline}, beyond the noise of users{none}: {percent(gain)}.{others}"
+
+
+def _about_costs(advice: Advice) -> str:
+    mine = advice.chosen.trained
+    said = (
+        f"Serving: {mine.adapt_ms:.2f} ms to adapt to a user, {mine.score_ms:.2f} ms to score the catalogue, "
+        f"{mine.state_bytes:,.0f} bytes of state a user."
+    )
+    sizes = {name: advice.others[name].choice.trained.state_bytes for name in advice.tied}
+    smaller = [name for name, size in sizes.items() if 2 * size <= mine.state_bytes]
+    return said + (f" Half that state or less within noise: {', '.join(smaller)}." if smaller else "")
+
+
+def _about_length(chosen: Choice, metric: str) -> str:
+    trained = chosen.trained
+    if not chosen.shortened:
+        return (
+            f"It was tried with {trained.epochs} of its {trained.planned} epochs, which is what the budget allowed; the command "
+            "below trains it in full."
+        )
+    longer = [other for other in chosen.outcome.trainings if other.epochs > trained.epochs]
+    than = f" than for {longer[-1].epochs} ({longer[-1].metrics[metric]:.4f})" if longer else ""
+    return (
+        f"It is better trained for {trained.epochs} epochs{than or ', and was not tried for longer'}, as the command below does."
+    )
+
+
+def command(advice: Advice, data: str) -> list[str]:
+    """The words of the `metarec train` command that trains what is recommended on everything."""
+    words = ["metarec", "train", "--data", data, "--out", "registry", "--recipe", advice.chosen.outcome.recipe]
+    for path, value in advice.chosen.settings.items():
+        words += ["--set", f"{advice.target}.{path}={value}"]
+    return words
