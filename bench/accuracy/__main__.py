@@ -1,51 +1,65 @@
 """Every table of PROTOCOLS with one command: learners and plain baselines side by side, several seeds.
 
-    python -m bench.accuracy --ml-1m DIR --ml-100k DIR --out DIR [--only p1,p3] [--seeds 0,1,2]
+    python -m bench.accuracy --ml-1m DIR --ml-100k DIR --out DIR [--only p1,p3] [--publish docs/results.md]
 
 --ml-1m is the folder of MovieLens-1M (ratings.parquet, episodes.parquet, emerging/ ...), --ml-100k a dataset directory as
-`metarec data fetch ml-100k` makes it. Protocols whose data is not given are left out and named. What is below --out already, of
-the same settings, is not run again: an interrupted run goes on where it was. Writes results.md, results.json and the plots.
+`metarec data fetch ml-100k` makes it. Protocols whose data is not given are left out and named. What is finished below --out is
+not run again unless its settings, the data or the code have changed, which is told: an interrupted run goes on where it was.
+Writes results.md, results.json and the plots into --out after every protocol, and with --publish the same page and plots there.
+--collect runs nothing and writes them from what is there, whatever code it is from; missing pieces are named.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-PROTOCOLS = {"p1": "ml_1m", "p3": "ml_1m", "p4": "ml_1m", "p5": "ml_100k"}
-"""Modules of this package by the data they need."""
+from bench.accuracy.page import which_half, write_json, write_page
+from metarec.data.dataset import Dataset
+
+PROTOCOLS = {"p1": "ml_1m", "p3": "ml_1m", "p5": "ml_100k", "p4": "ml_1m"}
+"""Modules of this package by the data they need, the longest last."""
 
 
-def run_protocol(name: str, data: Path, out: Path, seeds: str) -> int:
+def run_protocol(name: str, data: Path, given: argparse.Namespace) -> int:
     """One protocol as a command of its own; its table goes to standard error."""
-    command = [sys.executable, "-m", f"bench.accuracy.{name}", "--data", str(data), "--out", str(out), "--seeds", seeds]
+    command = [sys.executable, "-m", f"bench.accuracy.{name}", "--data", str(data), "--out", str(given.out.resolve() / name)]
+    command += ["--seeds", given.seeds] if given.seeds else []
+    command += [part for setting in given.set for part in ("--set", setting)]
+    command += ["--threads", str(given.threads)] + (["--collect"] if given.collect else [])
     print(" ".join(command), file=sys.stderr, flush=True)
     return subprocess.run(command, stdout=sys.stderr, check=False).returncode
 
 
-def collect(out: Path, names: list[str]) -> None:
-    """results.md and results.json of the protocols that are there."""
-    tables, figures = ["# Accuracy"], {}
-    for name in names:
-        for table in sorted((out / name).glob(f"{name}*.md")):
-            # One page: each protocol's title becomes a section.
-            tables.append("#" + table.read_text().strip())
-            figures[table.stem] = json.loads(table.with_suffix(".json").read_text())
-            if table.with_suffix(".svg").exists():
-                tables.append(f"![{table.stem}]({name}/{table.stem}.svg)")
-    (out / "results.md").write_text("\n\n".join(tables) + "\n")
-    (out / "results.json").write_text(json.dumps(figures, indent=1))
+def collect(given: argparse.Namespace) -> None:
+    """results.md and results.json of all that is there, and the published page."""
+    data = {}
+    if given.ml_1m:
+        data["MovieLens-1M"] = which_half(given.ml_1m)
+    if given.ml_100k:
+        dataset = Dataset.open(given.ml_100k)
+        data["MovieLens-100K"] = f"whole ({len(dataset.interactions):,} interactions, fingerprint {dataset.fingerprint})"
+    given.out.mkdir(parents=True, exist_ok=True)
+    write_json(given.out)
+    write_page(given.out, given.out / "results.md", given.out / "plots", data)
+    if given.publish:
+        write_page(given.out, given.publish, given.publish.parent / given.publish.stem, data)
 
 
 def main() -> int:
     """The command: 0 when every protocol asked for ran."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ml-1m", type=Path, help="folder of MovieLens-1M")
     parser.add_argument("--ml-100k", type=Path, help="dataset directory of MovieLens-100K")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default=",".join(PROTOCOLS), help="protocols, comma-separated")
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", default="", help="of training; by default 0 to 2, for p4 0 to 4")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="recipe settings of every protocol")
+    parser.add_argument("--threads", type=int, default=0, help="of training; 0: the cores, up to 8")
+    parser.add_argument("--collect", action="store_true", help="run nothing: write what is there")
+    parser.add_argument("--publish", type=Path, metavar="FILE", help="write the page there too, plots into a folder beside it")
     given = parser.parse_args()
     names = given.only.split(",")
     unknown = sorted(set(names) - set(PROTOCOLS))
@@ -57,8 +71,8 @@ def main() -> int:
         if data is None:
             print(f"{name} left out: it needs --{PROTOCOLS[name].replace('_', '-')}", file=sys.stderr)
             continue
-        failed |= run_protocol(name, data.resolve(), given.out.resolve() / name, given.seeds) != 0
-        collect(given.out, names)
+        failed |= run_protocol(name, data.resolve(), given) != 0
+        collect(given)
     print((given.out / "results.md").read_text() if (given.out / "results.md").exists() else "no results")
     return 1 if failed else 0
 

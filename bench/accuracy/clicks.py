@@ -1,20 +1,20 @@
 """What the click protocols P3 and P4 share: import with contents, pooled metrics, tables of several seeds."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from bench.accuracy.curves import save_curve
+from bench.accuracy.tables import markdown_table, spread
 from metarec.data.dataset import Dataset
 from metarec.data.files import Files
 from metarec.data.importing import import_dataset
 from metarec.data.schema import Field, Label, Schema
-from metarec.training.recipes import Recipe
 
 Figures = dict[str, dict[str, dict[str, float]]]
 """Metric values by model, then by phase or domain."""
@@ -67,42 +67,70 @@ def logloss(label_N: NDArray[np.float64], probability_N: NDArray[np.float64]) ->
     return float(-np.log(np.where(label_N > 0, sure_N, 1 - sure_N)).mean())
 
 
-def settings_digest(recipe: Recipe, settings: object) -> str:
-    """Names what a file of results was made with."""
-    return hashlib.sha256(json.dumps([recipe.to_dict(), settings], sort_keys=True, default=str).encode()).hexdigest()[:10]
+def summary(found: Mapping[int, Figures]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """The values of all seeds that have them by model, column and metric."""
+    values: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for figures in found.values():
+        for model, by in figures.items():
+            for column, metrics in by.items():
+                for metric, value in metrics.items():
+                    values.setdefault(model, {}).setdefault(column, {}).setdefault(metric, []).append(value)
+    return values
 
 
-def summary(found: Mapping[int, Figures]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Mean and sample deviation over seeds by model, column and metric."""
-    first = next(iter(found.values()))
-    return {
-        model: {
-            column: {metric: _spread([found[seed][model][column][metric] for seed in found]) for metric in first[model][column]}
-            for column in first[model]
-        }
-        for model in first
-    }
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+def merged(parts: Sequence[Figures]) -> Figures:
+    """Figures of several pieces as one."""
+    found: Figures = {}
+    for part in parts:
+        for model, by in part.items():
+            for column, metrics in by.items():
+                found.setdefault(model, {}).setdefault(column, {}).update(metrics)
+    return found
 
 
 def write_results(
-    out: Path, name: str, result: dict[str, object], columns: Sequence[str], title: str, bars: Mapping[str, float]
+    out: Path,
+    name: str,
+    result: Mapping[str, Any],
+    found: Mapping[int, Figures],
+    columns: Sequence[str],
+    *,
+    title: str,
+    bars: Mapping[str, float],
+    rows: bool = False,
 ) -> None:
-    """`<name>.json` and a Markdown table of AUC, and of logloss, beside the bars."""
-    (out / f"{name}.json").write_text(json.dumps(result, indent=1))
-    models: dict[str, dict[str, dict[str, dict[str, float]]]] = result["models"]  # type: ignore[assignment]  # made by summary
-    lines = [f"# {title}", "", f"Seeds {result['seeds']}; mean and deviation over seeds.", ""]
+    """`<name>.json`, a Markdown table of AUC and of logloss beside the bars, and a plot.
+
+    `result["seeds"]` are the seeds wanted, `found` those that are there; with `rows` the columns are the rows of the table.
+    """
+    seeds, values = result["seeds"], summary(found)
+    models = {
+        model: {
+            column: {metric: {"mean": float(np.mean(v)), "sd": _deviation(v), "seeds": len(v)} for metric, v in metrics.items()}
+            for column, metrics in by.items()
+        }
+        for model, by in values.items()
+    }
+    missing = [seed for seed in seeds if seed not in found]
+    (out / f"{name}.json").write_text(json.dumps({**result, "models": models, "not_run": missing}, indent=1))
+    lines = [f"# {title}", "", f"Seeds {[seed for seed in seeds if seed in found]}: mean ± deviation over seeds.", ""]
+    if missing:
+        lines[2] += f" Not run: {', '.join(map(str, missing))}."
     for metric in ("auc", "logloss"):
-        lines += [f"| {metric} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-        for model, by in models.items():
-            cells = [_cell(by.get(column, {}).get(metric)) for column in columns]
-            lines.append(f"| {model} | {' | '.join(cells)} |")
+        table = [
+            [model, *(spread(by.get(column, {}).get(metric, []), of=len(found)) for column in columns)]
+            for model, by in values.items()
+            if any(metric in by.get(column, {}) for column in columns)
+        ]
         if metric == "auc" and bars:
-            lines.append(f"| **bar** | {' | '.join(f'**{bars[c]:.3f}**' if c in bars else '' for c in columns)} |")
-        lines.append("")
+            table.append(["**bar**", *(f"**{bars[c]:.3f}**" if c in bars else "" for c in columns)])
+        head = [metric, *columns]
+        if rows:
+            head, table = (
+                [metric, *(row[0] for row in table)],
+                [list(line) for line in zip(columns, *(row[1:] for row in table), strict=True)],
+            )
+        lines += [*markdown_table(head, table), ""]
     (out / f"{name}.md").write_text("\n".join(lines))
     curves = {
         model: [by[column]["auc"]["mean"] for column in columns]
@@ -110,8 +138,9 @@ def write_results(
         if all("auc" in by.get(column, {}) for column in columns)
     }
     bar = [bars[column] for column in columns] if all(column in bars for column in columns) else None
-    save_curve(out / f"{name}.svg", columns, curves, learner="alpaca", bar=bar, label="AUC")
+    if curves:
+        save_curve(out / f"{name}.svg", columns, curves, learner=next(iter(curves)), bar=bar, label="AUC")
 
 
-def _cell(figures: Mapping[str, float] | None) -> str:
-    return "" if figures is None else f"{figures['mean']:.4f} ± {figures['sd']:.4f}"
+def _deviation(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

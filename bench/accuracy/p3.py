@@ -7,20 +7,20 @@ its item side, and `metarec evaluate --episodes FILE --kind item --shots 0,20,40
 rows of shots a, b and c are its support, in this order, and its test rows the query. AUC is over all test rows together, from the
 score file. Nothing but an item's own posterior changes between phases. Baselines are tuned on held-out training items.
 
-One file per seed below --out: what is there already with the same settings is not run again.
+One file per seed below --out; what is finished is not run again (bench/accuracy/state.py).
 """
 
-import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from bench.accuracy.clicks import Figures, auc, import_clicks, logloss, settings_digest, summary, write_results
+from bench.accuracy.clicks import Figures, auc, import_clicks, logloss, write_results
+from bench.accuracy.command import Given, protocol_parser, read
+from bench.accuracy.state import fingerprints, provenance
 from metarec.data.dataset import Dataset
 from metarec.evaluation.episode_file import read_episodes
 from metarec.evaluation.evaluate import Evaluation
@@ -53,6 +53,7 @@ def write_episodes(emerging: Path, out: Path) -> Path:
 
 def run_seed(data: Path, out: Path, seed: int, settings: Mapping[str, str]) -> Figures:
     """Train with one seed and score the four phases: AUC and logloss by model and phase."""
+    out.mkdir(parents=True, exist_ok=True)
     dataset_path = import_clicks(data, data / "emerging" / "train.parquet", out / "data")
     recipe = recipe_of(settings)
     registry = out / f"registry-{seed}"
@@ -85,39 +86,27 @@ def _say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-def run(data: Path, out: Path, seeds: Sequence[int], settings: Mapping[str, str]) -> dict[str, object]:
-    """All seeds, those that are there already taken from their files; writes p3.json and p3.md."""
-    out.mkdir(parents=True, exist_ok=True)
-    digest = settings_digest(recipe_of(settings), settings)
-    found: dict[int, Figures] = {}
-    for seed in seeds:
-        path = out / f"seed-{seed}-{digest}.json"
-        if not path.exists():
-            _say(f"P3, seed {seed}")
-            path.write_text(json.dumps(run_seed(data, out, seed, settings), indent=1))
-        found[seed] = json.loads(path.read_text())
-    result = {
-        "protocol": "P3",
-        "seeds": list(seeds),
-        "recipe": recipe_of(settings).to_dict(),
-        "bars": BARS,
-        "models": summary(found),
-    }
-    write_results(out, "p3", result, list(PHASES), "P3: emerging items, AUC over all test rows", BARS)
-    return result
+def run(given: Given) -> None:
+    """All seeds that are missing; p3.json, p3.md and p3.svg are written anew after each."""
+    state = given.state(fingerprints(given.data))
+    recipe, work = recipe_of(given.settings).to_dict(), given.out / f"work-{state.digest}"
+    pieces = {}
+    for seed in given.seeds:
+        piece = state.piece(f"seed-{seed}", recipe, lambda seed=seed: run_seed(given.data, work, seed, given.settings))
+        if piece is None:
+            continue
+        pieces[seed] = piece
+        result = {"protocol": "P3", "seeds": list(given.seeds), "recipe": recipe, "bars": BARS, **provenance([*pieces.values()])}
+        found = {seed: piece["result"] for seed, piece in pieces.items()}
+        title = "P3: emerging items, AUC over all test rows (MovieLens-1M)"
+        write_results(given.out, "p3", result, found, list(PHASES), title=title, bars=BARS)
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of MovieLens-1M with emerging/")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="recipe settings")
-    given = parser.parse_args()
-    settings = dict(part.split("=", 1) for part in given.set)
-    run(given.data, given.out, [int(seed) for seed in given.seeds.split(",")], settings)
-    print((given.out / "p3.md").read_text())
+    given = read(protocol_parser(__doc__, "folder of MovieLens-1M with emerging/", "0,1,2").parse_args())
+    run(given)
+    print((given.out / "p3.md").read_text() if (given.out / "p3.md").exists() else "nothing there")
 
 
 if __name__ == "__main__":

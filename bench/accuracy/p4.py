@@ -3,7 +3,8 @@
     python -m bench.accuracy.p4 --data DIR --out DIR [--seeds 0,1,2,3,4] [--parts total,domains,leave-out] [--set NAME=VALUE ...]
 
 label = rating > 3, a random 8:1:1 split of all ratings per seed (the middle tenth is not used), AUC in total and per domain.
-Three parts, each with a file per seed below --out, so that a run that was stopped goes on:
+Three parts, each in pieces by seed, and by domain where there are several trainings; a piece is a file below --out, so that a
+run that was stopped goes on (bench/accuracy/state.py):
 
 total      one model of all domains, users with their training ratings as support; beside bias and bias + ALS
 domains    the same learner trained on each domain alone
@@ -11,11 +12,10 @@ leave-out  each domain left out of training, then adapted to from 0, 100, 1,000 
            and the supports of the users among them; beside the same without the shift, and training from scratch
 """
 
-import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.accuracy.clicks import SCHEMA, Figures, auc, import_clicks, logloss, settings_digest, summary, write_results
+from bench.accuracy.clicks import SCHEMA, Figures, auc, import_clicks, logloss, merged, write_results
+from bench.accuracy.command import Given, protocol_parser, read
+from bench.accuracy.state import fingerprints, provenance
 from metarec.baselines.rating_registry import fit_rating_baselines
 from metarec.baselines.rating_tasks import RatingData, RatingTasks, starts
 from metarec.data.dataset import Dataset
@@ -42,7 +44,15 @@ from metarec.training.recipes import Recipe, get_recipe
 
 DOMAINS = {"under 25": ("under 18", "18-24"), "25-34": ("25-34",), "35 and over": ("35-44", "45-49", "50-55", "56+")}
 BARS = {"total": 0.815}
+SLUGS = ("under-25", "25-34", "from-35")
+"""Names of the domains in those of files."""
+
 PARTS = ("total", "domains", "leave-out")
+TITLES = {
+    "total": "P4: one model of all domains, AUC (MovieLens-1M clicks)",
+    "domains": "P4: the learner trained on each domain alone, AUC",
+    "leave-out": "P4: each domain left out of training and adapted to from some of its ratings, AUC",
+}
 SHOTS = (0, 100, 1_000, 10_000)
 BASELINES = ("bias", "bias_als")
 Mask = NDArray[np.bool_]
@@ -155,36 +165,33 @@ def total(split: Split, recipe: Recipe) -> Figures:
     return found
 
 
-def domains(split: Split, recipe: Recipe) -> Figures:
-    """The learner on each domain alone."""
-    found: dict[str, dict[str, float]] = {}
-    for number, name in enumerate(split.names):
-        mine_N = split.domain_N == number
-        prior = split.learn(split.train_N & mine_N, recipe)
-        episodes, query = split.episodes(split.train_N & mine_N, split.test_N & mine_N)
-        score_Q, probability_Q = split.predicted(prior, prior.head("explicit"), episodes)
-        found[name] = split.figures(score_Q, probability_Q, query)["total"]
-    return {"alpaca on the domain alone": found}
+def alone(split: Split, recipe: Recipe, name: str) -> Figures:
+    """The learner on one domain alone."""
+    mine_N = split.domain_N == split.names.index(name)
+    prior = split.learn(split.train_N & mine_N, recipe)
+    episodes, query = split.episodes(split.train_N & mine_N, split.test_N & mine_N)
+    score_Q, probability_Q = split.predicted(prior, prior.head("explicit"), episodes)
+    return {"alpaca on the domain alone": {name: split.figures(score_Q, probability_Q, query)["total"]}}
 
 
-def leave_out(split: Split, recipe: Recipe) -> Figures:
-    """The curve of each domain that was left out, by number of its ratings."""
+def leave_out(split: Split, recipe: Recipe, name: str) -> Figures:
+    """The curve of a domain that was left out, by number of its ratings."""
+    number = split.names.index(name)
+    mine_N = split.domain_N == number
+    prior = split.learn(split.train_N & ~mine_N, recipe)
+    head = prior.head("explicit")
+    rows = np.random.default_rng([split.seed, 43, number]).permutation(np.flatnonzero(split.train_N & mine_N))
     found: Figures = {}
-    for number, name in enumerate(split.names):
-        mine_N = split.domain_N == number
-        prior = split.learn(split.train_N & ~mine_N, recipe)
-        head = prior.head("explicit")
-        rows = np.random.default_rng([split.seed, 43, number]).permutation(np.flatnonzero(split.train_N & mine_N))
-        for shots in SHOTS:
-            known_N = np.zeros(len(split.train_N), bool)
-            known_N[rows[:shots]] = True
-            episodes, query = split.episodes(known_N, split.test_N & mine_N)
-            column = f"{name} @{shots}"
-            shift = adapt_scenario(head, scenario_supports(split, prior, known_N)).head(head)
-            for model, used in (("scenario adapted", shift), ("users adapted alone", head)):
-                said = split.figures(*split.predicted(prior, used, episodes), query)
-                found.setdefault(model, {})[column] = said["total"]
-            found.setdefault("trained from scratch", {})[column] = scratch(split, recipe, known_N, episodes, query)
+    for shots in SHOTS:
+        known_N = np.zeros(len(split.train_N), bool)
+        known_N[rows[:shots]] = True
+        episodes, query = split.episodes(known_N, split.test_N & mine_N)
+        column = f"{name} @{shots}"
+        shift = adapt_scenario(head, scenario_supports(split, prior, known_N)).head(head)
+        for model, used in (("scenario adapted", shift), ("users adapted alone", head)):
+            said = split.figures(*split.predicted(prior, used, episodes), query)
+            found.setdefault(model, {})[column] = said["total"]
+        found.setdefault("trained from scratch", {})[column] = scratch(split, recipe, known_N, episodes, query)
     return found
 
 
@@ -217,43 +224,66 @@ def _say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-def run(data: Path, out: Path, seeds: Sequence[int], parts: Sequence[str], settings: Mapping[str, str]) -> None:
-    """All parts and seeds, those that are there already taken from their files; writes p4-PART.json and .md."""
-    dataset, recipe = load(data, out), recipe_of(settings)
-    digest = settings_digest(recipe, settings)
-    work = {"total": total, "domains": domains, "leave-out": leave_out}
-    split: Split | None = None
+def work(part: str) -> dict[str, Callable[[Split, Recipe], Figures]]:
+    """The pieces of a part by name: one training each, or as many as a curve from scratch needs."""
+    if part == "total":
+        return {"total": total}
+    make = alone if part == "domains" else leave_out
+    return {f"{part}-{slug}": partial(make, name=name) for name, slug in zip(DOMAINS, SLUGS, strict=True)}
+
+
+def run(given: Given, parts: Sequence[str]) -> None:
+    """All parts and seeds that are missing; p4-PART.json, .md and .svg are written anew after every piece."""
+    state, recipe = given.state(fingerprints(given.data)), recipe_of(given.settings)
+    splits: dict[int, Split] = {}
+
+    def make(piece: Callable[[Split, Recipe], Figures], seed: int) -> Figures:
+        if seed not in splits:
+            splits.clear()  # one encoding at a time
+            splits[seed] = Split(load(given.data, given.out / f"work-{state.digest}"), seed)
+        return piece(splits[seed], recipe)
+
     for part in parts:
-        found: dict[int, Figures] = {}
-        for seed in seeds:
-            path = out / f"{part}-{seed}-{digest}.json"
-            if not path.exists():
-                _say(f"P4, {part}, seed {seed}")
-                split = split if split is not None and split.seed == seed else Split(dataset, seed)
-                path.write_text(json.dumps(work[part](split, recipe), indent=1))
-            found[seed] = json.loads(path.read_text())
-        models = summary(found)
-        columns = list(next(iter(models.values())))
-        result = {"protocol": f"P4 {part}", "seeds": list(seeds), "recipe": recipe.to_dict(), "bars": BARS, "models": models}
-        write_results(out, f"p4-{part}", result, columns, f"P4, {part}: AUC", BARS if part == "total" else {})
+        pieces: dict[int, list[dict[str, Any]]] = {}
+        for seed in given.seeds:
+            for name, one in work(part).items():
+                piece = state.piece(f"{name}-seed-{seed}", recipe.to_dict(), lambda one=one, seed=seed: make(one, seed))
+                if piece is not None:
+                    pieces.setdefault(seed, []).append(piece)
+                    write(given, part, pieces)
+
+
+def write(given: Given, part: str, pieces: Mapping[int, Sequence[dict[str, Any]]]) -> None:
+    """The table of what is there of a part."""
+    found = {seed: merged([piece["result"] for piece in mine]) for seed, mine in pieces.items()}
+    columns = {
+        "total": ["total", *DOMAINS],
+        "domains": list(DOMAINS),
+        "leave-out": [f"{name} @{shots}" for name in DOMAINS for shots in SHOTS],
+    }[part]
+    result = {
+        "protocol": f"P4 {part}",
+        "seeds": list(given.seeds),
+        "recipe": recipe_of(given.settings).to_dict(),
+        "bars": BARS,
+        **provenance([piece for mine in pieces.values() for piece in mine]),
+    }
+    title, bars = TITLES[part], BARS if part == "total" else {}
+    write_results(given.out, f"p4-{part}", result, found, columns, title=title, bars=bars, rows=part == "leave-out")
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of MovieLens-1M")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser = protocol_parser(__doc__, "folder of MovieLens-1M", "0,1,2,3,4")
     parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="recipe settings")
-    given = parser.parse_args()
-    parts = given.parts.split(",")
+    said = parser.parse_args()
+    given, parts = read(said), said.parts.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"unknown part '{unknown[0]}'; known: {', '.join(PARTS)}")
-    settings = dict(part.split("=", 1) for part in given.set)
-    run(given.data, given.out, [int(seed) for seed in given.seeds.split(",")], parts, settings)
+    run(given, parts)
     for part in parts:
-        print((given.out / f"p4-{part}.md").read_text())
+        table = given.out / f"p4-{part}.md"
+        print(table.read_text() if table.exists() else f"nothing there of {part}")
 
 
 if __name__ == "__main__":

@@ -6,20 +6,21 @@
 their blend are trained on what happened before, and the plain baselines are tuned and fitted on the same. They do not depend on
 the seed, so only the first seed runs them; the others give the learner's spread.
 
-One file per seed below --out: what is there already with the same settings is not run again. Writes p5.json and p5.md.
+One file per seed below --out; what is finished is not run again (bench/accuracy/state.py).
 """
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.accuracy.clicks import settings_digest
+from bench.accuracy.command import Given, protocol_parser, read
+from bench.accuracy.curves import save_curve
+from bench.accuracy.state import provenance
+from bench.accuracy.tables import NOT_RUN, markdown_table
 from metarec.data.dataset import Dataset
 from metarec.evaluation.results import Report
 from metarec.evaluation.temporal import evaluate_temporal
@@ -55,31 +56,54 @@ def _say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-def run(data: Path, out: Path, seeds: Sequence[int], settings: Mapping[str, str]) -> dict[str, Any]:
-    """All seeds, those that are there already taken from their files."""
-    out.mkdir(parents=True, exist_ok=True)
-    dataset, recipe = Dataset.open(data), recipe_of(settings)
-    digest = settings_digest(recipe, [dataset.fingerprint, dict(settings)])
-    found: list[dict[str, Any]] = []
-    for place, seed in enumerate(seeds):
-        path = out / f"seed-{seed}-{'all' if place == 0 else 'learner'}-{digest}.json"
-        if not path.exists():
-            _say(f"P5, seed {seed}")
-            path.write_text(json.dumps(run_seed(dataset, seed, recipe, baselines=place == 0), indent=1))
-        found.append(json.loads(path.read_text()))
+def run(given: Given) -> None:
+    """All seeds that are missing; p5.json, p5.md and p5.svg are written anew after each."""
+    dataset, recipe = Dataset.open(given.data), recipe_of(given.settings)
+    state = given.state({"dataset": dataset.fingerprint})
+    pieces: list[dict[str, Any]] = []
+    for place, seed in enumerate(given.seeds):
+        # The first seed has the baselines.
+        name = f"seed-{seed}" if place == 0 else f"seed-{seed}-learner"
+        piece = state.piece(
+            name, recipe.to_dict(), lambda place=place, seed=seed: run_seed(dataset, seed, recipe, baselines=place == 0)
+        )
+        if piece is None and place == 0:
+            return
+        if piece is not None:
+            pieces.append(piece)
+            write(given, recipe, pieces)
+
+
+def write(given: Given, recipe: Recipe, pieces: Sequence[dict[str, Any]]) -> None:
+    """The table and the plot of what is there."""
+    found = [piece["result"] for piece in pieces]
+    done = [one["checkpoint"]["seed"] for one in found]
     result = {
         "protocol": "P5",
-        "seeds": list(seeds),
+        "seeds": done,
+        "not_run": [seed for seed in given.seeds if seed not in done],
         "recipe": recipe.to_dict(),
         "models": summary(found),
         "deltas": found[0]["deltas"],
         "episodes": {name: by[LEARNER]["ndcg@20"]["episodes"] for name, by in found[0]["protocols"].items()},
-        "seconds": [one["seconds"] for one in found],
         "training_seconds": [one["training_seconds"] for one in found],
+        **provenance(list(pieces)),
     }
-    (out / "p5.json").write_text(json.dumps(result, indent=1))
-    (out / "p5.md").write_text(markdown(result))
-    return result
+    (given.out / "p5.json").write_text(json.dumps(result, indent=1))
+    (given.out / "p5.md").write_text(markdown(result))
+    protocols, metric = list(result["episodes"]), METRICS[0]
+    curves = {model: [by[protocol][metric]["mean"] for protocol in protocols] for model, by in result["models"].items()}
+    # The bar of P5 is the best plain baseline of each column.
+    best = [max(curve[place] for model, curve in curves.items() if model != LEARNER) for place in range(len(protocols))]
+    save_curve(
+        given.out / "p5.svg",
+        [_column(name) for name in protocols],
+        curves,
+        learner=LEARNER,
+        bar=best,
+        label="nDCG@20",
+        bar_label="best baseline",
+    )
 
 
 def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
@@ -99,25 +123,30 @@ def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str,
 def markdown(result: Mapping[str, Any]) -> str:
     """A table of nDCG@20 and recall@20 with the learner's deltas below."""
     models, protocols = result["models"], list(result["episodes"])
+    counts = ", ".join(f"{_column(name)}: {count}" for name, count in result["episodes"].items())
     lines = [
-        "# P5: lists in time order, ndcg@20 / recall@20",
+        "# P5: lists in time order, ndcg@20 / recall@20 (MovieLens-100K)",
         "",
-        f"Seeds {result['seeds']}: means and, for the learner, deviations over seeds. Users pooled over five cuts: "
-        + ", ".join(f"{name} {count}" for name, count in result["episodes"].items())
-        + ".",
-        "",
-        f"| | {' | '.join(name.removeprefix('P5/') for name in protocols)} |",
-        "|---" * (len(protocols) + 1) + "|",
+        f"Training seeds {result['seeds']}: means over them for the learner; baselines do not depend on them. Users pooled over "
+        f"five cuts: {counts}.",
     ]
+    if result["not_run"]:
+        lines.append(f"{NOT_RUN.capitalize()}: seeds {', '.join(map(str, result['not_run']))}.")
+    rows = []
     for model, by in sorted(models.items(), key=lambda pair: pair[0] != LEARNER):
-        cells = [" / ".join(f"{by[protocol][metric]['mean']:.3f}" for metric in METRICS) for protocol in protocols]
-        lines.append(f"| {model} | {' | '.join(cells)} |")
-    deviations = [" / ".join(f"{models[LEARNER][protocol][metric]['sd']:.3f}" for metric in METRICS) for protocol in protocols]
-    lines.append(f"| deviation of {LEARNER} | {' | '.join(deviations)} |")
+        rows.append([model, *(" / ".join(f"{by[protocol][metric]['mean']:.3f}" for metric in METRICS) for protocol in protocols)])
+    mine = models[LEARNER]
+    deviations = [" / ".join(f"{mine[protocol][metric]['sd']:.3f}" for metric in METRICS) for protocol in protocols]
+    rows.append([f"deviation of {LEARNER}", *deviations])
     for metric in METRICS:
         cells = [_delta(result["deltas"][protocol][LEARNER][metric]) for protocol in protocols]
-        lines.append(f"| Delta of {metric} to the best, %, seed {result['seeds'][0]} | {' | '.join(cells)} |")
+        rows.append([f"Delta of {metric} to the best, %, seed {result['seeds'][0]}", *cells])
+    lines += ["", *markdown_table(["", *map(_column, protocols)], rows)]
     return "\n".join([*lines, ""])
+
+
+def _column(protocol: str) -> str:
+    return protocol.removeprefix("P5/").replace("cold@", "k = ")
 
 
 def _delta(found: Mapping[str, Any]) -> str:
@@ -127,15 +156,10 @@ def _delta(found: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="imported dataset directory with timestamps")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="recipe settings")
-    given = parser.parse_args()
-    settings = dict(part.split("=", 1) for part in given.set)
-    run(given.data, given.out, [int(seed) for seed in given.seeds.split(",")], settings)
-    print((given.out / "p5.md").read_text())
+    given = read(protocol_parser(__doc__, "imported dataset directory with timestamps", "0,1,2").parse_args())
+    given.out.mkdir(parents=True, exist_ok=True)
+    run(given)
+    print((given.out / "p5.md").read_text() if (given.out / "p5.md").exists() else "nothing there")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""The command line that all protocols share."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench.accuracy.state import Prints, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What was asked for. `settings` are overrides of the recipe."""
+
+    data: Path
+    out: Path
+    seeds: Sequence[int]
+    settings: dict[str, str]
+    threads: int
+    collect: bool
+
+    def state(self, data: Prints) -> State:
+        """The pieces below `out`."""
+        return State(out=self.out, data=data, collect=self.collect)
+
+
+def protocol_parser(doc: str | None, data: str, seeds: str) -> argparse.ArgumentParser:
+    """The options of every protocol."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help=data)
+    parser.add_argument("--out", type=Path, required=True, help="folder of results; finished pieces in it are not run again")
+    parser.add_argument("--seeds", default=seeds, help=f"default: {seeds}")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="recipe settings")
+    parser.add_argument("--threads", type=int, default=0, help="of training; 0: the cores, up to 8")
+    parser.add_argument("--collect", action="store_true", help="run nothing: write the tables of what is there")
+    return parser
+
+
+def read(given: argparse.Namespace) -> Given:
+    """The options as values; torch is told its threads."""
+    threads = given.threads or min(8, os.cpu_count() or 1)
+    torch.set_num_threads(threads)
+    return Given(
+        data=given.data.resolve(),
+        out=given.out.resolve(),
+        seeds=[int(seed) for seed in given.seeds.split(",")],
+        settings=dict(part.split("=", 1) for part in given.set),
+        threads=threads,
+        collect=given.collect,
+    )

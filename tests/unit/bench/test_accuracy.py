@@ -1,0 +1,168 @@
+"""The run of the protocols: what is not run again and why it is, and tables that say what is missing."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[SimpleNamespace]:
+    """The modules under test: bench/ is no package that is installed."""
+    sys.path.insert(0, str(REPOSITORY))
+    try:
+        from bench.accuracy import clicks, page, state, tables
+
+        yield SimpleNamespace(clicks=clicks, page=page, state=state, tables=tables)
+    finally:
+        sys.path.remove(str(REPOSITORY))
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def make_state(bench: SimpleNamespace, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch):
+    """A state of this data and code below one folder."""
+
+    def build(data: dict[str, str] | None = None, code: dict[str, str] | None = None, *, collect: bool = False):
+        monkeypatch.setattr(bench.state, "code_fingerprints", lambda: code or {"metarec/a.py": "1"})
+        monkeypatch.setattr(bench.state, "commit", lambda: "c0ffee")
+        return bench.state.State(out=tmp_path, data=data or {"ratings": "1"}, collect=collect, say=said.append)
+
+    return build
+
+
+def test_a_finished_piece_is_not_run_again(make_state, said: list[str]):
+    first = make_state().piece("seed-0", {"epochs": 2}, lambda: {"auc": 0.8})
+    again = make_state().piece("seed-0", {"epochs": 2}, lambda: pytest.fail("it was there"))
+    assert first is not None
+    assert again == first
+    assert again["result"] == {"auc": 0.8}
+    assert said[-1] == "seed-0: there already"
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "code", "reason"),
+    [
+        ({"epochs": 3}, None, None, "the settings changed"),
+        ({"epochs": 2}, {"ratings": "2"}, None, "the data changed: ratings"),
+        ({"epochs": 2}, None, {"metarec/a.py": "2", "metarec/b.py": "1"}, "the code changed: metarec/a.py, metarec/b.py"),
+    ],
+)
+def test_a_piece_is_run_again_when_it_would_be_another_and_the_reason_is_told(make_state, said, settings, data, code, reason):
+    make_state().piece("seed-0", {"epochs": 2}, lambda: 1)
+    found = make_state(data, code).piece("seed-0", settings, lambda: 2)
+    assert found["result"] == 2
+    assert said[-1] == f"seed-0: run again, {reason}"
+    assert make_state(data, code).piece("seed-0", settings, lambda: 3)["result"] == 2
+
+
+def test_a_piece_that_failed_is_not_there(make_state, tmp_path: Path):
+    def fail() -> None:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        make_state().piece("seed-0", {}, fail)
+    assert make_state().piece("seed-0", {}, lambda: 1)["result"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["seed-0.json"]
+
+
+def test_collecting_takes_what_is_there_and_runs_nothing(make_state):
+    make_state().piece("seed-0", {}, lambda: 1)
+    later = make_state(code={"metarec/a.py": "2"}, collect=True)
+    assert later.piece("seed-0", {}, lambda: pytest.fail("it runs nothing"))["result"] == 1
+    assert later.piece("seed-1", {}, lambda: pytest.fail("it runs nothing")) is None
+
+
+def test_imports_of_other_data_or_code_have_another_folder(make_state):
+    digests = {make_state().digest, make_state({"ratings": "2"}).digest, make_state(code={"metarec/a.py": "2"}).digest}
+    assert len(digests) == 3
+    assert make_state().digest in digests
+
+
+def test_fingerprints_follow_the_contents_of_the_files(bench: SimpleNamespace, tmp_path: Path):
+    (tmp_path / "emerging").mkdir()
+    for name in ("ratings.parquet", "emerging/test.parquet", "README.md"):
+        (tmp_path / name).write_text(name)
+    before = bench.state.fingerprints(tmp_path)
+    assert set(before) == {"ratings.parquet", "emerging/test.parquet"}
+    (tmp_path / "emerging" / "test.parquet").write_text("others")
+    after = bench.state.fingerprints(tmp_path)
+    assert before["ratings.parquet"] == after["ratings.parquet"]
+    assert before["emerging/test.parquet"] != after["emerging/test.parquet"]
+
+
+def test_the_code_is_all_that_figures_depend_on(bench: SimpleNamespace):
+    found = bench.state.code_fingerprints()
+    assert {"metarec/meta/implicit.py", "metarec/data/ml-100k.schema.yaml", "bench/accuracy/p5.py"} <= set(found)
+    assert not [name for name in found if name.startswith(("tests/", "services/"))]
+
+
+def test_cells_name_the_seeds_that_are_missing(bench: SimpleNamespace):
+    spread = bench.tables.spread
+    assert spread([0.5, 0.7], of=2) == "0.6000 ± 0.1414"
+    assert spread([0.5], of=3) == "0.5000 (1 of 3 seeds)"
+    assert spread([]) == "not run"
+
+
+def test_a_table_of_clicks_says_which_seeds_and_domains_were_not_run(bench: SimpleNamespace, tmp_path: Path):
+    found = {
+        0: {"alpaca": {"young": {"auc": 0.8}, "old": {"auc": 0.7}}},
+        1: {"alpaca": {"young": {"auc": 0.9}}},
+    }
+    result = {"seeds": [0, 1, 2]}
+    bench.clicks.write_results(tmp_path, "p4", result, found, ["young", "old", "none"], title="P4", bars={})
+    table = (tmp_path / "p4.md").read_text()
+    assert "| alpaca | 0.8500 ± 0.0707 | 0.7000 (1 of 2 seeds) | not run |" in table
+    assert "Not run: 2." in table
+    written = json.loads((tmp_path / "p4.json").read_text())
+    assert written["not_run"] == [2]
+    assert written["models"]["alpaca"]["young"]["auc"]["mean"] == pytest.approx(0.85)
+    assert not (tmp_path / "p4.svg").exists()  # a curve with holes is none
+
+
+def test_figures_of_several_pieces_of_one_seed_are_one(bench: SimpleNamespace):
+    merged = bench.clicks.merged([{"alpaca": {"young": {"auc": 0.8}}}, {"alpaca": {"old": {"auc": 0.7}}}])
+    assert merged == {"alpaca": {"young": {"auc": 0.8}, "old": {"auc": 0.7}}}
+
+
+def test_the_page_has_every_protocol_with_its_commit_and_names_what_is_missing(bench: SimpleNamespace, tmp_path: Path):
+    out, docs = tmp_path / "out", tmp_path / "docs"
+    (out / "p5").mkdir(parents=True)
+    (out / "p5" / "p5.md").write_text("# P5: lists\n\n| | k = 0 |\n|---|---|\n| alpaca | .5 |\n")
+    (out / "p5" / "p5.svg").write_text("<svg/>")
+    made = {"seeds": [0], "not_run": [1], "commits": ["c0ffee"], "environments": ["python 3.11"], "seconds": 90.0}
+    (out / "p5" / "p5.json").write_text(json.dumps(made))
+    bench.page.write_page(out, docs / "results.md", docs / "results", {"MovieLens-100K": "whole"})
+    page = (docs / "results.md").read_text()
+    assert "## P5: lists" in page
+    assert "![p5](results/p5.svg)" in page
+    assert (docs / "results" / "p5.svg").read_text() == "<svg/>"
+    assert "- MovieLens-100K: whole" in page
+    assert "| p5 | c0ffee | 0 | 2 min | 1 |" in page
+    assert "| p1 |  |  |  | all |" in page
+    assert page.count("Not run.") == 5  # P1, P3 and the three tables of P4
+
+
+def test_the_plot_is_small_and_the_same_again(bench: SimpleNamespace, tmp_path: Path):
+    from bench.accuracy.curves import save_curve
+
+    for name in ("one", "two"):
+        save_curve(
+            tmp_path / f"{name}.svg",
+            ["0", "1"],
+            {"alpaca": [0.4, 0.5], "plain": [0.3, 0.4]},
+            learner="alpaca",
+            bar=None,
+            label="x",
+        )
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    assert (tmp_path / "one.svg").stat().st_size < 30_000
