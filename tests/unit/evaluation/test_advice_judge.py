@@ -1,0 +1,154 @@
+"""The judge and who judges: on the tiny dataset, whose users each love one genre."""
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from metarec.data.inspection import inspect
+from metarec.data.schema import Label
+from metarec.errors import FailedPreconditionError
+from metarec.evaluation.advice_judge import HeldOutJudge
+from metarec.evaluation.advice_plot import save_curves
+from metarec.evaluation.advice_users import judging_users
+from metarec.features.encoder import FeatureEncoder
+from metarec.meta.prior import Head
+from metarec.training.head_run import train_head
+from metarec.training.heads import make_head
+from metarec.training.inputs import Inputs, prepare, split
+from metarec.training.recipes import get_recipe
+from metarec.training.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from metarec.data.dataset import Dataset
+
+RECIPE = get_recipe("alpaca").override(
+    {
+        "epochs": "6",
+        "explicit.outer_lr": "0.03",
+        "batch_size": "16",
+        "model.embedding_dim": "4",
+        "implicit.episodes.min_query": "1",
+        "validation_fraction": "0.1",
+    }
+)
+
+
+class Setting:
+    """A dataset split as `metarec advise` splits it."""
+
+    def __init__(self, dataset: "Dataset") -> None:
+        self.dataset, self.findings = dataset, inspect(dataset)
+        self.held_U = judging_users(dataset, self.findings, 0)
+        self.train, self.held_out = split(dataset, self.held_U)
+        self.encoder = FeatureEncoder.fit(dataset.schema, dataset.users, dataset.items, dataset.graph)
+        self.inputs: Inputs = prepare(self.train, self.encoder, RECIPE, 0)
+
+    def judge(self, question: str) -> HeldOutJudge:
+        return HeldOutJudge.of(question, self.held_out, self.encoder, self.findings.shots, seed=0, max_users=500)  # type: ignore[arg-type]  # one of three
+
+    def head(self, target: str, *, trained: bool = True) -> Head:
+        recipe = next(head for head in RECIPE.heads if head.target == target)
+        recipe = recipe if trained else replace(recipe, epochs=1, outer_lr=1e-9)
+        return make_head(recipe, train_head(self.inputs, recipe, 0, Surroundings()).best)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """More threads than idle cores cost more than they bring at this size."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def setting(tiny_dataset: "Dataset") -> Setting:
+    return Setting(tiny_dataset)
+
+
+def test_judges_have_no_part_in_training(setting: Setting) -> None:
+    assert setting.held_U.sum() == 20
+    judges = set(np.flatnonzero(setting.held_U).tolist())
+    assert not judges & set(setting.inputs.interactions.user_N.tolist())
+    assert not setting.inputs.users.code_N.numpy()[setting.held_U].any()
+    assert set(setting.judge("ratings").episodes.tasks.user_T.tolist()) <= judges
+
+
+def test_too_few_users_to_judge_are_told(tiny_dataset: "Dataset") -> None:
+    events = tiny_dataset.interactions
+    few = tiny_dataset.with_interactions(events.select(events.user_N < 30))
+    with pytest.raises(FailedPreconditionError, match=r"30 of 30 users have 10 interactions .* needs 40 of them"):
+        judging_users(few, inspect(few), 0)
+
+
+def test_a_trained_head_is_judged_better_than_an_untrained_one(setting: Setting) -> None:
+    judge = setting.judge("ratings")
+    assert judge.lower_is_better
+    learned, raw = (judge(setting.head("explicit", trained=trained), setting.inputs) for trained in (True, False))
+    assert learned.metrics["mae"] < raw.metrics["mae"]
+    assert list(learned.metrics) == ["mae", "ndcg@5"]
+    assert len(learned.value_T) == len(judge.episodes)
+    assert np.mean(learned.value_T) == pytest.approx(learned.metrics["mae"])
+
+
+def test_lists_are_judged_over_the_catalogue(setting: Setting) -> None:
+    judge = setting.judge("lists")
+    assert not judge.lower_is_better
+    found = judge(setting.head("implicit"), setting.inputs)
+    assert list(found.metrics) == ["ndcg@20", "recall@20"]
+    plain = judge.baselines(setting.train, setting.inputs, seed=0, watch=lambda name: None)
+    assert {"popularity", "ials", "item_knn"} <= set(plain)
+    assert 0 < plain["popularity"].metrics["ndcg@20"] < found.metrics["ndcg@20"] < 1
+
+
+def test_baselines_are_judged_by_the_same_ruler(setting: Setting) -> None:
+    judge = setting.judge("ratings")
+    plain = judge.baselines(setting.train, setting.inputs, seed=0, watch=lambda name: None)
+    assert set(plain) == {"support_mean", "bias", "bias_als", "item_content_ridge"}
+    # By hand, without shots: the mean of what trained, for each label asked for.
+    tasks, mean = judge.episodes.tasks, float(setting.train.interactions.label_N.mean())
+    error_T = np.add.reduceat(np.abs(tasks.query_label_Q - mean), tasks.query_start_T1[:-1]) / np.diff(tasks.query_start_T1)
+    alone = replace(judge, shots=(0,)).baselines(setting.train, setting.inputs, seed=0, watch=lambda name: None)
+    np.testing.assert_allclose(alone["support_mean"].value_T, error_T)
+
+
+def test_clicks_are_judged_by_auc(tiny_dataset: "Dataset") -> None:
+    events = tiny_dataset.interactions
+    clicks = replace(
+        tiny_dataset,
+        schema=replace(tiny_dataset.schema, label=Label(column="rating", kind="binary")),
+        interactions=replace(events, label_N=(events.label_N > 3).astype(np.float32)),
+    )
+    setting = Setting(clicks)
+    found = setting.judge("clicks")(setting.head("explicit"), setting.inputs)
+    assert 0.5 < found.metrics["auc"] <= 1
+
+
+def test_costs_are_those_of_serving(setting: Setting) -> None:
+    judge = setting.judge("ratings")
+    costs = judge.costs(setting.head("explicit"), setting.inputs)
+    assert costs["adapt_ms"] > 0
+    assert costs["score_ms"] > 0
+    # At least the user's vector, a float a dimension.
+    assert costs["state_bytes"] > 4 * 5
+
+
+def test_a_judge_travels_to_trials(setting: Setting) -> None:
+    judge, head = setting.judge("ratings"), setting.head("explicit")
+    travelled = pickle.loads(pickle.dumps(judge))
+    assert travelled(head, setting.inputs) == judge(head, setting.inputs)
+
+
+def test_curves_are_drawn_with_names_and_floor(tmp_path: Path) -> None:
+    curves = {"maml": [[(1.0, 0.9), (2.0, 0.85)]], "alpaca": [[(0.5, 0.9), (1.0, 0.8)], [(0.5, 0.95), (3.0, 0.7)]]}
+    save_curves(curves, "mae", chosen="alpaca", floor=("bias", 0.82), path=tmp_path / "p.svg")
+    text = (tmp_path / "p.svg").read_text()
+    assert text.index(">alpaca<") < text.index(">maml<") < text.index(">plain: bias<")
+    save_curves(curves, "mae", chosen="", floor=None, path=tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
