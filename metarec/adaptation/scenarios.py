@@ -91,7 +91,8 @@ def within(
     view = adapted[concerned[0]].view
     shifts = view.scenarios if shifts is None else shifts
     head, found = view.heads["explicit"], list(adapted)
-    phi_ID, _ = row_vectors(head, view.rows)
+    # Heads of a view are prepared; of a large catalogue only a user's own rows are touched.
+    phi_ID = head.theta["cache.phi"].numpy()
     nothing_E = np.zeros(phi_ID.shape[1], np.float32)
     for place in concerned:
         user = adapted[place]
