@@ -80,7 +80,7 @@ def advise(
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise click.UsageError(f"--plot writes .png, .svg or .pdf, not '{plot.name}'")
     from metarec.cli.advise_display import AdviseDisplay
-    from metarec.cli.advise_report import show, to_json
+    from metarec.cli.advise_report import order, show, to_json
     from metarec.cli.advise_run import Options, default_slots, run_advice
     from metarec.evaluation.advice_plot import save_curves
 
@@ -108,7 +108,7 @@ def advise(
         advice, metric = found.advice, found.prepared.judge.metrics[0]
         best = found.floor.best(metric)
         save_curves(
-            found.curves,
+            {name: found.curves[name] for name in order(found) if name in found.curves},
             metric,
             chosen=advice.chosen.outcome.name if advice else "",
             floor=(best, found.floor.metrics[best][metric]) if best else None,

@@ -67,10 +67,7 @@ def eligibility_rows(prepared: "Prepared", costs: "Mapping[str, Cost]", plan: "P
 
 def show(found: "Found", data: str) -> None:
     """The table of trials, the reasons and the command, on standard output."""
-    metrics = found.prepared.judge.metrics
-    rungs = len(found.plan.shares)
-    rows = table_rows(found.advice, found.outcomes, found.floor, metrics, rungs)
-    print_table(rows, title=f"after {found.seconds:.0f} s", columns=columns(metrics))
+    print_table(_rows(found), title=f"after {found.seconds:.0f} s", columns=columns(found.prepared.judge.metrics))
     if found.advice is None:
         return
     console = stdout()
@@ -78,6 +75,15 @@ def show(found: "Found", data: str) -> None:
     for sentence in _reasons(found):
         console.print(f"- {sentence}", soft_wrap=True, markup=False)
     console.print(f"\n{shlex.join(command(found.advice, data))}", soft_wrap=True, markup=False)
+
+
+def order(found: "Found") -> list[str]:
+    """Names of the candidates as the table has them."""
+    return [str(row["learner"]) for row in _rows(found)]
+
+
+def _rows(found: "Found") -> list[dict[str, object]]:
+    return table_rows(found.advice, found.outcomes, found.floor, found.prepared.judge.metrics, len(found.plan.shares))
 
 
 def to_json(found: "Found", data: str, budget: float) -> dict[str, object]:

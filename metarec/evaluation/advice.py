@@ -2,7 +2,7 @@
 
 Pure functions of figures. A training is compared with another over the same users, by bootstrap (Efron 1979): an interval of the
 difference that holds 0 is noise, and among trainings that noise alone tells apart the plainer and the faster is recommended.
-Intervals are over users; what another seed of training would move is the deviation over seeds, where finalists have several.
+Intervals are over users, and over seeds where trainings have several; what a single training owes to its seed is not in them.
 """
 
 import math
@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.stats import t
 
-from metarec.evaluation.bootstrap import Delta, Resampler, delta
+from metarec.evaluation.bootstrap import LEVEL, Delta, Resampler, delta
 from metarec.evaluation.metrics import LOWER_IS_BETTER
 
 LEAST = 5e-4
@@ -176,7 +177,7 @@ def advise(outcomes: Sequence[Outcome], floor: Floor, metric: str, *, target: st
     ]
     plain = floor.best(metric)
     over = {
-        choice.outcome.name: _delta(metric, plain, choice.trained.value_T, floor.value_T[plain])
+        choice.outcome.name: _over_floor(metric, plain, choice.trained, floor.value_T[plain])
         for choice in ([chosen, *representatives] if plain else ())
     }
     return Advice(
@@ -205,8 +206,31 @@ def _reached(outcome: Outcome) -> int:
 
 
 def compare(one: Trained, other: Trained, metric: str) -> Delta:
-    """How much better `one` is than `other`, as a share of the other's figure, with its interval over users."""
-    return _delta(metric, "", one.value_T, other.value_T)
+    """How much better `one` is than `other`, as a share of the other's figure, with its interval.
+
+    The interval is over users, widened by what seeds move (Student's t) where both were trained with several.
+    """
+    gain = _delta(metric, "", one.value_T, other.value_T)
+    if one.seed_sd is None or other.seed_sd is None:
+        return gain
+    squares = ((one.seeds - 1) * one.seed_sd**2 + (other.seeds - 1) * other.seed_sd**2) / (one.seeds + other.seeds - 2)
+    error = math.sqrt(squares * (1 / one.seeds + 1 / other.seeds))
+    return _widened(gain, error / abs(other.metrics[metric]), one.seeds + other.seeds - 2)
+
+
+def _over_floor(metric: str, name: str, trained: Trained, value_T: Sequence[float]) -> Delta:
+    """The same against a plain baseline, which has no seeds."""
+    gain = _delta(metric, name, trained.value_T, value_T)
+    if trained.seed_sd is None:
+        return gain
+    return _widened(gain, trained.seed_sd / math.sqrt(trained.seeds) / abs(float(np.nanmean(value_T))), trained.seeds - 1)
+
+
+def _widened(gain: Delta, error: float, freedom: int) -> Delta:
+    """The interval with an independent error of this size added to each side, as squares add up."""
+    more = float(t.ppf(0.5 + LEVEL / 2, freedom)) * error
+    low, high = (math.hypot(end - gain.value, more) for end in gain.interval)
+    return replace(gain, interval=(gain.value - low, gain.value + high))
 
 
 def _delta(metric: str, name: str, one_T: Sequence[float], other_T: Sequence[float]) -> Delta:

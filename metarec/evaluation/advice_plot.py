@@ -14,6 +14,7 @@ from metarec.evaluation.plots import LEARNER, PLAIN, SETTINGS
 Curve = Sequence[tuple[float, float]]
 """Points (seconds of training, metric) of one training."""
 
+COLOURS = PLAIN[2:]
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 
 
@@ -22,19 +23,17 @@ def save_curves(
 ) -> None:
     """Draw the curves of each candidate, one for each of its trainings, into a file; its ending says the format (png, svg, pdf).
 
-    The legend goes from best to worst; the one named `chosen` is drawn boldly. A dot ends each training.
+    The legend has their order; the one named `chosen` is drawn boldly. A dot ends each training.
     """
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(9.0, 5.0), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
-        curves = dict(sorted(curves.items(), key=lambda item: min(sign * points[-1][1] for points in item[1])))
         others = [name for name in curves if name != chosen]
         for name, trainings in curves.items():
             place = -1 if name == chosen else others.index(name)
-            colour = LEARNER if place < 0 else PLAIN[place % len(PLAIN)]
-            style = "-" if place < 0 else DASHES[place // len(PLAIN) % len(DASHES)]
+            colour = LEARNER if place < 0 else COLOURS[place % len(COLOURS)]
+            style = "-" if place < 0 else DASHES[place // len(COLOURS) % len(DASHES)]
             for number, points in enumerate(sorted(trainings, key=lambda points: points[-1][0])):
                 seconds, values = zip(*points, strict=True)
                 last = number == len(trainings) - 1

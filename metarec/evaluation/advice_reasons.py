@@ -56,8 +56,8 @@ def _verdict(choice: Choice, advice: Advice) -> str:
     if choice.outcome == advice.chosen.outcome:
         return "recommended"
     other = advice.others[choice.outcome.name]
-    said = _difference(other.gain) + (" there" if other.left else "")
-    said = f"left after rung {other.left}: {said}" if other.left else said
+    said = _difference(other.gain)
+    said = f"left in rung {other.left}, {said}" if other.left else said
     return f"{said}; out of time" if choice.outcome.out_of_time else said
 
 
@@ -67,7 +67,7 @@ def _difference(gain: Delta) -> str:
         return "within noise of it"
     (low, high), worse = gain.interval, gain.value > 0
     ends = (low, high) if worse else (-high, -low)
-    return f"{'worse' if worse else 'better'} by {100 * abs(gain.value):.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+    return f"{100 * abs(gain.value):.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}] {'worse' if worse else 'better'}"
 
 
 def reasons(advice: Advice, *, users: int, shots: Sequence[int], sampled: float = 1.0) -> list[str]:
@@ -82,6 +82,8 @@ def reasons(advice: Advice, *, users: int, shots: Sequence[int], sampled: float 
     said.append(_about_costs(advice))
     if chosen.trained.epochs != chosen.trained.planned:
         said.append(_about_length(chosen, metric))
+    if chosen.trained.seeds == 1 and advice.others:
+        said.append("Everyone was trained once: another seed moves figures too, and by how much there was no time to see.")
     if sampled < 1:
         said.append(
             f"Trials saw {100 * sampled:.0f} % of the interactions (whole users); learners with more parameters may gain more "
@@ -95,15 +97,15 @@ def _about_best(advice: Advice) -> str:
     if not advice.others:
         return "There was nothing to compare it with."
     if chosen.outcome == advice.best.outcome and not tied:
-        return "It has the best figure, and no other finalist is within the noise of users of it."
+        return "It has the best figure, and no other finalist is within the noise of it."
     if chosen.outcome == advice.best.outcome:
-        return f"It has the best figure; within the noise of users of it: {', '.join(tied)}."
+        return f"It has the best figure; within the noise of it: {', '.join(tied)}."
     best, mine = advice.best, chosen.trained
     why = "it needs fewer settings changed" if chosen.changes < best.changes else f"it adapts in {mine.adapt_ms:.2f} ms instead"
     why += "" if chosen.changes < best.changes else f" of {best.trained.adapt_ms:.2f} ms"
     return (
         f"The best figure is that of {best.outcome.name} ({best.trained.metrics[advice.metric]:.4f}), but the difference is "
-        f"within the noise of users, and {why}."
+        f"within noise, and {why}."
     )
 
 
@@ -118,7 +120,7 @@ def _about_floor(advice: Advice) -> str:
         none = "" if advice.above_floor else "NO learner beats the plain baselines here: "
         return f"{none}{name} is worse than the best of them, {gain.baseline}: {percent(gain)}.{others}"
     none = "" if advice.above_floor else ", and NO other learner does"
-    return f"It does NOT beat the best plain baseline, {gain.baseline}, beyond the noise of users{none}: {percent(gain)}.{others}"
+    return f"It does NOT beat the best plain baseline, {gain.baseline}, beyond noise{none}: {percent(gain)}.{others}"
 
 
 def _about_costs(advice: Advice) -> str:

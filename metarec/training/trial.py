@@ -2,7 +2,7 @@
 
 The judge is the same for all learners and comes from outside (metarec.evaluation.advice_judge), as a gate does; nothing here
 knows of Ray. A trial always starts anew under a one-cycle rate of its own length: what it reaches is then what `metarec train`
-with so many epochs gives, and some learners are better trained briefly (docs/adr/0018-trials-of-whole-cycles.md).
+with so many epochs gives, and some learners are better trained briefly (docs/adr/0016-trials-of-whole-cycles.md).
 """
 
 import contextlib

@@ -3,7 +3,7 @@
 With distributed.py the only file of the library that imports ray. Data are encoded once and travel through Ray's object store;
 trials keep no checkpoints, since each starts anew (trial.py). Tune asks `Halving` what to train next, as it would ask a search
 algorithm: its own schedulers leave trials behind in the middle of their rate's cycle, with figures that no training of its own
-gives, and know of no budget (docs/adr/0018-trials-of-whole-cycles.md).
+gives, and know of no budget (docs/adr/0016-trials-of-whole-cycles.md).
 """
 
 import os

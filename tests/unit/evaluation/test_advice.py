@@ -95,8 +95,8 @@ def test_a_candidate_that_was_left_behind_is_compared_in_its_rung_and_never_tied
     assert other.gain.value == pytest.approx(0.01 / (BASE.mean() + 0.06))
     assert advice.tied == []
     rows = {str(row["learner"]): row for row in table_rows(advice, [winner, left], floor(0.1), METRICS, 2)}
-    assert str(rows["maml"]["verdict"]).startswith("left after rung 1: worse by 1.2 %")
-    assert str(rows["maml"]["verdict"]).endswith("there")
+    assert str(rows["maml"]["verdict"]).startswith("left in rung 1, 1.2 % [")
+    assert str(rows["maml"]["verdict"]).endswith("worse")
     assert (rows["maml"]["rung"], rows["alpaca"]["rung"]) == ("1 of 2", "2 of 2")
 
 
@@ -129,7 +129,7 @@ def told(advice: object, sampled: float = 1.0) -> list[str]:
     ("baseline", "noise", "said"),
     [
         (0.1, 0.0, "It beats the best plain baseline, bias, by +11."),
-        (0.0, 1.0, "It does NOT beat the best plain baseline, bias, beyond the noise of users, and NO other learner does"),
+        (0.0, 1.0, "It does NOT beat the best plain baseline, bias, beyond noise, and NO other learner does"),
         (-0.1, 0.0, "NO learner beats the plain baselines here: alpaca is worse than the best of them, bias: -14."),
     ],
 )
@@ -195,6 +195,25 @@ def test_trainings_with_several_seeds_are_averaged() -> None:
     assert Trained.mean([one]) == one
     advice = advise([outcome("alpaca", mean)], floor(0.1), "mae", target="explicit")
     assert "2 trainings (deviation 0.0141)" in told(advice)[0]
+
+
+def test_what_seeds_move_widens_the_interval_where_there_are_several() -> None:
+    def several(shift: float, spread: float) -> Trained:
+        return Trained.mean([trained(shift + step * spread) for step in (-1, 0, 1)])
+
+    steady, wavering = (compare(several(0.0, spread), several(0.002, spread), "mae") for spread in (0.0001, 0.01))
+    assert steady.value == pytest.approx(wavering.value)
+    assert not is_noise(steady)
+    assert is_noise(wavering)
+    # By hand: deviation .01 each, three trainings each, t of four degrees of freedom.
+    assert wavering.interval[1] - wavering.value == pytest.approx(2.776 * 0.01 * np.sqrt(2 / 3) / (BASE.mean() + 0.002), rel=1e-3)
+    one = trained(0.0)
+    assert compare(one, several(0.002, 0.01), "mae").interval == pytest.approx(compare(one, trained(0.002), "mae").interval)
+
+
+def test_a_single_training_says_that_it_is_one() -> None:
+    advice = advise([outcome("alpaca", trained()), outcome("maml", trained(0.1))], floor(0.1), "mae", target="explicit")
+    assert any(said.startswith("Everyone was trained once") for said in told(advice))
 
 
 def test_users_without_a_figure_are_left_out_of_comparisons() -> None:
