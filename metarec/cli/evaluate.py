@@ -113,6 +113,7 @@ def parse_cuts(ctx: click.Context, param: click.Parameter, value: str | None) ->
     is_flag=True,
     help="Evaluate completed profiles on held-out users and audiences on unseen items, in place of predictions.",
 )
+@click.option("--alone", is_flag=True, help="With several targets: train on each of them alone too, and show that beside.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the results as JSON; - prints them in place of the tables.")
 @click.option("--scores", type=click.Path(path_type=Path), help="Write every prediction to this Parquet file.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a self-contained HTML report.")
@@ -131,6 +132,7 @@ def evaluate(
     groups: tuple[str, ...],
     ablate_seeds: int,
     profiles: bool,
+    alone: bool,
     json_path: str | None,
     scores: Path | None,
     report: Path | None,
@@ -139,6 +141,8 @@ def evaluate(
 
     With --episodes: that file. Without: recommendation in time order, training anew at every cut (where the dataset has
     timestamps), and k-shot episodes of the users that training held out.
+
+    Where the dataset has several targets, held-out users are asked about each of them.
 
     With --ablate: only the learner, with and without each group of features, on that file, or else on a fifth of the items
     that it is trained without.
@@ -190,6 +194,7 @@ def evaluate(
         raise click.UsageError("--cuts only means something for the protocol 'temporal'")
     from metarec.baselines.registry import too_large
     from metarec.cli.evaluate_inputs import Loaded
+    from metarec.cli.evaluate_targets import has_targets, target_results
     from metarec.data.dataset import Dataset
     from metarec.evaluation.evaluate import Evaluation
     from metarec.evaluation.results import Report
@@ -221,6 +226,10 @@ def evaluate(
             results += _temporal(evaluation, loaded, other, ks, cuts)
         if HELD_OUT in wanted:
             results += evaluation.held_out(*loaded.split(dataset), ks)
+            if has_targets(loaded.prior):
+                results += target_results(evaluation, loaded, dataset, ks, alone=alone)
+            elif alone:
+                notes.append("--alone is left out: the checkpoint has one target")
     if left_out := too_large(dataset):
         notes.append(
             f"{' and '.join(left_out)} are left out of top-N protocols: {len(dataset.item_ids)} items are too many for them"

@@ -1,5 +1,6 @@
 """What a trained head says about the query rows of episodes, thousands at a time."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,13 @@ CHUNK_ROWS = 65_536
 """Padded support and query rows of one batch: bounds memory to CHUNK_ROWS x D."""
 
 
-def predict_episodes(head: Head, tables: Tables, episodes: Episodes) -> tuple[Floats, Floats | None]:
-    """Mean (Q,) of every query row after adaptation to its episode's support, and its variance where the head has one."""
+def predict_episodes(
+    head: Head, tables: Tables, episodes: Episodes, *, support_target_S: Ints | None = None, query_target: int = 0
+) -> tuple[Floats, Floats | None]:
+    """Mean (Q,) of every query row after adaptation to its episode's support, and its variance where the head has one.
+
+    Of a head of several targets, `support_target_S` says whose labels the support rows have, and `query_target` what is asked.
+    """
     head = head.prepared(tables.rows)
     tasks = episodes.tasks
     shots_T, asked_T = tasks.shots_T, np.diff(tasks.query_start_T1)
@@ -27,9 +33,13 @@ def predict_episodes(head: Head, tables: Tables, episodes: Episodes) -> tuple[Fl
     has_variance = False
     # Tasks of like size share a batch, so that little is padded.
     for part_T in _chunks(np.lexsort((shots_T, asked_T)), shots_T + asked_T):
-        rows = _Rows(tasks.support_start_T1, tasks.support_item_S, tasks.support_label_S, episodes.support_time_S)
+        rows = _Rows(
+            tasks.support_start_T1, tasks.support_item_S, tasks.support_label_S, episodes.support_time_S, support_target_S
+        )
         support = _batch(tables, tasks.user_T, part_T, rows)
         query = _batch(tables, tasks.user_T, part_T, _Rows(tasks.query_start_T1, tasks.query_item_Q))
+        if query_target:
+            query = replace(query, target_TN=torch.full_like(query.row_TN, query_target))
         with torch.no_grad():
             fast = head.learner.adapt(head.model, head.theta, support)
             said = head.learner.predict(head.model, head.theta, fast, query)
@@ -59,6 +69,7 @@ class _Rows(NamedTuple):
     item_N: Ints
     label_N: Floats | None = None
     time_N: Floats | None = None
+    target_N: Ints | None = None
 
 
 def _batch(tables: Tables, user_T: Ints, part_T: Ints, rows: _Rows) -> Batch:
@@ -80,4 +91,5 @@ def _batch(tables: Tables, user_T: Ints, part_T: Ints, rows: _Rows) -> Batch:
         label_TN=padded(rows.label_N, np.float32),
         mask_TN=torch.from_numpy(mask_TN),
         timestamp_TN=None if rows.time_N is None else padded(rows.time_N, np.float64),
+        target_TN=None if rows.target_N is None else padded(rows.target_N, np.int64),
     )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MEDIAN = "_median"
 """Ending of the rows whose estimate is the median of the discrete predictive distribution."""
+ALONE = "_alone"
+"""Ending of a learner that was trained on one of several targets alone; it takes the place of the jointly trained model."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from metarec.evaluation.bootstrap import Delta
 from metarec.evaluation.metrics import LOWER_IS_BETTER
-from metarec.evaluation.results import MEDIAN, ProtocolResult
+from metarec.evaluation.results import ALONE, MEDIAN, ProtocolResult
 
 if TYPE_CHECKING:
     from metarec.evaluation.ablation import Ablation
@@ -116,7 +116,8 @@ def delta_line(protocol: ProtocolResult) -> str:
     line = f"Delta: {'; '.join(parts)}" if parts else ""
     joint = protocol.deltas_joint.get(protocol.learner, {})
     shown = [f"{metric} {percent(joint[metric])}" for metric in headline(protocol) if metric in joint]
-    return line + (f". Delta_joint: {'; '.join(shown)}" if shown else "")
+    name = "Delta_alone" if protocol.joint.endswith(ALONE) else "Delta_joint"
+    return line + (f". {name}: {'; '.join(shown)}" if shown else "")
 
 
 def percent(delta: Delta) -> str:
