@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
 from metarec import __version__
 from metarec.cli.advise_store import TrialStore
 from metarec.data.dataset import Dataset
@@ -195,11 +193,9 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
 
 def _floor(prepared: Prepared, options: Options, watching: Watching) -> Floor:
     watching.say("fitting the plain baselines")
-    threads = torch.get_num_threads()
     verdicts = prepared.judge.baselines(
         prepared.train, prepared.inputs, seed=options.seed, watch=lambda name: watching.say(f"fitting the plain baseline {name}")
     )
-    torch.set_num_threads(threads)
     return Floor(
         metrics={name: verdict.metrics for name, verdict in verdicts.items()},
         value_T={name: verdict.value_T for name, verdict in verdicts.items()},

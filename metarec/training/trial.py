@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships without types
+
 from metarec.errors import InterruptedRunError, MetarecError
 from metarec.meta.prior import Head
 from metarec.training.head_run import train_head
@@ -56,7 +58,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Where a trial is after `epoch` of `epochs`: `seconds` of training so far, without judging.
+    """Where a trial is after `epoch` of `epochs`: `seconds` since it started, without judging.
 
     The last report has `costs` and the metric of each user; a failed trial has only `failed`.
     """
@@ -93,6 +95,7 @@ class _Judging(StateStore):
         super().__init__(Path())
         self.first, self.inputs, self.recipe, self.judge, self.say = first, inputs, recipe, judge, say
         self.every = max(1, recipe.epochs // POINTS)
+        self.began, self.judging = time.monotonic(), 0.0
 
     def load(self, target: str) -> HeadState | None:
         """Trials start anew."""
@@ -102,20 +105,22 @@ class _Judging(StateStore):
         """Judge at the end of every few epochs and of the last one, which counts in full."""
         if state.step or not state.history or not (state.finished or state.epoch % self.every == 0):
             return
+        started = time.monotonic()
         head = make_head(self.recipe, state.best if state.finished else state.theta)
         head = refitted(head, self.inputs) if state.finished else head
         judged = self.judge(head, self.inputs)
-        self.say(
-            replace(
-                self.first,
-                epoch=state.epoch,
-                epochs=self.recipe.epochs,
-                seconds=sum(epoch["seconds"] for epoch in state.history),
-                metrics=judged.metrics,
-                value_T=judged.value_T if state.finished else (),
-                costs=self.judge.costs(head, self.inputs) if state.finished else {},
-            )
+        costs = self.judge.costs(head, self.inputs) if state.finished else {}
+        report = replace(
+            self.first,
+            epoch=state.epoch,
+            epochs=self.recipe.epochs,
+            seconds=started - self.began - self.judging,
+            metrics=judged.metrics,
+            value_T=judged.value_T if state.finished else (),
+            costs=costs,
         )
+        self.judging += time.monotonic() - started
+        self.say(report)
 
 
 def run_trial(
@@ -164,7 +169,8 @@ def probe(inputs: Inputs, recipe: HeadRecipe, *, seed: int) -> Cost:
             steps = progress.steps
 
     around = Surroundings(watch=watch, stopped=lambda: len(at) > PROBE_STEPS - 1)
-    with contextlib.suppress(InterruptedRunError):
+    # One thread, as in a trial.
+    with contextlib.suppress(InterruptedRunError), threadpool_limits(1):
         # Where an epoch is one step it is not interrupted, so there must not be many of them.
         train_head(inputs, replace(recipe, epochs=PROBE_STEPS), seed, around)
     step = (at[-1] - at[1]) / (len(at) - 2) if len(at) > 2 else at[1] - at[0]
