@@ -47,7 +47,8 @@ def findings_rows(prepared: "Prepared") -> list[dict[str, object]]:
         "fields": fields,
         "further targets": f"{', '.join(found.further_targets)} (not judged here)" if found.further_targets else "none",
         "asked for": f"{QUESTIONS[prepared.judge.question]}, judged by {prepared.judge.metrics[0]}",
-        "judged on": f"{prepared.users} held-out users after {', '.join(map(str, found.shots))} interactions each",
+        "judged on": f"{prepared.users} {prepared.who}",
+        "shots": f"after {', '.join(map(str, found.shots))} interactions each, and the mean of these",
         "trials learn from": f"{learned}, {prepared.encoded_bytes / 2**20:.0f} MiB encoded",
     }
     return [{"": name, "value": value} for name, value in facts.items()]
@@ -112,6 +113,7 @@ def to_json(found: "Found", data: str, budget: float) -> dict[str, object]:
         "question": prepared.judge.question,
         "metrics": list(prepared.judge.metrics),
         "users": prepared.users,
+        "who": prepared.who,
         "shots": list(prepared.findings.shots),
         "sampled": prepared.sampled,
         "encoded_bytes": prepared.encoded_bytes,
@@ -130,7 +132,9 @@ def to_json(found: "Found", data: str, budget: float) -> dict[str, object]:
 def _reasons(found: "Found") -> list[str]:
     assert found.advice is not None
     prepared = found.prepared
-    said = reasons(found.advice, users=prepared.users, shots=prepared.findings.shots, sampled=prepared.sampled)
+    said = reasons(
+        found.advice, users=f"{prepared.users} {prepared.who}", shots=prepared.findings.shots, sampled=prepared.sampled
+    )
     if prepared.judge.question != "lists" and found.advice.chosen.outcome.recipe in LABELS_ONLY:
         said.append(
             "Its recipe estimates labels alone; lists out of all items are what the recipe 'alpaca' has a second head for "

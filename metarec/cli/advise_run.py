@@ -16,12 +16,12 @@ from metarec.data.inspection import Findings, inspect
 from metarec.errors import FailedPreconditionError
 from metarec.evaluation.advice import Advice, Floor, Outcome, Trained, advise
 from metarec.evaluation.advice_judge import HeldOutJudge
-from metarec.evaluation.advice_users import MOST, judging_users
+from metarec.evaluation.advice_users import MOST, hold_out
 from metarec.evaluation.gate import whole_users
 from metarec.features.encoder import FeatureEncoder
 from metarec.training.candidates import Candidate, Eligibility, eligible
 from metarec.training.halving import Halving
-from metarec.training.inputs import Inputs, prepare, split
+from metarec.training.inputs import Inputs, prepare
 from metarec.training.recipes import HeadRecipe, get_recipe
 from metarec.training.trial import Cost, Report, probe
 from metarec.training.tuning import Trials
@@ -59,7 +59,7 @@ class Watching:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """The data of one run: `train` for trials (`sampled` of what there is), users held out in `judge`."""
+    """The data of one run: `train` for trials (`sampled` of what there is), users held out in `judge`, `who` in words."""
 
     dataset: Dataset
     train: Dataset
@@ -68,6 +68,7 @@ class Prepared:
     eligibility: Eligibility
     inputs: Inputs
     judge: HeldOutJudge
+    who: str
     sampled: float
 
     @property
@@ -108,9 +109,8 @@ def prepare_data(data: Path, options: Options) -> Prepared:
         raise FailedPreconditionError(
             f"no learner can estimate labels here: all {findings.events} are alike; ask for lists with --target implicit"
         )
-    judges_U = judging_users(dataset, findings, options.seed)
-    learning, judging = split(dataset, judges_U)
-    train = whole_users(learning, options.max_interactions, options.seed)
+    held = hold_out(dataset, findings, findings.question(target), options.seed)
+    train = whole_users(held.learning, options.max_interactions, options.seed)
     encoder = FeatureEncoder.fit(dataset.schema, dataset.users, dataset.items, dataset.graph)
     return Prepared(
         dataset=dataset,
@@ -119,8 +119,11 @@ def prepare_data(data: Path, options: Options) -> Prepared:
         target=target,
         eligibility=eligibility,
         inputs=prepare(train, encoder, get_recipe(), options.seed),
-        judge=HeldOutJudge.of(findings.question(target), judging, encoder, findings.shots, seed=options.seed, max_users=MOST),
-        sampled=len(train.interactions) / max(1, len(learning.interactions)),
+        judge=HeldOutJudge.of(
+            findings.question(target), held.judging, encoder, findings.shots, seed=options.seed, max_users=MOST
+        ),
+        who=held.who,
+        sampled=len(train.interactions) / max(1, len(held.learning.interactions)),
     )
 
 

@@ -70,13 +70,13 @@ def _difference(gain: Delta) -> str:
     return f"{100 * abs(gain.value):.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}] {'worse' if worse else 'better'}"
 
 
-def reasons(advice: Advice, *, users: int, shots: Sequence[int], sampled: float = 1.0) -> list[str]:
-    """The recommendation in sentences: accuracy, the floor, what it costs, what remains open."""
+def reasons(advice: Advice, *, users: str, shots: Sequence[int], sampled: float = 1.0) -> list[str]:
+    """The recommendation in sentences: accuracy, the floor, what it costs, what remains open. `users` says who judged."""
     chosen, metric = advice.chosen, advice.metric
     name, figure = chosen.outcome.name, chosen.trained.metrics[metric]
     k = ", ".join(map(str, shots))
     several = f" and {chosen.trained.seeds} trainings (deviation {chosen.trained.seed_sd:.4f})" if chosen.trained.seed_sd else ""
-    said = [f"{name} reaches {metric} {figure:.4f} on {users} held-out users, mean over {k} shots{several}."]
+    said = [f"{name} reaches {metric} {figure:.4f} on {users}; mean over {k} shots{several}."]
     said.append(_about_best(advice))
     said.append(_about_floor(advice))
     said.append(_about_costs(advice))

@@ -94,7 +94,7 @@ def _on_cluster(assignment: Assignment, workers: int, watch: Watch, stop: StopFi
             raise error
         if isinstance(error, TrainingFailedError | RayError):
             raise UnavailableError(
-                f"ray train gave up after {WORKER_RESTARTS} restarts: {_cause(error)}; run the same command again to resume"
+                f"ray train gave up after {WORKER_RESTARTS} restarts: {cause(error)}; run the same command again to resume"
             ) from error
         raise error
     return outcome
@@ -147,7 +147,7 @@ def _forward(events: Path, offset: int, watch: Watch) -> int:
     return offset + end
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """The innermost message: Ray wraps what happened in several layers."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -8,7 +8,7 @@ goes into further seeds of the finalists, as rungs after the last: one training 
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from metarec.training.trial import Cost, Report
 from metarec.training.tuning_plan import Plan, affordable, epochs_of, estimate, survivors
@@ -78,6 +78,14 @@ class Halving:
         self._running.discard(trial)
         if report is not None:
             self.ended[self._rung][trial] = report
+
+    def fail(self, training: Training, why: str) -> Report | None:
+        """Note why a training broke off, unless it had come to its end before; the note."""
+        report = self.ended[training.rung].get(training.trial, Report(trial=training.trial, rung=training.rung))
+        if report.done:
+            return None
+        self.ended[training.rung][training.trial] = replace(report, failed=why)
+        return self.ended[training.rung][training.trial]
 
     def _begin(self, trials: list[str]) -> None:
         self._rung += 1

@@ -6,6 +6,7 @@ algorithm: its own schedulers leave trials behind in the middle of their rate's 
 gives, and know of no budget (docs/adr/0016-trials-of-whole-cycles.md).
 """
 
+import logging
 import os
 import threading
 import time
@@ -17,14 +18,15 @@ from types import TracebackType
 from typing import Any
 
 from metarec.errors import InterruptedRunError, MetarecError, UnavailableError
-from metarec.training.distributed import cluster, quiet
-from metarec.training.halving import Halving
+from metarec.training.distributed import cause, cluster, quiet
+from metarec.training.halving import Halving, Training
 from metarec.training.inputs import Inputs
 from metarec.training.recipes import HeadRecipe
 from metarec.training.stop import StopFile
 from metarec.training.trial import Judge, Report, run_trial
 
 POLL_SECONDS = 0.1
+DIED = "its process died"
 GRACE_SECONDS = 5.0
 """Trials end by themselves when their time is up; those that do not are ended by Tune so much later."""
 
@@ -51,6 +53,8 @@ class Trials:
         self._stop.clear()
         self._open.enter_context(cluster(self._slots))
         quiet()
+        # What became of trials is told by us.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         from ray import tune
 
         self._trainable = tune.with_resources(tune.with_parameters(_trial, inputs=self._inputs, judge=self._judge), {"cpu": 1})
@@ -92,7 +96,7 @@ class Trials:
         base_seed = self._seed
         stop, watch, common = self._stop, self._watch, {"until": halving.until, "stop": self._stop}
         said: dict[str, Report] = {}
-        given: dict[str, str] = {}
+        given: dict[str, Training] = {}
 
         # Tune pickles all three, so that a run might be restored in another process; these runs never are.
         class Listener(tune.Callback):  # type: ignore[misc]  # ray ships without usable types
@@ -103,6 +107,13 @@ class Trials:
                 if "report" in result:
                     said[trial.trial_id] = Report.from_dict(result["report"])
                     watch(said[trial.trial_id])
+
+            def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+                # After on_trial_complete of the search, which is not told why.
+                error = trial.get_error()
+                failed = halving.fail(given[trial.trial_id], DIED if error is None else cause(error))
+                if failed is not None:
+                    watch(failed)
 
         class Rungs(Searcher):  # type: ignore[misc]  # as above
             def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -115,15 +126,15 @@ class Trials:
                 training = None if stop.requested() else halving.next()
                 if training is None:
                     return Searcher.FINISHED if stop.requested() or halving.over else None
-                given[trial_id] = training.trial
+                given[trial_id] = training
                 head = replace(heads[training.trial], epochs=training.epochs)
                 seed = base_seed + training.repeat
                 return {"asked": {"trial": training.trial, "rung": training.rung, "recipe": head, "seed": seed, **common}}
 
             def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-                trial = given[trial_id]
-                died = Report(trial=trial, failed="its process died; Ray's logs say more") if error else None
-                halving.end(trial, died or said.get(trial_id))
+                halving.end(given[trial_id].trial, said.get(trial_id))
+                if error:
+                    halving.fail(given[trial_id], DIED)
 
         class OnRequest(tune.Stopper):  # type: ignore[misc]  # as above
             def __reduce__(self) -> tuple[type, tuple[()]]:

@@ -122,7 +122,7 @@ def told(advice: object, sampled: float = 1.0) -> list[str]:
     from metarec.evaluation.advice import Advice
 
     assert isinstance(advice, Advice)
-    return reasons(advice, users=USERS, shots=(0, 5), sampled=sampled)
+    return reasons(advice, users=f"{USERS} users", shots=(0, 5), sampled=sampled)
 
 
 @pytest.mark.parametrize(

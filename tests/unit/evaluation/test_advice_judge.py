@@ -15,12 +15,12 @@ from metarec.data.schema import Label
 from metarec.errors import FailedPreconditionError
 from metarec.evaluation.advice_judge import HeldOutJudge
 from metarec.evaluation.advice_plot import save_curves
-from metarec.evaluation.advice_users import judging_users
+from metarec.evaluation.advice_users import hold_out
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.prior import Head
 from metarec.training.head_run import train_head
 from metarec.training.heads import make_head
-from metarec.training.inputs import Inputs, prepare, split
+from metarec.training.inputs import Inputs, prepare
 from metarec.training.recipes import get_recipe
 from metarec.training.surroundings import Surroundings
 
@@ -44,8 +44,8 @@ class Setting:
 
     def __init__(self, dataset: "Dataset") -> None:
         self.dataset, self.findings = dataset, inspect(dataset)
-        self.held_U = judging_users(dataset, self.findings, 0)
-        self.train, self.held_out = split(dataset, self.held_U)
+        held = hold_out(dataset, self.findings, "ratings", 0)
+        self.train, self.held_out = held.learning, held.judging
         self.encoder = FeatureEncoder.fit(dataset.schema, dataset.users, dataset.items, dataset.graph)
         self.inputs: Inputs = prepare(self.train, self.encoder, RECIPE, 0)
 
@@ -72,19 +72,43 @@ def setting(tiny_dataset: "Dataset") -> Setting:
     return Setting(tiny_dataset)
 
 
+def users_of(dataset: "Dataset") -> set[int]:
+    return set(dataset.interactions.user_N.tolist())
+
+
 def test_judges_have_no_part_in_training(setting: Setting) -> None:
-    assert setting.held_U.sum() == 20
-    judges = set(np.flatnonzero(setting.held_U).tolist())
-    assert not judges & set(setting.inputs.interactions.user_N.tolist())
-    assert not setting.inputs.users.code_N.numpy()[setting.held_U].any()
+    judges = users_of(setting.held_out)
+    assert len(judges) == 20
+    assert not judges & users_of(setting.train)
+    assert not setting.inputs.users.code_N.numpy()[list(judges)].any()
     assert set(setting.judge("ratings").episodes.tasks.user_T.tolist()) <= judges
+
+
+def test_lists_are_asked_of_users_who_appear_after_what_was_learned(tiny_dataset: "Dataset") -> None:
+    events = tiny_dataset.interactions
+    # One user after the other.
+    sequence = replace(events, timestamp_N=1e6 * events.user_N + np.arange(len(events)))
+    dataset = tiny_dataset.with_interactions(sequence)
+    held = hold_out(dataset, inspect(dataset), "lists", 0)
+    assert held.judging.interactions.timestamp_N.min() > held.learning.interactions.timestamp_N.max()
+    assert users_of(held.learning) == set(range(40))
+    assert users_of(held.judging) == set(range(40, 80))
+    assert held.who.startswith("users who appear after 50% of the interactions")
+
+
+def test_without_times_lists_are_asked_of_users_at_random(tiny_dataset: "Dataset") -> None:
+    events = tiny_dataset.interactions
+    timeless = tiny_dataset.with_interactions(replace(events, timestamp_N=np.zeros(len(events))))
+    held = hold_out(timeless, inspect(timeless), "lists", 0)
+    assert held.who == "held-out users"
+    assert len(users_of(held.judging)) == 20
 
 
 def test_too_few_users_to_judge_are_told(tiny_dataset: "Dataset") -> None:
     events = tiny_dataset.interactions
     few = tiny_dataset.with_interactions(events.select(events.user_N < 30))
     with pytest.raises(FailedPreconditionError, match=r"30 of 30 users have 10 interactions .* needs 40 of them"):
-        judging_users(few, inspect(few), 0)
+        hold_out(few, inspect(few), "ratings", 0)
 
 
 def test_a_trained_head_is_judged_better_than_an_untrained_one(setting: Setting) -> None:
@@ -149,6 +173,6 @@ def test_curves_are_drawn_with_names_and_floor(tmp_path: Path) -> None:
     curves = {"maml": [[(1.0, 0.9), (2.0, 0.85)]], "alpaca": [[(0.5, 0.9), (1.0, 0.8)], [(0.5, 0.95), (3.0, 0.7)]]}
     save_curves(curves, "mae", chosen="alpaca", floor=("bias", 0.82), path=tmp_path / "p.svg")
     text = (tmp_path / "p.svg").read_text()
-    assert text.index(">alpaca<") < text.index(">maml<") < text.index(">plain: bias<")
+    assert text.index(">maml<") < text.index(">alpaca<") < text.index(">plain: bias<")
     save_curves(curves, "mae", chosen="", floor=None, path=tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

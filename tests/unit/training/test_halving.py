@@ -101,6 +101,20 @@ def test_one_that_failed_or_said_nothing_is_left_behind() -> None:
     assert "b" not in search.ended[1]
 
 
+def test_why_a_training_broke_off_is_kept_unless_it_had_come_to_its_end() -> None:
+    search = halving(Clock())
+    one, two = search.next(), search.next()
+    assert one is not None
+    assert two is not None
+    search.end(one.trial, None)
+    said = search.fail(one, "out of memory")
+    assert said is not None
+    assert (said.trial, said.rung, said.failed) == (one.trial, 1, "out of memory")
+    search.end(two.trial, done(two, 1.0))
+    assert search.fail(two, "died on leaving") is None
+    assert search.ranking(1) == [two.trial]
+
+
 def test_when_time_is_up_nothing_new_begins() -> None:
     clock = Clock()
     search = halving(clock, until=10.0)
