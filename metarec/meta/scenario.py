@@ -13,12 +13,12 @@ over all their rows A = I + sum B_s, b = sum b_s. By the matrix inversion lemma 
 
 Sums over users are all there is to keep. Users of one scenario only give I - A^-1; users of several compare them directly (the
 blocks P_st). A user who is more erratic than the prior expects weighs less by that much, the noise scale that the learner gives
-them: one angry person is no scenario. kappa, the variance between scenarios over that between users, maximises the marginal
-likelihood (MacKay 1992) times a prior that prefers little (Simpson et al. 2017): a handful of rows moves nobody far.
+them: one angry person is no scenario. kappa, the variance between scenarios over that between users, is averaged over by its
+marginal likelihood (MacKay 1992) times a prior that prefers little (Simpson et al. 2017): a handful of rows moves nobody far,
+and says how uncertain it is.
 """
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -29,25 +29,20 @@ from metarec.errors import ConfigError
 from metarec.meta.alpaca import Alpaca
 from metarec.meta.alpaca_terms import choice, noise, unknown
 from metarec.meta.prior import Head
+from metarec.meta.scenario_kappa import KAPPAS, Spectra, spectrum, weigh
 from metarec.models.linear_gaussian import LinearGaussian
 from metarec.tasks.batch import Batch
 
-KAPPAS = tuple(10.0**power for power in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0, 0.5, 1))
-"""Candidate ratios of the variance between scenarios to that between users."""
-
-RATE = 4.6
-"""The prior of kappa is exponential in its root: one in a hundred scenarios lies further from the others than users do."""
+NEGLIGIBLE = 1e-4
+"""Weight below which a kappa is left out of means."""
 
 SWEEPS, TOLERANCE = 200, 1e-10
-
-Spectra = Mapping[int, tuple[Tensor, Tensor]]
-"""Eigenvalues (E,) and eigenvectors (E, E) of each scenario's own block of the precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """What a scenario's users have in common: the mean of m (E,), its covariance (E, E) with other scenarios' shifts as they are,
-    the kappa chosen, and what was learned from."""
+    the mean of kappa, and what was learned from."""
 
     mean_E: Tensor
     covariance_EE: Tensor
@@ -122,27 +117,45 @@ class Evidence:
     def _sum(self, sums: dict, key: object, value: Tensor) -> None:  # type: ignore[type-arg]
         sums[key] = sums[key] + value if key in sums else value
 
-    def solve(self) -> dict[int, Scenario]:
-        """The posterior of each scenario that has users, given the others'; one kappa for all."""
-        scale_E = torch.exp(0.5 * self.head.theta["prior.log_var"]).double()
-        own: Spectra = {k: _spectrum(self.precision[k, k]) for k in self.moment}
-        mean = {k: torch.zeros_like(moment) for k, moment in self.moment.items()}
-        kappa = _choose(own, self.moment)
+    def solve(self, kappas: Sequence[float] = KAPPAS) -> dict[int, Scenario]:
+        """The posterior of each scenario that has users, given the others', averaged over these kappas by their evidence."""
+        own: Spectra = {k: spectrum(self.precision[k, k]) for k in self.moment}
+        weight_C = weigh(own, self.moment, kappas)
+        mean = self._means(own, kappas, weight_C)
         if len(self.precision) > len(own):
-            # Scenarios that share users: Gauss-Seidel, which converges for a positive definite system, then kappa once more.
-            mean = self._sweep(own, mean, kappa)
-            kappa = _choose(own, {k: self._rest(k, mean) for k in own})
-        mean = self._sweep(own, mean, kappa)
-        return {
-            k: Scenario(
-                mean_E=scale_E * mean[k],
-                covariance_EE=scale_E[:, None] * ((root_EE / (value_E + 1 / kappa)) @ root_EE.T) * scale_E,
-                kappa=kappa,
-                num_users=self.num_users[k],
-                num_rows=self.num_rows[k],
-            )
-            for k, (value_E, root_EE) in own.items()
-        }
+            # Users in several scenarios: what kappa explains is what other shifts leave.
+            average = {k: weight_C @ mean_CE for k, mean_CE in mean.items()}
+            weight_C = weigh(own, {k: self._rest(k, average) for k in own}, kappas)
+            mean = self._means(own, kappas, weight_C)
+        kappa = float(weight_C @ torch.tensor(kappas, dtype=torch.float64))
+        return {k: self._scenario(k, own[k], mean[k], kappas, weight_C, kappa) for k in own}
+
+    def _scenario(
+        self, k: int, own: tuple[Tensor, Tensor], mean_CE: Tensor, kappas: Sequence[float], weight_C: Tensor, kappa: float
+    ) -> Scenario:
+        scale_E = torch.exp(0.5 * self.head.theta["prior.log_var"]).double()
+        (value_E, root_EE), mean_E = own, weight_C @ mean_CE
+        spread_E = weight_C @ torch.stack([1 / (value_E + 1 / each) for each in kappas])
+        apart_CE = mean_CE - mean_E
+        covariance_EE = (root_EE * spread_E) @ root_EE.T + (apart_CE * weight_C[:, None]).T @ apart_CE
+        return Scenario(
+            mean_E=scale_E * mean_E,
+            covariance_EE=scale_E[:, None] * covariance_EE * scale_E,
+            kappa=kappa,
+            num_users=self.num_users[k],
+            num_rows=self.num_rows[k],
+        )
+
+    def _means(self, own: Spectra, kappas: Sequence[float], weight_C: Tensor) -> dict[int, Tensor]:
+        """Means (C, E) of each scenario under each kappa that counts, all solved together."""
+        found = {k: torch.zeros(len(kappas), len(moment), dtype=moment.dtype) for k, moment in self.moment.items()}
+        start = {k: torch.zeros_like(moment) for k, moment in self.moment.items()}
+        for place, kappa in enumerate(kappas):
+            if weight_C[place] > NEGLIGIBLE:
+                start = self._sweep(own, start, kappa)
+                for k, mean_E in start.items():
+                    found[k][place] = mean_E
+        return found
 
     def _rest(self, k: int, mean: Mapping[int, Tensor]) -> Tensor:
         """h_k less what the other shifts explain."""
@@ -155,6 +168,7 @@ class Evidence:
         return rest_E
 
     def _sweep(self, own: Spectra, mean: dict[int, Tensor], kappa: float) -> dict[int, Tensor]:
+        """Gauss-Seidel, which converges for a positive definite system; one round where nobody is in two scenarios."""
         mean = dict(mean)
         for _ in range(SWEEPS):
             moved = 0.0
@@ -162,7 +176,7 @@ class Evidence:
                 fresh_E = root_EE @ ((root_EE.T @ self._rest(k, mean)) / (value_E + 1 / kappa))
                 moved = max(moved, float((fresh_E - mean[k]).abs().max()))
                 mean[k] = fresh_E
-            if moved < TOLERANCE:
+            if moved < TOLERANCE or len(self.precision) == len(own):
                 break
         return mean
 
@@ -172,7 +186,7 @@ def has_scenarios(head: Head) -> bool:
     return head.learner.name == Alpaca.name and head.kind == "user"
 
 
-def adapt_scenario(head: Head, supports: Iterable[Batch]) -> Scenario:
+def adapt_scenario(head: Head, supports: Iterable[Batch], kappas: Sequence[float] = KAPPAS) -> Scenario:
     """The posterior of one scenario from the support sets of its users, in batches; ConfigError for a head not in closed form."""
     evidence = Evidence(head)
     for support in supports:
@@ -184,7 +198,7 @@ def adapt_scenario(head: Head, supports: Iterable[Batch]) -> Scenario:
         kappa=KAPPAS[0],
         num_users=0,
     )
-    return evidence.solve().get(1, empty)
+    return evidence.solve(kappas).get(1, empty)
 
 
 def without_shifts(head: Head, support: Batch, shift_TNE: Tensor) -> Batch:
@@ -215,29 +229,3 @@ def _whitened(head: Head, support: Batch) -> tuple[Tensor, Tensor]:
 def _lower(chol_TEE: Tensor, value_TEX: Tensor) -> Tensor:
     found: Tensor = torch.linalg.solve_triangular(chol_TEE, value_TEX, upper=False)
     return found
-
-
-def _spectrum(block_EE: Tensor) -> tuple[Tensor, Tensor]:
-    value_E, root_EE = torch.linalg.eigh(block_EE)
-    # Negative only by rounding.
-    return value_E.clamp_min(0), root_EE
-
-
-def _choose(own: Spectra, moment: Mapping[int, Tensor]) -> float:
-    """The kappa that explains best what users did, up to the prior."""
-
-    def weight(kappa: float) -> float:
-        return sum(_evidence(*own[k], moment[k], kappa) for k in own) + _log_prior(kappa)
-
-    return max(KAPPAS, key=weight)
-
-
-def _evidence(value_E: Tensor, root_EE: Tensor, moment_E: Tensor, kappa: float) -> float:
-    """Log marginal likelihood of the users' rows at this kappa, up to a constant."""
-    explained = (root_EE.T @ moment_E).square() / (value_E + 1 / kappa)
-    return float((explained - torch.log1p(kappa * value_E)).sum()) / 2
-
-
-def _log_prior(kappa: float) -> float:
-    """Log density of log kappa when its root is exponential."""
-    return math.log(kappa) / 2 - RATE * math.sqrt(kappa)

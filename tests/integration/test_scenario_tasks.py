@@ -72,7 +72,7 @@ async def test_a_scenario_adapts_from_inline_and_from_stored_interactions_alike(
     await record(stub, "night", rows)
     stored = await stub.AdaptTask(Adapt(kind=SCENARIO, task_id="night", query_ids=ASKED))
     assert means(stored) == pytest.approx(means(inline), abs=1e-4)
-    assert stored.scenario.kappa == inline.scenario.kappa
+    assert stored.scenario.kappa == pytest.approx(inline.scenario.kappa)
     # Elsewhere nothing has changed, nor for users without a scenario.
     assert means(await stub.AdaptTask(Adapt(kind=SCENARIO, task_id="day", query_ids=ASKED))) == means(plain)
     assert means(await stub.AdaptTask(Adapt(task_id="stranger", query_ids=ASKED))) == means(plain)

@@ -59,7 +59,7 @@ def halves(batch: Batch) -> list[Batch]:
 
 def test_the_posterior_is_that_of_all_rows_of_all_users_at_once() -> None:
     family, head, tasks = planted(SHIFT)
-    found = adapt_scenario(head, halves(tasks.support))
+    found = adapt_scenario(head, halves(tasks.support), kappas=(0.3,))
     variance = np.append(family.variance_D, 1e-4)
     precision, moment = np.diag(1 / (found.kappa * variance)), np.zeros(DIM + 1)
     for t, task in enumerate(tasks.support.task_T.tolist()):
@@ -117,7 +117,7 @@ def test_scenarios_that_share_users_are_solved_together() -> None:
     support, scenario_TN = tasks.support, scenarios_of(tasks.support)
     evidence = Evidence(head)
     evidence.add(support, scenario_TN)
-    found = evidence.solve()
+    found = evidence.solve(kappas=(0.2,))
     kappa, variance = found[1].kappa, np.append(family.variance_D, 1e-4)
     width = DIM + 1
     precision, moment = np.diag(np.tile(1 / (kappa * variance), 2)), np.zeros(2 * width)
@@ -162,3 +162,18 @@ def test_one_person_with_a_grudge_moves_nobody_far() -> None:
     alone, many = adapt_scenario(head, [mine]), adapt_scenario(head, [mine] * 40)
     assert float(alone.mean_E.abs().max()) < 0.5 * float(many.mean_E.abs().max())
     assert alone.kappa < many.kappa
+
+
+def test_kappa_is_averaged_over_by_its_evidence() -> None:
+    _, head, tasks = planted(SHIFT, num_tasks=20)
+    few = [halves(tasks.support)[0]]
+    each = [adapt_scenario(head, few, kappas=(kappa,)) for kappa in (0.1, 1.0)]
+    both = adapt_scenario(head, few, kappas=(0.1, 1.0))
+    share = (both.kappa - 0.1) / 0.9
+    assert 0.01 < share < 1
+    mean_E = (1 - share) * each[0].mean_E + share * each[1].mean_E
+    torch.testing.assert_close(both.mean_E, mean_E, atol=1e-9, rtol=0)
+    apart_E = each[1].mean_E - each[0].mean_E
+    spread_EE = (1 - share) * each[0].covariance_EE + share * each[1].covariance_EE
+    spread_EE = spread_EE + share * (1 - share) * torch.outer(apart_E, apart_E)
+    torch.testing.assert_close(both.covariance_EE, spread_EE, atol=1e-9, rtol=0)
