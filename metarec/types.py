@@ -25,6 +25,7 @@ class Interaction:
     """One thing a user did with an item.
 
     `label` is in the schema's range; `timestamp` is seconds since the epoch (UTC); `event_id` makes recording idempotent.
+    `labels` are those of the schema's further targets that are known, by column.
     """
 
     user_id: str
@@ -33,6 +34,7 @@ class Interaction:
     timestamp: float = 0.0
     scenario: str = ""
     event_id: str = ""
+    labels: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,13 @@ class UserState:
             "profile": self.profile,
         }
         scenarios = [interaction.scenario for interaction in self.support]
-        optional = {"scenarios": scenarios if any(scenarios) else [], "seen": list(self.seen), "revisions": dict(self.revisions)}
+        labels = [dict(interaction.labels) for interaction in self.support]
+        optional = {
+            "scenarios": scenarios if any(scenarios) else [],
+            "labels": labels if any(labels) else [],
+            "seen": list(self.seen),
+            "revisions": dict(self.revisions),
+        }
         plain |= {name: value for name, value in optional.items() if value}
         tensors: dict[str, NDArray[np.generic]] = {
             "support/label": np.array([interaction.label for interaction in self.support], np.float64),
@@ -84,14 +90,15 @@ class UserState:
                 tensors["support/label"].tolist(),
                 tensors["support/timestamp"].tolist(),
                 plain.get("scenarios", [""] * len(plain["items"])),
+                plain.get("labels", [{}] * len(plain["items"])),
                 strict=True,
             )
             return UserState(
                 checkpoint=plain["checkpoint"],
                 revision=plain["revision"],
                 support=tuple(
-                    Interaction(user_id="", item_id=item_id, label=label, timestamp=time, scenario=scenario)
-                    for item_id, label, time, scenario in columns
+                    Interaction(user_id="", item_id=item_id, label=label, timestamp=time, scenario=scenario, labels=labels)
+                    for item_id, label, time, scenario, labels in columns
                 ),
                 seen=tuple(plain.get("seen", ())),
                 profile=plain["profile"],

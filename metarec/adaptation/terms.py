@@ -10,10 +10,11 @@ from typing import cast
 import numpy as np
 import torch
 
-from metarec.adaptation.adapted import Adapted, fast_weights, query_batch
+from metarec.adaptation.adapted import Adapted, fast_weights, label_rows, query_batch
+from metarec.adaptation.mixing import mixed_vector
 from metarec.adaptation.shifts import shift_value
 from metarec.adaptation.view import EngineView, is_vector_learner, row_vectors
-from metarec.meta.contract import VectorLearner
+from metarec.meta.contract import VectorLearner, takes_targets
 from metarec.tasks.tables import encode_unknown_users
 from metarec.types import Contribution, Target
 
@@ -31,12 +32,14 @@ def score_terms(adapted: Adapted, item_id: str) -> list[Contribution]:
         row = len(view.rows) - 1
     shared = dict.fromkeys(("global", "item", "profile"), 0.0)
     support = np.zeros(adapted.shots)
-    for target, weight in adapted.weights.items():
+    for target, weights in adapted.weights.items():
         head_terms = _linear_terms if is_vector_learner(view.heads[target]) else _telescoped_terms
-        plain, each = head_terms(view, target, adapted, row)
-        for name, value in plain.items():
-            shared[name] += weight * value
-        support += weight * np.array(each)
+        for number, weight in enumerate(weights):
+            if weight:
+                plain, each = head_terms(view, target, number, adapted, row)
+                for name, value in plain.items():
+                    shared[name] += weight * value
+                support += weight * np.array(each)
     return [
         Contribution(kind="global", value=shared["global"]),
         Contribution(kind="item", value=shared["item"] + shift_value(adapted, item_id)),
@@ -52,21 +55,33 @@ def score_terms(adapted: Adapted, item_id: str) -> list[Contribution]:
 def _scenario_term(view: EngineView, adapted: Adapted, row: int) -> list[Contribution]:
     if adapted.within is None or "explicit" not in adapted.weights:
         return []
-    phi_ID, _ = row_vectors(view.heads["explicit"], view.rows)
-    return [Contribution(kind="scenario", value=adapted.weights["explicit"] * float(phi_ID[row] @ adapted.within.shift_E))]
+    head = view.heads["explicit"]
+    phi_ID, _ = row_vectors(head, view.rows)
+    shift_E = mixed_vector(head, adapted.weights["explicit"], adapted.within.shift_E)
+    return [Contribution(kind="scenario", value=float(phi_ID[row] @ shift_E))]
 
 
-def _linear_terms(view: EngineView, target: Target, adapted: Adapted, row: int) -> tuple[dict[str, float], list[float]]:
+def _linear_terms(
+    view: EngineView, target: Target, number: int, adapted: Adapted, row: int
+) -> tuple[dict[str, float], list[float]]:
+    """Terms of a head's target `number`; an interaction's is the sum of those of its labels."""
     head = view.heads[target]
     query = query_batch(view, adapted.profile, np.array([row]))
+    columns: tuple[str, ...] = ()
+    if takes_targets(head.learner):
+        columns = tuple(label.column for label in view.prior.schema.targets)
+        query = replace(query, target_TN=torch.full_like(query.row_TN, number))
     with torch.no_grad():
         support = adapted.support(view, target)
         terms = cast(VectorLearner, head.learner).contributions(head.model, head.theta, support, query)
     plain = {name: float(terms[name][0, 0]) for name in ("global", "item", "profile")}
-    return plain, terms["support"][0, 0, : adapted.shots].tolist()
+    each = iter(terms["support"][0, 0].tolist())
+    return plain, [sum(next(each) for _ in label_rows([entry], columns)) for entry in adapted.used]
 
 
-def _telescoped_terms(view: EngineView, target: Target, adapted: Adapted, row: int) -> tuple[dict[str, float], list[float]]:
+def _telescoped_terms(
+    view: EngineView, target: Target, number: int, adapted: Adapted, row: int
+) -> tuple[dict[str, float], list[float]]:
     """`global` is what an item without id and content scores for nobody in particular, `item` what this one does beyond it."""
     head, encoder = view.heads[target], view.prior.encoder
     bare = encode_unknown_users(encoder, [{}])

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from metarec.adaptation.adapted import Adapted, fast_weights
+from metarec.adaptation.mixing import mixed_features, mixed_vector
 from metarec.adaptation.view import EngineView, Floats, is_vector_learner, row_vectors
 from metarec.meta.implicit import ImplicitAlpaca
 from metarec.types import Target
@@ -64,10 +65,10 @@ def _head_vectors(adapted: Adapted, row_N: NDArray[np.int64]) -> dict[Target, Fl
     """Vectors of items times the weight of their head, for each linear head that counts in the user's scores."""
     view, place_N = adapted.view, np.maximum(row_N, 0)
     if adapted.mix is not None:
-        linear = {target: weight for target, weight in adapted.mix.items() if is_vector_learner(view.heads[target])}
+        linear = {target: view.heads[target] for target in adapted.mix if is_vector_learner(view.heads[target])}
         return {
-            target: np.float32(weight) * row_vectors(view.heads[target], view.rows)[0][place_N]
-            for target, weight in linear.items()
+            target: mixed_features(head, adapted.mix[target], row_vectors(head, view.rows)[0][place_N])
+            for target, head in linear.items()
         }
     assert view.vectors is not None
     parts: dict[Target, Floats] = {}
@@ -83,13 +84,13 @@ def _own_spread(adapted: Adapted, row_N: NDArray[np.int64]) -> Floats:
     view = adapted.view
     variance_N = np.zeros(len(row_N))
     left_N = np.array([_left(view, row) for row in row_N.tolist()])
-    for target, weight in adapted.weights.items():
+    for target, weights in adapted.weights.items():
         spread_E = view.spreads[target]
         if len(spread_E) and is_vector_learner(view.heads[target]):
-            vector_D = adapted.state.weights[target]["vector"]
+            vector_D = mixed_vector(view.heads[target], weights, adapted.state.weights[target]["vector"])
             # The constant that ends a vector of some learners is no part of the id.
             ids_D = vector_D[: len(spread_E) - 1]
-            prior = weight**2 * float(np.square(ids_D) @ spread_E[:-1] + spread_E[-1])
+            prior = float(np.square(ids_D) @ spread_E[:-1] + weights[0] ** 2 * spread_E[-1])
             variance_N += prior * (left_N if target == "explicit" else 1.0)
     unknown_N = view.rows.code_N.numpy()[np.maximum(row_N, 0)] == 0
     return cast(Floats, (np.sqrt(variance_N) * (unknown_N & (row_N >= 0))).astype(np.float32))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from metarec.adaptation.adapted import Adapted
+from metarec.adaptation.mixing import num_targets
 from metarec.errors import InvalidInputError
 from metarec.meta.prior import Prior
 from metarec.types import Target
@@ -18,14 +19,15 @@ from metarec.types import Target
 INTERACTED = "interacted"
 
 
-def target_names(prior: Prior) -> dict[str, Target]:
-    """The head behind each target that a request may weigh, by name."""
-    names: dict[str, Target] = {}
+def target_names(prior: Prior) -> dict[str, tuple[Target, int]]:
+    """For each target that a request may weigh, by name, the head behind it and its number among that head's targets."""
+    names: dict[str, tuple[Target, int]] = {}
     if "explicit" in prior.heads:
-        names[prior.schema.label.column] = "explicit"
+        labels = prior.schema.labels[: num_targets(prior.heads["explicit"])]
+        names = {label.column: ("explicit", number) for number, label in enumerate(labels)}
     if "implicit" in prior.heads:
-        # A label's column of that name keeps it: it is a column of somebody's data.
-        names[INTERACTED if INTERACTED not in names else f"any_{INTERACTED}"] = "implicit"
+        # A column of that name keeps it: it is one of somebody's data.
+        names[INTERACTED if INTERACTED not in names else f"any_{INTERACTED}"] = ("implicit", 0)
     return names
 
 
@@ -47,4 +49,11 @@ def weigh(adapted: Adapted, weights: Mapping[str, float], field: str = "target_w
             raise InvalidInputError(f"must be a finite number, not {weight}", field=f"{field}.{name}")
     if not any(weights.values()):
         raise InvalidInputError(f"are all 0; weigh at least one of: {', '.join(names)}", field=field)
-    return replace(adapted, mix={names[name]: float(weight) for name, weight in weights.items() if weight})
+    mix: dict[Target, list[float]] = {}
+    for name, weight in weights.items():
+        head, number = names[name]
+        if weight:
+            known = mix.setdefault(head, [])
+            known += [0.0] * (number + 1 - len(known))
+            known[number] = float(weight)
+    return replace(adapted, mix={head: tuple(numbers) for head, numbers in mix.items()})

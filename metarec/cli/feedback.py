@@ -1,23 +1,30 @@
 """`metarec feedback`: records interactions; the next recommendations reflect them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, progress
-from metarec.cli.values import read_labels, read_records, read_time
+from metarec.cli.values import read_labels, read_records, read_time, read_weights
 from metarec.errors import InvalidInputError
 from metarec.types import Interaction
 
 BATCH = 1000
-KEYS = ("event_id", "timestamp", "scenario")
+KEYS = ("event_id", "timestamp", "scenario", "labels")
 
 
 @click.command(epilog="Examples: metarec feedback 42 50=5 181=4    metarec feedback --file events.json")
 @click.argument("user", required=False)
 @click.argument("labels", nargs=-1, metavar="[ITEM=LABEL]...")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="TARGET=LABEL",
+    help="Label of a further target of the schema, for a single ITEM=LABEL; repeat for more.",
+)
 @click.option("--scenario", default="", help="The scenario.  [default: the default scenario]")
 @click.option("--time", "moment", help="When it happened (ISO 8601, UTC where it has no zone).  [default: now]")
 @click.option(
@@ -27,7 +34,8 @@ KEYS = ("event_id", "timestamp", "scenario")
     "--file",
     "path",
     type=click.Path(path_type=Path),
-    help="JSON or YAML list of {user_id, item_id, label, event_id, timestamp, scenario} in place of USER; - is standard input.",
+    help="JSON or YAML list of {user_id, item_id, label, labels, event_id, timestamp, scenario} in place of USER; - is standard "
+    "input.",
 )
 @address_option("gateway")
 @timeout_option
@@ -35,6 +43,7 @@ KEYS = ("event_id", "timestamp", "scenario")
 def feedback(
     user: str | None,
     labels: tuple[str, ...],
+    targets: tuple[str, ...],
     scenario: str,
     moment: str | None,
     event_id: str | None,
@@ -45,7 +54,7 @@ def feedback(
 ) -> None:
     """Record that USER gave each ITEM a LABEL (a rating, or 1 for a click). When it returns, recommendations reflect it."""
     if path is not None:
-        if user is not None or scenario or moment or event_id:
+        if user is not None or scenario or moment or event_id or targets:
             raise click.UsageError("--file says everything itself; leave USER and the other options out")
         interactions: Sequence[Interaction] = _from_file(path)
     else:
@@ -53,9 +62,19 @@ def feedback(
             raise click.UsageError("give USER and at least one ITEM=LABEL, or --file")
         if event_id and len(labels) > 1:
             raise click.UsageError("--event-id goes with a single ITEM=LABEL")
+        if targets and len(labels) > 1:
+            raise click.UsageError("--target goes with a single ITEM=LABEL")
         at = read_time(moment, "time") if moment else 0.0
         interactions = [
-            Interaction(user_id=user, item_id=item, label=label, timestamp=at, scenario=scenario, event_id=event_id or "")
+            Interaction(
+                user_id=user,
+                item_id=item,
+                label=label,
+                timestamp=at,
+                scenario=scenario,
+                event_id=event_id or "",
+                labels=read_weights(targets, "label"),
+            )
             for item, label in read_labels(labels, "labels")
         ]
     recorded = duplicates = 0
@@ -89,6 +108,12 @@ def _seconds(value: object) -> float:
         return read_time(str(value), "file")
 
 
+def _labels(value: object) -> dict[str, float]:
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidInputError(f"labels must be a mapping of targets to numbers, not {value!r}", field="labels")
+    return {str(name): float(str(label)) for name, label in (value or {}).items()}
+
+
 def _from_file(path: Path) -> list[Interaction]:
     interactions = []
     for number, record in enumerate(read_records(path, needed=("user_id", "item_id", "label"), optional=KEYS), 1):
@@ -101,6 +126,7 @@ def _from_file(path: Path) -> list[Interaction]:
                     timestamp=_seconds(record.get("timestamp") or 0),
                     scenario=str(record.get("scenario") or ""),
                     event_id=str(record.get("event_id") or ""),
+                    labels=_labels(record.get("labels")),
                 )
             )
         except (ValueError, InvalidInputError) as error:

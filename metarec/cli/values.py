@@ -69,7 +69,7 @@ def read_features(pairs: Iterable[str], fields: Iterable["Field"] = ()) -> dict[
     return features
 
 
-def read_weights(pairs: Iterable[str]) -> dict[str, float]:
+def read_weights(pairs: Iterable[str], what: str = "weight") -> dict[str, float]:
     """TARGET=NUMBER pairs. InvalidInputError for what is no pair, and for a target that is given twice."""
     weights: dict[str, float] = {}
     for pair in pairs:
@@ -79,9 +79,9 @@ def read_weights(pairs: Iterable[str]) -> dict[str, float]:
         except ValueError:
             value = math.nan
         if not name or not equals or not math.isfinite(value):
-            raise InvalidInputError(f"'{pair}' is no weight; write TARGET=NUMBER, for example rating=1", field="weight")
+            raise InvalidInputError(f"'{pair}' is no {what}; write TARGET=NUMBER, for example rating=1", field=what)
         if name in weights:
-            raise InvalidInputError(f"target '{name}' is given twice", field="weight")
+            raise InvalidInputError(f"target '{name}' is given twice", field=what)
         weights[name] = value
     return weights
 

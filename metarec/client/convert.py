@@ -80,6 +80,7 @@ def put_interaction(target: types_pb2.Interaction, interaction: Interaction) -> 
     target.event_id = interaction.event_id or uuid.uuid4().hex
     target.user_id, target.item_id = interaction.user_id, interaction.item_id
     target.label, target.scenario = interaction.label, interaction.scenario
+    target.labels.update(interaction.labels)
     if interaction.timestamp:
         if not math.isfinite(interaction.timestamp):
             raise InvalidInputError(f"timestamp must be seconds since the epoch, not {interaction.timestamp}", field="timestamp")
@@ -95,6 +96,7 @@ def get_interaction(source: types_pb2.Interaction) -> Interaction:
         timestamp=seconds(source.event_time),
         scenario=source.scenario,
         event_id=source.event_id,
+        labels=dict(source.labels),
     )
 
 

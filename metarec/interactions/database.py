@@ -12,7 +12,8 @@ from pathlib import Path
 
 from metarec.errors import FailedPreconditionError, UnavailableError
 
-VERSION = 1
+VERSION = 2
+"""2: `labels` of events and support."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS events (
@@ -22,7 +23,8 @@ CREATE TABLE IF NOT EXISTS events (
   item_id TEXT NOT NULL,
   label REAL NOT NULL,
   time REAL NOT NULL,
-  scenario TEXT NOT NULL
+  scenario TEXT NOT NULL,
+  labels TEXT
 );
 CREATE INDEX IF NOT EXISTS events_of_user ON events (user_id, time, seq);
 CREATE TABLE IF NOT EXISTS support (
@@ -32,6 +34,7 @@ CREATE TABLE IF NOT EXISTS support (
   time REAL NOT NULL,
   event_id TEXT NOT NULL,
   scenario TEXT NOT NULL,
+  labels TEXT,
   PRIMARY KEY (user_id, item_id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS support_of_item ON support (item_id, time);
@@ -54,7 +57,10 @@ INSERT INTO identity SELECT lower(hex(randomblob(8))) WHERE NOT EXISTS (SELECT 1
 """events: what was recorded, once per event id. support: the latest label of each user and item. users: revision and profile, and
 whether (dirty) and with which checkpoint the online store has this revision. deletions: users whose online rows are still to
 be blanked. forgotten: hashes of deleted users, whom a history import must not bring back. imports: how far a history has come.
-identity: one row."""
+identity: one row. labels: those of further targets, as JSON; NULL where there are none."""
+
+MIGRATIONS = {1: "ALTER TABLE events ADD COLUMN labels TEXT; ALTER TABLE support ADD COLUMN labels TEXT;"}
+"""What makes a log of each earlier format one of the next."""
 
 
 def connect(path: Path, *, read_only: bool = False, durable: bool = True) -> sqlite3.Connection:
@@ -70,11 +76,12 @@ def connect(path: Path, *, read_only: bool = False, durable: bool = True) -> sql
             connection.execute("PRAGMA query_only=ON")
             return connection
         found = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, VERSION):
+        if found not in (0, VERSION, *MIGRATIONS):
             raise FailedPreconditionError(
                 f"interaction log '{path}' has format {found}, this metarec reads {VERSION}; use the metarec that wrote it"
             )
-        connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+        steps = "".join(MIGRATIONS[step] for step in range(found, VERSION)) if found else ""
+        connection.executescript(f"BEGIN IMMEDIATE; {steps} {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
     except BaseException:
         connection.close()
         raise

@@ -1,6 +1,7 @@
 """Brings a dataset's interactions into the log: once, in pieces, continuing where a crash stopped it."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,8 +57,12 @@ def source_of(fingerprint: str) -> str:
 def _events(dataset: "Dataset", source: str, start: int, stop: int) -> Iterator[Interaction]:
     events = dataset.interactions
     columns = (events.user_N, events.item_N, events.label_N, events.timestamp_N, events.scenario_N)
-    rows = zip(*(column[start:stop].tolist() for column in columns), strict=True)
-    for row, (user, item, label, time, scenario) in enumerate(rows, start):
+    names = [target.column for target in dataset.schema.targets]
+    further = (
+        [{}] * (stop - start) if events.extra_NK is None else [_known(names, row) for row in events.extra_NK[start:stop].tolist()]
+    )
+    rows = zip(*(column[start:stop].tolist() for column in columns), further, strict=True)
+    for row, (user, item, label, time, scenario, labels) in enumerate(rows, start):
         yield Interaction(
             user_id=str(dataset.user_ids[user]),
             item_id=str(dataset.item_ids[item]),
@@ -66,4 +71,9 @@ def _events(dataset: "Dataset", source: str, start: int, stop: int) -> Iterator[
             scenario=events.scenarios[scenario] if events.scenarios else "",
             # Padded, so that of equal times the later row is the larger id and its label stands.
             event_id=f"{source}:{row:010d}",
+            labels=labels,
         )
+
+
+def _known(names: list[str], labels: list[float]) -> dict[str, float]:
+    return {name: label for name, label in zip(names, labels, strict=True) if not math.isnan(label)}

@@ -17,8 +17,10 @@ from metarec.interactions.records import (
     UserRecord,
     check,
     page_token,
+    read_labels,
     read_profile,
     read_token,
+    write_labels,
     write_profile,
 )
 from metarec.types import Interaction, User
@@ -80,7 +82,7 @@ class InteractionLog:
             if found is None:
                 return None
             rows = connection.execute(
-                "SELECT item_id, label, time, scenario, event_id FROM support WHERE user_id = ? "
+                "SELECT item_id, label, time, scenario, event_id, labels FROM support WHERE user_id = ? "
                 "ORDER BY time DESC, event_id DESC LIMIT ?",
                 (user_id, self.max_support + MAX_SEEN),
             ).fetchall()
@@ -132,15 +134,15 @@ class InteractionLog:
         """Recorded interactions of a user, newest first, of equal times the one recorded last. InvalidInputError: bad token."""
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT item_id, label, time, scenario, event_id, seq FROM events "
+                "SELECT item_id, label, time, scenario, event_id, labels, seq FROM events "
                 "WHERE user_id = ? AND (time, seq) < (?, ?) ORDER BY time DESC, seq DESC LIMIT ?",
                 (user_id, *read_token(token), size + 1),
             ).fetchall()
         page = rows[:size]
         more = len(rows) > size
         return Page(
-            interactions=tuple(_interaction(user_id, *row[:5]) for row in page),
-            next_token=page_token(page[-1][2], page[-1][5]) if more else "",
+            interactions=tuple(_interaction(user_id, *row[:6]) for row in page),
+            next_token=page_token(page[-1][2], page[-1][6]) if more else "",
         )
 
     def delete_user(self, user_id: str, *, known: bool = False) -> int | None:
@@ -237,9 +239,12 @@ class InteractionLog:
 
 def _insert(connection: sqlite3.Connection, entry: Interaction) -> bool:
     cursor = connection.execute(
-        "INSERT INTO events (event_id, user_id, item_id, label, time, scenario) VALUES (?, ?, ?, ?, ?, ?) "
+        "INSERT INTO events (event_id, user_id, item_id, label, time, scenario, labels) VALUES (?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (event_id) DO NOTHING",
-        (entry.event_id, entry.user_id, entry.item_id, entry.label, entry.timestamp, entry.scenario),
+        (
+            *(entry.event_id, entry.user_id, entry.item_id, entry.label, entry.timestamp, entry.scenario),
+            write_labels(entry.labels),
+        ),
     )
     return cursor.rowcount == 1
 
@@ -250,10 +255,14 @@ def _fold(connection: sqlite3.Connection, recorded: Iterable[Interaction]) -> No
     for entry in recorded:
         users.add(entry.user_id)
         connection.execute(
-            "INSERT INTO support VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (user_id, item_id) DO UPDATE SET "
-            "label = excluded.label, time = excluded.time, event_id = excluded.event_id, scenario = excluded.scenario "
+            "INSERT INTO support (user_id, item_id, label, time, event_id, scenario, labels) VALUES (?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (user_id, item_id) DO UPDATE SET label = excluded.label, time = excluded.time, "
+            "event_id = excluded.event_id, scenario = excluded.scenario, labels = excluded.labels "
             "WHERE (excluded.time, excluded.event_id) > (support.time, support.event_id)",
-            (entry.user_id, entry.item_id, entry.label, entry.timestamp, entry.event_id, entry.scenario),
+            (
+                *(entry.user_id, entry.item_id, entry.label, entry.timestamp, entry.event_id, entry.scenario),
+                write_labels(entry.labels),
+            ),
         )
     connection.executemany(
         "INSERT INTO users VALUES (?, 1, 1, '', NULL) ON CONFLICT (user_id) DO UPDATE SET revision = revision + 1, dirty = 1",
@@ -265,8 +274,18 @@ def _size(connection: sqlite3.Connection, user_id: str) -> int:
     return int(connection.execute("SELECT COUNT(*) FROM support WHERE user_id = ?", (user_id,)).fetchone()[0])
 
 
-def _interaction(user_id: str, item_id: str, label: float, time: float, scenario: str, event_id: str) -> Interaction:
-    return Interaction(user_id=user_id, item_id=item_id, label=label, timestamp=time, scenario=scenario, event_id=event_id)
+def _interaction(
+    user_id: str, item_id: str, label: float, time: float, scenario: str, event_id: str, labels: str | None
+) -> Interaction:
+    return Interaction(
+        user_id=user_id,
+        item_id=item_id,
+        label=label,
+        timestamp=time,
+        scenario=scenario,
+        event_id=event_id,
+        labels=read_labels(labels),
+    )
 
 
 def _digest(user_id: str) -> bytes:

@@ -56,6 +56,19 @@ def check(interaction: Interaction, where: str) -> None:
         value = getattr(interaction, name)
         if not math.isfinite(value):
             raise InvalidInputError(f"{name} must be a finite number, not {value}", field=f"{where}.{name}")
+    for name, value in interaction.labels.items():
+        if not math.isfinite(value):
+            raise InvalidInputError(f"label '{name}' must be a finite number, not {value}", field=f"{where}.labels.{name}")
+
+
+def write_labels(labels: Mapping[str, float]) -> str | None:
+    """Labels of further targets as JSON, None without any; `read_labels` is the way back."""
+    return json.dumps(dict(labels), ensure_ascii=False) if labels else None
+
+
+def read_labels(text: str | None) -> dict[str, float]:
+    """What `write_labels` was given."""
+    return {} if text is None else json.loads(text)
 
 
 def write_profile(features: Features) -> str:

@@ -137,11 +137,10 @@ class AlpacaTargets:
         z_TQD, target_TQ, mask_TQ = z_TND[:, width:], target_TN[:, width:], query.mask_TN.to(z_TND.dtype)
         residual_TQ = (query.label_TN.to(z_TND.dtype) - mean(live, fast, z_TQD, offset_TN[:, width:])) * mask_TQ
         share_K = live["range.std"].detach() / live["range.std"].detach()[0]
-        scaled_TQ = residual_TQ / share_K[target_TQ]
-        cost_TQ = scaled_TQ.square()
+        cost_TQ = residual_TQ.square()
         if self.huber:
-            cost_TQ = 2 * huber_loss(scaled_TQ, torch.zeros_like(scaled_TQ), reduction="none", delta=self.huber)
-        worth_TQ = torch.where(target_TQ == 0, 1.0, self.extra_weight).to(cost_TQ.dtype)
+            cost_TQ = 2 * huber_loss(residual_TQ, torch.zeros_like(residual_TQ), reduction="none", delta=self.huber)
+        worth_TQ = torch.where(target_TQ == 0, 1.0, self.extra_weight).to(cost_TQ.dtype) / share_K[target_TQ].square()
         count_T = (mask_TQ * (target_TQ == 0)).sum(1).clamp_min(1.0)
         # Two scales a target need few rows, and variances are what a step would spend most of its time on.
         few_TF = _few(query.mask_TN, target_TQ)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16metarec/v1/types.proto\x12\nmetarec.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x1d\n\x0b\x46loatVector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x8b\x01\n\x0c\x46\x65\x61tureValue\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12&\n\x04list\x18\x03 \x01(\x0b\x32\x16.metarec.v1.StringListH\x00\x12)\n\x06vector\x18\x04 \x01(\x0b\x32\x17.metarec.v1.FloatVectorH\x00\x42\x06\n\x04kind\"\xa6\x01\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x30\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32\x1e.metarec.v1.Item.FeaturesEntry\x12\x10\n\x08revision\x18\x03 \x01(\x03\x1aI\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.metarec.v1.FeatureValue:\x02\x38\x01\"\x94\x01\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x30\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32\x1e.metarec.v1.User.FeaturesEntry\x1aI\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.metarec.v1.FeatureValue:\x02\x38\x01\"\x92\x01\n\x0bInteraction\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\x01\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08scenario\x18\x06 \x01(\t\"j\n\tCandidate\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12+\n\x06source\x18\x03 \x01(\x0e\x32\x1b.metarec.v1.CandidateSource\x12\x10\n\x08revision\x18\x04 \x01(\x03\"w\n\x0c\x43ontribution\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.metarec.v1.ContributionKind\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\x01\x12\r\n\x05value\x18\x04 \x01(\x01\x12\x0c\n\x04rule\x18\x05 \x01(\t\">\n\x0b\x44\x65gradation\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08\x66\x61llback\x18\x03 \x01(\t\"S\n\nRuleEffect\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.metarec.v1.RuleEffectKind\x12\r\n\x05\x62oost\x18\x03 \x01(\x01\"\x83\x01\n\nRuleReport\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.metarec.v1.RuleEffectKind\x12\x13\n\x0bnum_removed\x18\x03 \x01(\x05\x12\x13\n\x0bnum_changed\x18\x04 \x01(\x05\x12\x13\n\x0bnum_missing\x18\x05 \x01(\x05\"n\n\x0f\x44iversityReport\x12\x10\n\x08strength\x18\x01 \x01(\x01\x12\x19\n\x11similarity_before\x18\x02 \x01(\x01\x12\x18\n\x10similarity_after\x18\x03 \x01(\x01\x12\x14\n\x0cscore_traded\x18\x04 \x01(\x01*\xe2\x01\n\x0f\x43\x61ndidateSource\x12 \n\x1c\x43\x41NDIDATE_SOURCE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43\x41NDIDATE_SOURCE_PERSONAL\x10\x01\x12\x1c\n\x18\x43\x41NDIDATE_SOURCE_POPULAR\x10\x02\x12\x1c\n\x18\x43\x41NDIDATE_SOURCE_CONTENT\x10\x03\x12\x1a\n\x16\x43\x41NDIDATE_SOURCE_FRESH\x10\x04\x12\x1b\n\x17\x43\x41NDIDATE_SOURCE_CALLER\x10\x05\x12\x19\n\x15\x43\x41NDIDATE_SOURCE_RULE\x10\x06*\xe9\x01\n\x10\x43ontributionKind\x12!\n\x1d\x43ONTRIBUTION_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONTRIBUTION_KIND_GLOBAL\x10\x01\x12\x1a\n\x16\x43ONTRIBUTION_KIND_ITEM\x10\x02\x12\x1d\n\x19\x43ONTRIBUTION_KIND_PROFILE\x10\x03\x12\x1d\n\x19\x43ONTRIBUTION_KIND_SUPPORT\x10\x04\x12\x1a\n\x16\x43ONTRIBUTION_KIND_RULE\x10\x05\x12\x1e\n\x1a\x43ONTRIBUTION_KIND_SCENARIO\x10\x06*\xa1\x01\n\x0eRuleEffectKind\x12 \n\x1cRULE_EFFECT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17RULE_EFFECT_KIND_FILTER\x10\x01\x12\x1a\n\x16RULE_EFFECT_KIND_BOOST\x10\x02\x12\x18\n\x14RULE_EFFECT_KIND_PIN\x10\x03\x12\x1a\n\x16RULE_EFFECT_KIND_QUOTA\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16metarec/v1/types.proto\x12\nmetarec.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x1d\n\x0b\x46loatVector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x8b\x01\n\x0c\x46\x65\x61tureValue\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12&\n\x04list\x18\x03 \x01(\x0b\x32\x16.metarec.v1.StringListH\x00\x12)\n\x06vector\x18\x04 \x01(\x0b\x32\x17.metarec.v1.FloatVectorH\x00\x42\x06\n\x04kind\"\xa6\x01\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x30\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32\x1e.metarec.v1.Item.FeaturesEntry\x12\x10\n\x08revision\x18\x03 \x01(\x03\x1aI\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.metarec.v1.FeatureValue:\x02\x38\x01\"\x94\x01\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x30\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32\x1e.metarec.v1.User.FeaturesEntry\x1aI\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.metarec.v1.FeatureValue:\x02\x38\x01\"\xf6\x01\n\x0bInteraction\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\x01\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08scenario\x18\x06 \x01(\t\x12\x33\n\x06labels\x18\x07 \x03(\x0b\x32#.metarec.v1.Interaction.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"j\n\tCandidate\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12+\n\x06source\x18\x03 \x01(\x0e\x32\x1b.metarec.v1.CandidateSource\x12\x10\n\x08revision\x18\x04 \x01(\x03\"w\n\x0c\x43ontribution\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.metarec.v1.ContributionKind\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\x01\x12\r\n\x05value\x18\x04 \x01(\x01\x12\x0c\n\x04rule\x18\x05 \x01(\t\">\n\x0b\x44\x65gradation\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08\x66\x61llback\x18\x03 \x01(\t\"S\n\nRuleEffect\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.metarec.v1.RuleEffectKind\x12\r\n\x05\x62oost\x18\x03 \x01(\x01\"\x83\x01\n\nRuleReport\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.metarec.v1.RuleEffectKind\x12\x13\n\x0bnum_removed\x18\x03 \x01(\x05\x12\x13\n\x0bnum_changed\x18\x04 \x01(\x05\x12\x13\n\x0bnum_missing\x18\x05 \x01(\x05\"n\n\x0f\x44iversityReport\x12\x10\n\x08strength\x18\x01 \x01(\x01\x12\x19\n\x11similarity_before\x18\x02 \x01(\x01\x12\x18\n\x10similarity_after\x18\x03 \x01(\x01\x12\x14\n\x0cscore_traded\x18\x04 \x01(\x01*\xe2\x01\n\x0f\x43\x61ndidateSource\x12 \n\x1c\x43\x41NDIDATE_SOURCE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43\x41NDIDATE_SOURCE_PERSONAL\x10\x01\x12\x1c\n\x18\x43\x41NDIDATE_SOURCE_POPULAR\x10\x02\x12\x1c\n\x18\x43\x41NDIDATE_SOURCE_CONTENT\x10\x03\x12\x1a\n\x16\x43\x41NDIDATE_SOURCE_FRESH\x10\x04\x12\x1b\n\x17\x43\x41NDIDATE_SOURCE_CALLER\x10\x05\x12\x19\n\x15\x43\x41NDIDATE_SOURCE_RULE\x10\x06*\xe9\x01\n\x10\x43ontributionKind\x12!\n\x1d\x43ONTRIBUTION_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONTRIBUTION_KIND_GLOBAL\x10\x01\x12\x1a\n\x16\x43ONTRIBUTION_KIND_ITEM\x10\x02\x12\x1d\n\x19\x43ONTRIBUTION_KIND_PROFILE\x10\x03\x12\x1d\n\x19\x43ONTRIBUTION_KIND_SUPPORT\x10\x04\x12\x1a\n\x16\x43ONTRIBUTION_KIND_RULE\x10\x05\x12\x1e\n\x1a\x43ONTRIBUTION_KIND_SCENARIO\x10\x06*\xa1\x01\n\x0eRuleEffectKind\x12 \n\x1cRULE_EFFECT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17RULE_EFFECT_KIND_FILTER\x10\x01\x12\x1a\n\x16RULE_EFFECT_KIND_BOOST\x10\x02\x12\x18\n\x14RULE_EFFECT_KIND_PIN\x10\x03\x12\x1a\n\x16RULE_EFFECT_KIND_QUOTA\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +36,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEM_FEATURESENTRY']._serialized_options = b'8\001'
   _globals['_USER_FEATURESENTRY']._loaded_options = None
   _globals['_USER_FEATURESENTRY']._serialized_options = b'8\001'
-  _globals['_CANDIDATESOURCE']._serialized_start=1368
-  _globals['_CANDIDATESOURCE']._serialized_end=1594
-  _globals['_CONTRIBUTIONKIND']._serialized_start=1597
-  _globals['_CONTRIBUTIONKIND']._serialized_end=1830
-  _globals['_RULEEFFECTKIND']._serialized_start=1833
-  _globals['_RULEEFFECTKIND']._serialized_end=1994
+  _globals['_INTERACTION_LABELSENTRY']._loaded_options = None
+  _globals['_INTERACTION_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_CANDIDATESOURCE']._serialized_start=1468
+  _globals['_CANDIDATESOURCE']._serialized_end=1694
+  _globals['_CONTRIBUTIONKIND']._serialized_start=1697
+  _globals['_CONTRIBUTIONKIND']._serialized_end=1930
+  _globals['_RULEEFFECTKIND']._serialized_start=1933
+  _globals['_RULEEFFECTKIND']._serialized_end=2094
   _globals['_STRINGLIST']._serialized_start=71
   _globals['_STRINGLIST']._serialized_end=99
   _globals['_FLOATVECTOR']._serialized_start=101
@@ -57,17 +59,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USER_FEATURESENTRY']._serialized_start=368
   _globals['_USER_FEATURESENTRY']._serialized_end=441
   _globals['_INTERACTION']._serialized_start=595
-  _globals['_INTERACTION']._serialized_end=741
-  _globals['_CANDIDATE']._serialized_start=743
-  _globals['_CANDIDATE']._serialized_end=849
-  _globals['_CONTRIBUTION']._serialized_start=851
-  _globals['_CONTRIBUTION']._serialized_end=970
-  _globals['_DEGRADATION']._serialized_start=972
-  _globals['_DEGRADATION']._serialized_end=1034
-  _globals['_RULEEFFECT']._serialized_start=1036
-  _globals['_RULEEFFECT']._serialized_end=1119
-  _globals['_RULEREPORT']._serialized_start=1122
-  _globals['_RULEREPORT']._serialized_end=1253
-  _globals['_DIVERSITYREPORT']._serialized_start=1255
-  _globals['_DIVERSITYREPORT']._serialized_end=1365
+  _globals['_INTERACTION']._serialized_end=841
+  _globals['_INTERACTION_LABELSENTRY']._serialized_start=796
+  _globals['_INTERACTION_LABELSENTRY']._serialized_end=841
+  _globals['_CANDIDATE']._serialized_start=843
+  _globals['_CANDIDATE']._serialized_end=949
+  _globals['_CONTRIBUTION']._serialized_start=951
+  _globals['_CONTRIBUTION']._serialized_end=1070
+  _globals['_DEGRADATION']._serialized_start=1072
+  _globals['_DEGRADATION']._serialized_end=1134
+  _globals['_RULEEFFECT']._serialized_start=1136
+  _globals['_RULEEFFECT']._serialized_end=1219
+  _globals['_RULEREPORT']._serialized_start=1222
+  _globals['_RULEREPORT']._serialized_end=1353
+  _globals['_DIVERSITYREPORT']._serialized_start=1355
+  _globals['_DIVERSITYREPORT']._serialized_end=1465
 # @@protoc_insertion_point(module_scope)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from metarec.errors import InvalidInputError
 from metarec.v1 import gateway_pb2
-from services.runtime.convert import check_count, check_id, check_label, check_share, check_time, check_unique
+from services.runtime.convert import check_count, check_id, check_label, check_labels, check_share, check_time, check_unique
 
 MAX_ITEMS = 200
 DEFAULT_ITEMS = 10
@@ -39,6 +39,7 @@ def check_interactions(request: gateway_pb2.RecordInteractionsRequest) -> None:
         check_id(interaction.item_id, f"{at}.item_id")
         check_scenario(interaction.scenario, f"{at}.scenario")
         check_label(interaction.label, None, f"{at}.label")
+        check_labels(interaction.labels, None, f"{at}.labels")
         check_time(interaction.event_time, f"{at}.event_time")
 
 

@@ -103,6 +103,7 @@ def interactions(messages: Sequence[types_pb2.Interaction], schema: Schema | Non
         for name in ("event_id", "user_id", "item_id"):
             check_id(getattr(message, name), f"{at}.{name}")
         check_label(message.label, None if schema is None else schema.label, f"{at}.label")
+        check_labels(message.labels, schema, f"{at}.labels")
         time = now + place * 1e-6
         if message.HasField("event_time"):
             time = check_time(message.event_time, f"{at}.event_time")
@@ -116,9 +117,20 @@ def interactions(messages: Sequence[types_pb2.Interaction], schema: Schema | Non
                 timestamp=time,
                 scenario=message.scenario,
                 event_id=message.event_id,
+                labels=dict(message.labels),
             )
         )
     return found
+
+
+def check_labels(labels: Mapping[str, float], schema: Schema | None, field: str) -> None:
+    """InvalidInputError unless each is the label of a further target of the schema, in its range; any finite ones without one."""
+    known = {} if schema is None else {target.column: target for target in schema.targets}
+    for name, value in labels.items():
+        if schema is not None and name not in known:
+            names = ", ".join(known) or "none"
+            raise InvalidInputError(f"is no further target of the schema, which has: {names}", field=f"{field}.{name}")
+        check_label(value, known.get(name), f"{field}.{name}")
 
 
 def check_label(value: float, label: Label | None, field: str) -> None:
@@ -195,6 +207,7 @@ def interaction_message(interaction: Interaction) -> types_pb2.Interaction:
         label=interaction.label,
         event_time=stamp,
         scenario=interaction.scenario,
+        labels=interaction.labels,
     )
 
 

@@ -306,6 +306,7 @@ WRONG += [
     (event(scenario=LONG), "interactions[0].scenario"),
     (event(label=float("nan")), "interactions[0].label"),
     (event(label=float("inf")), "interactions[0].label"),
+    (event(labels={"bought": float("nan")}), "interactions[0].labels.bought"),
     (event(event_time={"seconds": 253_402_300_800}), "interactions[0].event_time"),
     (event(event_time={"nanos": -1}), "interactions[0].event_time"),
 ]

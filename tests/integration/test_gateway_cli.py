@@ -212,6 +212,17 @@ async def test_feedback_with_an_event_id_has_its_effect_once(run: Run) -> None:
         assert (answer["num_recorded"], answer["num_duplicates"], answer["shots"]) == (recorded, 1 - recorded, {"u1": 1})
 
 
+async def test_feedback_records_labels_of_further_targets(run: Run, stages: Any, tmp_path: Path) -> None:
+    assert (await run("feedback", "u1", "i1=1", "--target", "bought=0", "--target", "stars=4.5", "--event-id", "e1"))[0] == 0
+    (tmp_path / "e.yaml").write_text("{user_id: u, item_id: i, label: 1, event_id: e2, labels: {bought: 1}}")
+    assert (await run("feedback", "--file", str(tmp_path / "e.yaml")))[0] == 0
+    assert dict(stages.adaptation.recorded["e1"].labels) == {"bought": 0.0, "stars": 4.5}
+    assert dict(stages.adaptation.recorded["e2"].labels) == {"bought": 1.0}
+    (tmp_path / "e.yaml").write_text("{user_id: u, item_id: i, label: 1, labels: [bought]}")
+    status, _, err = await run("feedback", "--file", str(tmp_path / "e.yaml"))
+    assert (status, "record 1: labels must be a mapping" in err) == (2, True)
+
+
 async def test_feedback_takes_a_file(run: Run, stages: Any, tmp_path: Path) -> None:
     path = tmp_path / "events.yaml"
     path.write_text("- {user_id: 1, item_id: 50, label: 5, event_id: e1, timestamp: 1.5}\n- {user_id: 2, item_id: 7, label: 1}\n")
@@ -244,6 +255,8 @@ async def test_feedback_takes_a_file(run: Run, stages: Any, tmp_path: Path) -> N
         (["feedback", "u1", "i1=good"], "'i1=good' is no rated item"),
         (["feedback", "u1", "i1=1", "i2=2", "--event-id", "e"], "--event-id goes with a single"),
         (["feedback", "u1", "i1=1", "--time", "yesterday"], "'yesterday' is no time"),
+        (["feedback", "u1", "i1=1", "--target", "bought"], "'bought' is no label; write TARGET=NUMBER"),
+        (["feedback", "u1", "i1=1", "i2=2", "--target", "bought=1"], "--target goes with a single"),
         (["feedback", "--file", "/nowhere.json"], "'/nowhere.json' cannot be read"),
         (["recommend", "u1", "--feature", "age"], "'age' is no feature; write NAME=VALUE"),
         (["recommend", "u1", "--feature", "a=1", "--feature", "a=2"], "given twice"),

@@ -1,4 +1,4 @@
-"""Data of several targets through the commands: imported, trained by default, evaluated by target, served by weights of targets."""
+"""Data of several targets through the commands: imported, trained by default, evaluated by target."""
 
 import json
 from pathlib import Path

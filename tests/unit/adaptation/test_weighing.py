@@ -32,10 +32,10 @@ def only(prior: Prior, target: str) -> Engine:
 
 
 def test_targets_are_named_by_their_column(engine: Engine) -> None:
-    assert target_names(engine.prior) == {"rating": "explicit", "interacted": "implicit"}
+    assert target_names(engine.prior) == {"rating": ("explicit", 0), "interacted": ("implicit", 0)}
     label = replace(engine.prior.schema.label, column="interacted")
     taken = replace(engine.prior, schema=replace(engine.prior.schema, label=label))
-    assert target_names(taken) == {"interacted": "explicit", "any_interacted": "implicit"}
+    assert target_names(taken) == {"interacted": ("explicit", 0), "any_interacted": ("implicit", 0)}
 
 
 def test_weighed_scores_are_the_sum_of_each_targets_own(engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """The interaction log: once per event, all or nothing, whatever the order, and durable."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -10,10 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metarec.data.schema import Label
 from metarec.errors import FailedPreconditionError, InvalidInputError, UnavailableError
 from metarec.interactions.database import Database, connect
 from metarec.interactions.history import import_history, rows_left
@@ -342,3 +345,66 @@ def test_kill_9_loses_no_acknowledged_event(tmp_path: Path) -> None:
         assert {f"e{last}.{n}" for n in range(3)} <= ids
         assert record.dirty
     log.close()
+
+
+def test_labels_of_further_targets_are_kept_and_the_latest_event_stands(log: InteractionLog) -> None:
+    log.append([replace(event("e1", time=1.0), labels={"bought": 1.0}), event("e2", item="j", time=2.0)])
+    record = log.user("u")
+    assert record is not None
+    assert [entry.labels for entry in record.support] == [{"bought": 1.0}, {}]
+    log.append([replace(event("e3", time=3.0), labels={"stars": 4.0}), replace(event("e0", time=0.0), labels={"bought": 0.0})])
+    record = log.user("u")
+    assert record is not None
+    assert [(entry.item_id, entry.labels) for entry in record.support] == [("j", {}), ("i", {"stars": 4.0})]
+    assert [entry.labels for entry in log.page("u", 10).interactions] == [{"stars": 4.0}, {}, {"bought": 1.0}, {"bought": 0.0}]
+    with pytest.raises(InvalidInputError, match="'stars' must be a finite number") as caught:
+        log.append([replace(event("e4"), labels={"stars": float("nan")})])
+    assert caught.value.field == "interactions[0].labels.stars"
+
+
+FIRST_FORMAT = """
+CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, user_id TEXT NOT NULL,
+  item_id TEXT NOT NULL, label REAL NOT NULL, time REAL NOT NULL, scenario TEXT NOT NULL);
+CREATE TABLE support (user_id TEXT NOT NULL, item_id TEXT NOT NULL, label REAL NOT NULL, time REAL NOT NULL,
+  event_id TEXT NOT NULL, scenario TEXT NOT NULL, PRIMARY KEY (user_id, item_id)) WITHOUT ROWID;
+CREATE TABLE users (user_id TEXT PRIMARY KEY, revision INTEGER NOT NULL, dirty INTEGER NOT NULL, checkpoint TEXT NOT NULL,
+  profile TEXT) WITHOUT ROWID;
+INSERT INTO events VALUES (7, 'e1', 'u', 'i', 4.0, 10.0, 'home');
+INSERT INTO support VALUES ('u', 'i', 4.0, 10.0, 'e1', 'home');
+INSERT INTO users VALUES ('u', 3, 0, 'c-1', NULL);
+PRAGMA user_version = 1;
+"""
+"""A log as metarec wrote it before interactions had further labels."""
+
+
+def test_a_log_of_the_first_format_is_read_and_written_on(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "log.db")
+    connection.executescript(FIRST_FORMAT)
+    connection.close()
+    for _ in range(2):  # the second time it is of the present format
+        opened = InteractionLog(tmp_path / "log.db")
+        record = opened.user("u")
+        assert record is not None
+        old = record.support[0]
+        assert (old.item_id, old.label, old.scenario, old.labels, old.event_id) == ("i", 4.0, "home", {}, "e1")
+        opened.append([replace(event("e2", item="j", time=11.0), labels={"bought": 1.0})])
+        record = opened.user("u")
+        assert record is not None
+        assert (len(record.support), record.support[1].labels, record.dirty) == (2, {"bought": 1.0}, True)
+        assert [entry.event_id for entry in opened.page("u", 5).interactions] == ["e2", "e1"]
+        opened.close()
+
+
+def test_a_history_brings_labels_of_further_targets(log: InteractionLog, tiny_dataset: "Dataset") -> None:
+    events = tiny_dataset.interactions
+    extra_NK = np.full((len(events), 2), np.nan, np.float32)
+    extra_NK[1] = (1, np.nan)
+    targets = (Label(column="bought", kind="binary"), Label(column="stars", kind="rating", minimum=1, maximum=5))
+    several = replace(
+        tiny_dataset,
+        schema=replace(tiny_dataset.schema, targets=targets),
+        interactions=replace(events, extra_NK=extra_NK).select(np.arange(3)),
+    )
+    import_history(log, several)
+    found = log.page(str(tiny_dataset.user_ids[events.user_N[0]]), 10).interactions
+    assert sorted((entry.event_id[-1], dict(entry.labels)) for entry in found) == [("0", {}), ("1", {"bought": 1.0}), ("2", {})]

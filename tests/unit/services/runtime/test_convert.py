@@ -1,5 +1,7 @@
 """Messages to values and back, checked against the schema."""
 
+from dataclasses import replace
+
 import pytest
 
 from metarec.data.schema import Field, Label, Schema
@@ -119,3 +121,20 @@ def test_pages_have_1_to_1000_entries() -> None:
     for size in (-1, 1001):
         with pytest.raises(InvalidInputError):
             convert.page_size(size)
+
+
+def test_labels_of_further_targets_are_those_of_the_schema() -> None:
+    several = replace(SCHEMA, targets=(Label(column="bought", kind="binary"),))
+    message = types_pb2.Interaction(event_id="e", user_id="u", item_id="i", label=3, labels={"bought": 1})
+    (found,) = convert.interactions([message], several, now=5.0)
+    assert found.labels == {"bought": 1.0}
+    assert dict(convert.interaction_message(found).labels) == {"bought": 1.0}
+    for labels, schema, match in (
+        ({"bought": 0.5}, several, "must be 0 or 1"),
+        ({"sold": 1.0}, several, "which has: bought"),
+        ({"bought": 1.0}, SCHEMA, "which has: none"),
+    ):
+        wrong = types_pb2.Interaction(event_id="e", user_id="u", item_id="i", label=3, labels=labels)
+        with pytest.raises(InvalidInputError, match=match) as caught:
+            convert.interactions([wrong], schema, now=5.0)
+        assert caught.value.field == f"interactions[0].labels.{next(iter(labels))}"
