@@ -121,7 +121,8 @@ def to_json(found: "Found", data: str, budget: float) -> dict[str, object]:
         "seconds": found.seconds,
         "rungs": list(found.plan.shares),
         "baselines": {name: dict(by) for name, by in found.floor.metrics.items()},
-        "candidates": [{**asdict(outcome), "seconds_in_full": in_full.get(outcome.name)} for outcome in found.outcomes],
+        "candidates": [{**asdict(outcome), "seconds_in_full": in_full[outcome.name]} for outcome in found.outcomes],
+        "not_eligible": dict(prepared.eligibility.refused),
         "recommendation": recommendation,
     }
     plain = _plain(value)

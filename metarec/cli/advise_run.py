@@ -181,7 +181,7 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
     )
     with trials:
         trials.run(halving, heads)
-    outcomes = _outcomes(prepared.eligibility, costs, chosen, halving)
+    outcomes = tuple(_outcome(one, costs[one.name], chosen, halving) for one in prepared.eligibility.candidates)
     return Found(
         prepared=prepared,
         costs=costs,
@@ -215,12 +215,6 @@ def _costs(prepared: Prepared, heads: Mapping[str, HeadRecipe], seed: int) -> di
             measured[candidate.recipe] = probe(prepared.inputs, head, seed=seed)
         found[candidate.name] = replace(measured[candidate.recipe], epochs=head.epochs)
     return found
-
-
-def _outcomes(eligibility: Eligibility, costs: Mapping[str, Cost], chosen: Plan, halving: Halving) -> tuple[Outcome, ...]:
-    found = [_outcome(candidate, costs[candidate.name], chosen, halving) for candidate in eligibility.candidates]
-    refused = [Outcome(name=name, recipe=name, refused=f"not eligible: {why}") for name, why in eligibility.refused.items()]
-    return (*found, *refused)
 
 
 def _outcome(candidate: Candidate, cost: Cost, chosen: Plan, halving: Halving) -> Outcome:

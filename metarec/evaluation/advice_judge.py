@@ -6,8 +6,9 @@ absolute error, clicks by AUC, and what users will take out of the whole catalog
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -178,7 +179,7 @@ class HeldOutJudge:
         return self._verdict({name: np.mean([part[name] for part in found], axis=0) for name in self.metrics})
 
     def _lists(self, scorer: Scorer) -> Verdict:
-        tests = [topn_episodes(self.episodes, k) for k in self.shots]
+        tests = [_all_that_follows(self.episodes, k) for k in self.shots]
         found = [measure(scorer, test, len(self.item_ids)) for test in tests]
         ndcg_T, recall_T = (np.mean([getattr(part, key) for part in found], axis=0) for key in ("ndcg_U", "recall_U"))
         return self._verdict({"ndcg@20": ndcg_T, "recall@20": recall_T})
@@ -188,6 +189,19 @@ class HeldOutJudge:
             name: float(np.nanmean(value_T)) if not np.isnan(value_T).all() else float("nan") for name, value_T in values.items()
         }
         return Verdict(metrics=means, value_T=tuple(float(value) for value in values[self.metrics[0]]))
+
+
+def _all_that_follows(episodes: Episodes, shots: int) -> list[TopNEpisode]:
+    """Top-N tests that ask for everything after the first `shots` interactions, as P5 does.
+
+    What the same users are asked for after more shots must not be left out: in time order the next items are unlike later ones.
+    """
+    tasks = episodes.tasks
+    follows = [tasks.support_item_S[first + shots : last] for first, last in pairwise(tasks.support_start_T1.tolist())]
+    return [
+        replace(episode, target_Q=np.concatenate([next_Q, episode.target_Q]))
+        for episode, next_Q in zip(topn_episodes(episodes, shots), follows, strict=True)
+    ]
 
 
 def _baseline(model: FittedRating) -> Callable[[Episodes], Floats]:

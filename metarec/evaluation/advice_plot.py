@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from metarec.evaluation.metrics import LOWER_IS_BETTER
 from metarec.evaluation.plots import LEARNER, PLAIN, SETTINGS
@@ -53,6 +54,7 @@ def save_curves(
         axes.set_ylim(*_frame(curves, metric, floor))
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
         axes.set_xlabel("seconds of training on one core; one curve per rung, the last one bold")
         axes.set_ylabel(f"{metric} on held-out users ({'lower' if metric in LOWER_IS_BETTER else 'higher'} is better)")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

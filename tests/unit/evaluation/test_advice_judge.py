@@ -1,7 +1,7 @@
 """The judge and who judges: on the tiny dataset, whose users each love one genre."""
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from metarec.training.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
+    from metarec.evaluation.temporal_splits import TopNEpisode
 
 RECIPE = get_recipe("alpaca").override(
     {
@@ -129,6 +130,19 @@ def test_lists_are_judged_over_the_catalogue(setting: Setting) -> None:
     plain = judge.baselines(setting.train, setting.inputs, seed=0, watch=lambda name: None)
     assert {"popularity", "ials", "item_knn"} <= set(plain)
     assert 0 < plain["popularity"].metrics["ndcg@20"] < found.metrics["ndcg@20"] < 1
+
+
+def test_lists_ask_for_everything_after_the_shots(setting: Setting) -> None:
+    judge = setting.judge("lists")
+    asked: dict[int, list[int]] = {}
+
+    def nothing(episodes: "Sequence[TopNEpisode]") -> np.ndarray:
+        asked[len(episodes[0].support_S)] = [len(episode.target_Q) for episode in episodes]
+        return np.zeros((len(episodes), len(judge.item_ids)), np.float32)
+
+    judge._lists(nothing)
+    # Fourteen interactions each.
+    assert asked == {k: [14 - k] * len(judge.episodes) for k in (0, 1, 3, 5)}
 
 
 def test_baselines_are_judged_by_the_same_ruler(setting: Setting) -> None:
