@@ -4,13 +4,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from metarec.adaptation.engine import Engine
+from metarec.adaptation.weighing import weigh
 from metarec.cli.main import cli
 from metarec.data.dataset import Dataset
+from metarec.errors import InvalidInputError
 from metarec.training.checkpoint import load_checkpoint
+from metarec.training.registry import Registry
+from metarec.types import Interaction
+from metarec.v1 import adaptation_pb2_grpc, gateway_pb2, ranking_pb2, recall_pb2_grpc, types_pb2
+from metarec.v1.recall_pb2 import RetrieveCandidatesRequest
+from services.adaptation.service import build as build_adaptation
+from services.ranking.ranker import Ranker
+from services.ranking.wire import Answer, explain_request, rank_request
+from services.recall.service import build as build_recall
+from services.runtime.errors import from_rpc_error
+from services.runtime.features import LazyStore
+from services.runtime.live import LiveCheckpoint
+from services.runtime.server import Server
+from services.runtime.settings import Settings
 
 QUICK = ("--threads", "1", "--no-gate", "--set", "epochs=2", "--set", "batch_size=16", "--set", "model.embedding_dim=6")
 SCHEMA = """
@@ -100,3 +117,61 @@ def test_a_recipe_of_one_target_trains_the_label_alone(data: Path, tmp_path: Pat
     words = ("--data", data, "--out", tmp_path, "--recipe", "alpaca", "--json", *QUICK)
     assert json.loads(invoke("train", *words))["recipe"] == "alpaca"
     assert "targets.map" not in load_checkpoint(tmp_path).heads["explicit"].theta
+
+
+async def test_labels_are_recorded_adapted_from_and_weighed_from_end_to_end(registry: Path, tmp_path: Path) -> None:
+    """A new user's labels of both targets reach recall and ranking, whose scores and explanations are those of the engine."""
+    registered = Registry(registry)
+    (info,) = registered.list()
+    registered.promote(info.id, force=True)
+    places = {"registry": registry, "features": registry / "features", "state": tmp_path}
+    adaptation = Server("adaptation", Settings(service="adaptation", **places), build_adaptation)  # type: ignore[arg-type]  # by name
+    recall = Server("recall", Settings(service="recall", **places), build_recall)  # type: ignore[arg-type]  # by name
+    labels = {"i1": (1.0, {"stars": 5.0}), "i5": (1.0, {"stars": 4.0}), "i2": (0.0, {"stars": 1.0}), "i3": (0.0, {})}
+    events = [
+        types_pb2.Interaction(event_id=f"e{item_id}", user_id="new", item_id=item_id, label=label, labels=further)
+        for item_id, (label, further) in labels.items()
+    ]
+    weights = {"stars": 1.0, "interacted": 0.5}
+    await adaptation.start()
+    await recall.start()
+    async with (
+        grpc.aio.insecure_channel(f"127.0.0.1:{adaptation.port}") as writing,
+        grpc.aio.insecure_channel(f"127.0.0.1:{recall.port}") as reading,
+    ):
+        stub = adaptation_pb2_grpc.AdaptationServiceStub(writing)
+        wrong = types_pb2.Interaction(event_id="e", user_id="new", item_id="i1", label=1, labels={"sold": 1})
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.RecordInteractions(gateway_pb2.RecordInteractionsRequest(interactions=[wrong]))
+        error = from_rpc_error(refused.value)
+        assert isinstance(error, InvalidInputError)
+        assert (error.field, "stars" in error.message) == ("interactions[0].labels.sold", True)
+        await stub.RecordInteractions(gateway_pb2.RecordInteractionsRequest(interactions=events))
+        ask = RetrieveCandidatesRequest(user_id="new", num_candidates=30, target_weights=weights)
+        found = await recall_pb2_grpc.RecallServiceStub(reading).RetrieveCandidates(ask)
+    await adaptation.drain()
+    await recall.drain()
+    live, store = LiveCheckpoint(registry), LazyStore(registry / "features", "sqlite")
+    rank = ranking_pb2.RankCandidatesRequest(user_id="new", candidates=found.candidates, target_weights=weights)
+    explain = ranking_pb2.ExplainScoreRequest(user_id="new", item_id="i9", target_weights=weights)
+    ranked, explained = Ranker(live, store).answer([rank_request(rank, None), explain_request(explain)])
+    live.close()
+    store.close()
+    assert isinstance(ranked, Answer)
+    assert isinstance(explained, Answer)
+    engine = Engine(load_checkpoint(registry))
+    user = weigh(
+        engine.adapt(
+            [
+                Interaction(user_id="new", item_id=item_id, label=label, labels=further)
+                for item_id, (label, further) in labels.items()
+            ]
+        ),
+        weights,
+    )
+    assert len(ranked.ranked) == 30
+    for item in ranked.ranked:
+        assert item.score == pytest.approx(float(engine.scores(user, [item.item_id])[0]), abs=1e-4)
+    personal = [c for c in found.candidates if c.source == types_pb2.CANDIDATE_SOURCE_PERSONAL]
+    assert [c.score for c in personal] == pytest.approx(engine.scores(user, [c.item_id for c in personal]).tolist(), abs=1e-4)
+    assert sum(term.value for term in explained.contributions) == pytest.approx(explained.ranked[0].score, abs=1e-4)
