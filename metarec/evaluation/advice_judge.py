@@ -4,31 +4,32 @@ Each user shows their first k interactions and is asked for later ones; figures 
 absolute error, clicks by AUC, and what users will take out of the whole catalogue by nDCG@20.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metarec.adaptation.engine import Engine
 from metarec.baselines.rating_registry import FittedRating, fit_rating_baselines
 from metarec.baselines.rating_tasks import RatingData
+from metarec.baselines.registry import topn_candidates
+from metarec.evaluation.advice_costs import Request, requests, serving_costs
 from metarec.evaluation.episodes import MAX_QUERY, Episodes
+from metarec.evaluation.gate import whole_users
 from metarec.evaluation.held_out import EVERYTHING, draw_held_out, fit_topn_baselines, topn_episodes
 from metarec.evaluation.metrics import LOWER_IS_BETTER, LabelScale, Predictions, episode_metrics
 from metarec.evaluation.predict import predict_episodes
 from metarec.evaluation.rating_run import label_scale
+from metarec.evaluation.temporal import tune_baselines
 from metarec.evaluation.temporal_splits import TopNEpisode
-from metarec.evaluation.topn_models import Scorer, measure
+from metarec.evaluation.topn_models import Scorer, baseline_scorer, measure
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.blend import head_scores, support_batch
 from metarec.meta.prior import Head, Prior
 from metarec.tasks.batch import EntityTable, Tables
-from metarec.types import Features, Interaction, TaskKind
+from metarec.types import TaskKind
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
@@ -45,7 +46,6 @@ RATING_BASELINES = ("support_mean", "bias", "bias_als", "item_content_ridge")
 TOPN_BASELINES = ("popularity", "recent_popularity", "ials", "item_knn")
 MAX_TUNING = 100_000
 """Interactions on which the settings of baselines are chosen."""
-TIMED_USERS = 100
 
 Floats = NDArray[np.float64]
 
@@ -87,7 +87,7 @@ class HeldOutJudge:
     schema: "Schema"
     encoder: FeatureEncoder
     item_ids: tuple[str, ...]
-    supports: tuple[tuple[tuple[Interaction, ...], Features], ...]
+    supports: tuple[Request, ...]
 
     @classmethod
     def of(
@@ -111,7 +111,7 @@ class HeldOutJudge:
             schema=held_out.schema,
             encoder=encoder,
             item_ids=tuple(str(item) for item in held_out.item_ids),
-            supports=tuple(_requests(held_out, episodes, TIMED_USERS)),
+            supports=tuple(requests(held_out, episodes)),
         )
 
     @property
@@ -134,9 +134,7 @@ class HeldOutJudge:
     def baselines(self, train: "Dataset", inputs: "Encoded", *, seed: int, watch: Callable[[str], None]) -> dict[str, Verdict]:
         """The plain baselines, tuned and fitted on all of `train`, by name."""
         if self.question == "lists":
-            fitted = fit_topn_baselines(
-                train, shots=self.shots, seed=seed, only=TOPN_BASELINES, max_tuning_interactions=MAX_TUNING
-            )
+            fitted = _topn_baselines(train, self.shots, seed)
             return {name: self._lists(scorer) for name, scorer in fitted.items()}
         label = train.schema.label
         data = RatingData.of(
@@ -160,13 +158,7 @@ class HeldOutJudge:
             popularity_I=inputs.popularity_I,
             heads={head.target: head},
         )
-        engine = Engine(prior)
-        adapted = [engine.adapt(support, features) for support, features in self.supports]
-        return {
-            "adapt_ms": _median_ms([partial(engine.adapt, *request) for request in self.supports]),
-            "score_ms": _median_ms([partial(engine.scores, user, self.item_ids) for user in adapted]),
-            "state_bytes": float(np.median([len(user.state.encode()) for user in adapted])),
-        }
+        return serving_costs(prior, self.supports)
 
     def _labels(self, predict: "Callable[[Episodes], Floats]") -> Verdict:
         found: list[Mapping[str, Floats]] = []
@@ -204,6 +196,15 @@ def _all_that_follows(episodes: Episodes, shots: int) -> list[TopNEpisode]:
     ]
 
 
+def _topn_baselines(train: "Dataset", shots: Sequence[int], seed: int) -> dict[str, Scorer]:
+    """Tuned on users held out from `train`, those who come last where there are timestamps, and fitted on all of it."""
+    if not train.has_timestamps:
+        return fit_topn_baselines(train, shots=shots, seed=seed, only=TOPN_BASELINES, max_tuning_interactions=MAX_TUNING)
+    candidates = topn_candidates(train)
+    chosen = tune_baselines(whole_users(train, MAX_TUNING, seed), shots, only=TOPN_BASELINES)["cold"]
+    return {name: baseline_scorer(candidates[name][place]().fit(train)) for name, place in chosen.items()}
+
+
 def _baseline(model: FittedRating) -> Callable[[Episodes], Floats]:
     return lambda episodes: model.predict(episodes.tasks)[0]
 
@@ -214,30 +215,3 @@ def _head_scorer(head: Head, tables: Tables) -> Scorer:
         return head_scores(head, support_batch(tables, list(support), support))  # type: ignore[arg-type]  # read by user alone
 
     return score
-
-
-def _requests(held_out: "Dataset", episodes: Episodes, most: int) -> list[tuple[tuple[Interaction, ...], Features]]:
-    """Support and profile of the first users, as a service gets them."""
-    tasks = episodes.tasks
-    found: list[tuple[tuple[Interaction, ...], Features]] = []
-    for task, user in enumerate(tasks.user_T[:most]):
-        rows = slice(*tasks.support_start_T1[task : task + 2])
-        support = tuple(
-            Interaction(user_id=str(held_out.user_ids[user]), item_id=str(held_out.item_ids[item]), label=float(label))
-            for item, label in zip(tasks.support_item_S[rows], tasks.support_label_S[rows], strict=True)
-        )
-        profile = held_out.users.iloc[int(user)].to_dict()
-        found.append((support, {str(name): value for name, value in profile.items() if value is not None}))
-    return found
-
-
-def _median_ms(calls: Sequence[Callable[[], object]]) -> float:
-    """Median processor time of one call, in milliseconds; the first ones warm up."""
-    for call in calls[:5]:
-        call()
-    seconds = []
-    for call in calls:
-        start = time.process_time()
-        call()
-        seconds.append(time.process_time() - start)
-    return 1000 * float(np.median(seconds))
