@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 from metarec.adaptation.adapted import Adapted, UserInput, Within, known_support, support_batches
 from metarec.adaptation.view import EngineView, Floats, ScenarioShift, row_vectors, task_vector
 from metarec.errors import FailedPreconditionError, InvalidInputError, MetarecError
-from metarec.meta.alpaca_terms import noise
+from metarec.meta.alpaca_terms import support_noise
 from metarec.meta.scenario import Evidence, Scenario, has_scenarios
 from metarec.models.contract import FastWeights
 from metarec.models.linear_gaussian import LinearGaussian
@@ -132,7 +132,7 @@ def label_weights(view: EngineView, adapted: Adapted) -> FastWeights:
         scenario = adapted.within.scenario
         here_TN = support.mask_TN & torch.tensor([[entry.scenario == scenario for entry in adapted.used] or [False]])
         phi_NE, _ = cast(LinearGaussian, head.model).batch_features(head.theta, support)
-        seen_NE = phi_NE[0] / noise(head.theta, support)[0].sqrt()[:, None] * here_TN[0][:, None]
+        seen_NE = phi_NE[0] / support_noise(head.theta, support)[0].sqrt()[:, None] * here_TN[0][:, None]
         eye_EE = torch.eye(seen_NE.shape[1], dtype=seen_NE.dtype)
         gain_EE = eye_EE - fast["factor"][0] @ fast["factor"][0].T @ (seen_NE.T @ seen_NE)
         root_EE = torch.linalg.cholesky(torch.from_numpy(adapted.within.spread_EE)).to(gain_EE.dtype)

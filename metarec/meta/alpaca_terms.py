@@ -6,6 +6,7 @@ Shapes: T tasks, S support rows, Q query rows, N rows of either, D + 1 features 
 import torch
 from torch import Tensor
 
+from metarec.meta.decay import decay
 from metarec.models.contract import FastWeights, MetaParams
 from metarec.tasks.batch import Batch
 
@@ -21,6 +22,12 @@ def choice(theta: MetaParams, phi_TSD: Tensor, support: Batch, unknown_TS: Tenso
 def noise(theta: MetaParams, batch: Batch) -> Tensor:
     """Noise variance of each row (T, N): one level for known entities, one for unknown ones."""
     return torch.exp(theta["noise.log_var"])[unknown(batch)]
+
+
+def support_noise(theta: MetaParams, support: Batch) -> Tensor:
+    """Noise variance of each support row (T, S), by its age too where the head has learned that."""
+    noise_TS, decay_TS = noise(theta, support), decay(theta, support)
+    return noise_TS if decay_TS is None else noise_TS * decay_TS
 
 
 def unknown(batch: Batch) -> Tensor:

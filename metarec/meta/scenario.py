@@ -27,7 +27,7 @@ from torch import Tensor
 
 from metarec.errors import ConfigError
 from metarec.meta.alpaca import Alpaca
-from metarec.meta.alpaca_terms import choice, noise, unknown
+from metarec.meta.alpaca_terms import choice, support_noise, unknown
 from metarec.meta.prior import Head
 from metarec.meta.scenario_kappa import KAPPAS, Spectra, spectrum, weigh
 from metarec.models.linear_gaussian import LinearGaussian
@@ -220,7 +220,7 @@ def _whitened(head: Head, support: Batch) -> tuple[Tensor, Tensor]:
         prior_TE = linear.task_prior(head.theta, support.tables.tasks, support.task_T)
         prior_TE = prior_TE + choice(head.theta, phi_TNE, support, unknown(support)).sum(1)
         known_TN = head.theta["mu"] + bias_TN + torch.einsum("tne,te->tn", phi_TNE, prior_TE)
-        weight_TN = support.mask_TN / noise(head.theta, support).double().sqrt()
+        weight_TN = support.mask_TN / support_noise(head.theta, support).double().sqrt()
         scale_E = torch.exp(0.5 * head.theta["prior.log_var"]).double()
         residual_TN = (support.label_TN.to(known_TN.dtype) - known_TN).double()
         return phi_TNE.double() * scale_E * weight_TN[..., None], residual_TN * weight_TN
