@@ -118,7 +118,7 @@ class Advice:
     """The recommended training and what it was compared with.
 
     `floor` says how much better than the best plain baseline it is, None without baselines; `above_floor` names the candidates
-    that are better than it beyond noise.
+    that are better than it beyond noise, `floor_metrics` are all of its figures.
     """
 
     metric: str
@@ -127,6 +127,7 @@ class Advice:
     best: Choice
     floor: Delta | None
     above_floor: tuple[str, ...]
+    floor_metrics: Mapping[str, float]
     others: Mapping[str, Other]
 
     @property
@@ -187,6 +188,7 @@ def advise(outcomes: Sequence[Outcome], floor: Floor, metric: str, *, target: st
         best=best,
         floor=over.get(chosen.outcome.name),
         above_floor=tuple(name for name, gain in over.items() if gain.interval[0] > 0),
+        floor_metrics=floor.metrics.get(plain, {}),
         others={choice.outcome.name: _against(chosen, choice, metric, top) for choice in representatives},
     )
 

@@ -79,6 +79,7 @@ def reasons(advice: Advice, *, users: str, shots: Sequence[int], sampled: float 
     said = [f"{name} reaches {metric} {figure:.4f} on {users}; mean over {k} shots{several}."]
     said.append(_about_best(advice))
     said.append(_about_floor(advice))
+    said.append(_beside(advice))
     said.append(_about_costs(advice))
     if chosen.trained.epochs != chosen.trained.planned:
         said.append(_about_length(chosen, metric))
@@ -121,6 +122,14 @@ def _about_floor(advice: Advice) -> str:
         return f"{none}{name} is worse than the best of them, {gain.baseline}: {percent(gain)}.{others}"
     none = "" if advice.above_floor else ", and NO other learner does"
     return f"It does NOT beat the best plain baseline, {gain.baseline}, beyond noise{none}: {percent(gain)}.{others}"
+
+
+def _beside(advice: Advice) -> str:
+    """The figures that decide nothing."""
+    mine, plain = advice.chosen.trained.metrics, advice.floor_metrics
+    names = [name for name in mine if name != advice.metric and name in plain]
+    shown = [f"{name} {mine[name]:.4f} (the baseline's {plain[name]:.4f})" for name in names]
+    return f"Beside that: {', '.join(shown)}." if shown else ""
 
 
 def _about_costs(advice: Advice) -> str:

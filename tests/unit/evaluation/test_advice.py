@@ -138,6 +138,11 @@ def test_the_floor_is_told_plainly(baseline: float, noise: float, said: str) -> 
     assert any(sentence.startswith(said) for sentence in told(advice)), told(advice)
 
 
+def test_figures_that_decide_nothing_are_told_beside_the_baselines() -> None:
+    advice = advise([outcome("alpaca", trained())], floor(0.0), "mae", target="explicit")
+    assert "Beside that: ndcg@5 0.7000 (the baseline's 0.7000)." in told(advice)
+
+
 def test_a_tied_candidate_that_is_above_the_floor_is_named() -> None:
     # Between the two is noise, yet only the other is above the baseline beyond it.
     one, two = outcome("alpaca", trained(-0.001, noise=1.0)), outcome("alpaca x", trained(-0.002), settings={"x": "1"})
