@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from metarec.adaptation.profile import learned_profiles
 from metarec.adaptation.view import EngineView, Floats, content_vectors, row_vectors
-from metarec.meta.alpaca import Alpaca
-from metarec.meta.item_prior import item_prior
+from metarec.meta.item_prior import is_closed_form, item_prior
 from metarec.tasks.batch import EntityTable
 from metarec.types import Target
 
@@ -143,7 +142,7 @@ def preview_items(view: EngineView, items: EntityTable, item_ids: Sequence[str],
 def _unseen(view: EngineView, target: Target, items: EntityTable) -> tuple[Doubles, Doubles, Doubles | None]:
     """Vectors (I, E), offsets (I,) and the covariance of vector and offset (E, E; None where unknown) of items by content."""
     head = view.prior.heads[target]
-    if target == "explicit" and head.learner.name == Alpaca.name:
+    if target == "explicit" and is_closed_form(head):
         mean_IE, spread_EE = item_prior(view.prior, items)
         ones_I1 = np.ones((len(items), 1))
         return np.concatenate([mean_IE[:, :-1], ones_I1], 1), float(head.theta["mu"]) + mean_IE[:, -1], spread_EE
