@@ -213,19 +213,25 @@ def stopped_early(manifest: Mapping[str, object]) -> dict[str, str]:
     assert isinstance(history, dict)
     planned = {head["target"]: head["epochs"] for head in recipe["heads"]}
     return {
-        target: early_stop_note(len(epochs), planned[target], best_epoch(epochs))
+        target: early_stop_note(len(epochs), planned[target], lowest_epoch(epochs))
         for target, epochs in history.items()
         if len(epochs) < planned[target]
     }
 
 
-def best_epoch(epochs: Sequence[Mapping[str, float]]) -> int:
-    """The epoch (from 1) whose parameters were published: the first of the smallest validation loss, else the last."""
+def lowest_epoch(epochs: Sequence[Mapping[str, float]]) -> int:
+    """The epoch (from 1) with the first of the smallest validation losses, else the last."""
     losses = [epoch.get("validation_loss", -float(k)) for k, epoch in enumerate(epochs)]
     return losses.index(min(losses)) + 1
 
 
+def published_epoch(epochs: Sequence[Mapping[str, float]]) -> int:
+    """The epoch (from 1) whose parameters were published: the last one kept; in older checkpoints that of the smallest loss."""
+    return max((k for k, epoch in enumerate(epochs, 1) if epoch.get("kept")), default=lowest_epoch(epochs))
+
+
 def epoch_rows(epochs: Sequence[Mapping[str, float]]) -> list[dict[str, object]]:
-    """A head's epochs as table rows, the best one marked."""
-    best = best_epoch(epochs)
-    return [{**epoch, "epoch": int(epoch["epoch"]), "": "best" if epoch["epoch"] == best else ""} for epoch in epochs]
+    """A head's epochs as table rows, the one that was published marked."""
+    published = published_epoch(epochs)
+    rows = [{name: value for name, value in epoch.items() if name != "kept"} for epoch in epochs]
+    return [{**row, "epoch": int(row["epoch"]), "": "published" if row["epoch"] == published else ""} for row in rows]

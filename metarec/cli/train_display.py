@@ -70,7 +70,7 @@ class TrainDisplay:
             self._bars.update(task, note=f"epoch {progress.epoch}/{progress.epochs} {self._figures(progress)}")
 
     def _figures(self, progress: Progress) -> str:
-        figures = [f"{name} {value:.4f}" for name, value in progress.metrics.items() if name not in ("epoch", "seconds")]
+        figures = [f"{name} {value:.4f}" for name, value in progress.metrics.items() if name not in ("epoch", "seconds", "kept")]
         return " ".join([*figures, f"{progress.metrics.get('seconds', 0.0):.1f} s", *filter(None, [progress.note])])
 
     def _say(self, line: str) -> None:

@@ -27,16 +27,20 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from metarec.errors import ConfigError
-from metarec.meta.alpaca_terms import choice, mean, noise, unknown, variance
+from metarec.meta.alpaca_terms import choice, mean, noise, support_noise, unknown, variance
 from metarec.meta.contract import Metrics
+from metarec.meta.row_axes import row_axes
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
-from metarec.models.linear_gaussian import LinearGaussian, unique_rows, with_one
+from metarec.models.linear_gaussian import LinearGaussian, unique_rows
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
 from metarec.tasks.stats import LabelStats
 from metarec.types import Target
 
 NLL_ROWS = 64
 """Query rows of a task, at most, on which the scales of the predictive variance are trained."""
+
+AXES_SCALE = 0.035
+"""Deviation of the entries of the map of axes at the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +51,10 @@ class Alpaca:
     cold_tasks: share of tasks in a step whose rows are all shown without ids
     l2_id, l2_bias: weights of the mean squared id vector and id bias of the rows a batch touches
     l2_choice: the same of y
-    l2_content: weight of the squared content maps
+    l2_content: weight of the squared maps of content and axes
     huber: query errors beyond this many units of the label cost linearly in the outer loss (Huber 1964); 0: all squared
     noise_shape: prior rows of evidence on a task's noise level; 0 keeps the noise the same for all tasks
+    row_axes: axes of each of two tables that vectors of known rows are built from in training (metarec.meta.row_axes); 0: none
     """
 
     name: ClassVar[str] = "alpaca"
@@ -64,14 +69,14 @@ class Alpaca:
     l2_content: float = 0.0
     huber: float = 0.0
     noise_shape: float = 8.0
+    row_axes: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("id_dropout", "cold_tasks"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, must be in [0, 1)", field=name)
-        for name in ("l2_id", "l2_bias", "l2_choice", "l2_content", "huber", "noise_shape"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, must not be negative", field=name)
+        for name, value in vars(self).items():
+            if name in ("id_dropout", "cold_tasks") and not 0 <= value < 1:
+                raise ConfigError(f"{name} is {value}, must be in [0, 1)", field=name)
+            if value < 0:
+                raise ConfigError(f"{name} is {value}, must not be negative", field=name)
 
     def init(self, model: Scorer, tables: Tables, generator: torch.Generator, stats: LabelStats | None = None) -> MetaParams:
         """The model's parameters, noise levels, C and y; `stats` sets mu, the row biases and the scale of the noise."""
@@ -86,6 +91,10 @@ class Alpaca:
             theta["mu"] = torch.tensor(stats.mean)
             theta["row.id_bias"] = stats.offset_C1.clone()
             theta["prior.log_var"] = theta["prior.log_var"] + 2 * math.log(max(std, 1e-3))
+        if stats is not None and self.row_axes:
+            axes_CA = row_axes(stats, tables.rows, self.row_axes)
+            theta |= {"axes.row": axes_CA, "axes.bias": torch.zeros(axes_CA.shape[1])}
+            theta["axes.map"] = torch.randn(axes_CA.shape[1], width - 1, generator=generator) * AXES_SCALE
         return theta
 
     def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:
@@ -94,7 +103,7 @@ class Alpaca:
         phi_TSD, bias_TS = linear.batch_features(theta, support)
         profile_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
         prior_TD = profile_TD + choice(theta, phi_TSD, support, unknown(support)).sum(1)
-        return self._posterior(theta, phi_TSD, bias_TS, noise(theta, support), prior_TD, support)
+        return self._posterior(theta, phi_TSD, bias_TS, support_noise(theta, support), prior_TD, support)
 
     def _posterior(
         self, theta: MetaParams, phi_TSD: Tensor, bias_TS: Tensor, noise_TS: Tensor, prior_TD: Tensor, support: Batch
@@ -165,13 +174,13 @@ class Alpaca:
         for name, weight in (("row.id", self.l2_id), ("row.id_bias", self.l2_bias), ("row.choice", self.l2_choice)):
             if weight:
                 loss = loss + weight * live[name][code_N].square().sum() / len(unique_N)
-        if self.l2_content:
-            loss = loss + self.l2_content * (live["row.content"].square().sum() + live["row.content_bias"].square().sum())
-        names = list(live)
+        for name in ("row.content", "row.content_bias", "axes.map", "axes.bias"):
+            if self.l2_content and name in live:
+                loss = loss + self.l2_content * live[name].square().sum()
+        names = [name for name in live if name != "axes.row"]  # axes are given
         gradients = torch.autograd.grad(loss, [live[name] for name in names], allow_unused=True)
-        gradient = {
-            name: torch.zeros_like(live[name]) if value is None else value for name, value in zip(names, gradients, strict=True)
-        }
+        found = {name: value for name, value in zip(names, gradients, strict=True) if value is not None}
+        gradient = {name: found.get(name, torch.zeros_like(value)) for name, value in live.items()}
         for name in ("row.id", "row.id_bias", "row.choice"):
             gradient[name][0] = 0.0  # code 0 has no id: its row stays 0
         metrics = {"loss": float(error.detach()), "nll": float(nll.detach()), "objective": float(loss.detach())}
@@ -191,8 +200,8 @@ class Alpaca:
         code_N = rows.code_N[unique_N]
         here_N = (code_N > 0) & keep_N
         cold_ND, cold_bias_N = linear.content_features(live, rows, unique_N)
-        phi_ND = cold_ND + with_one(live["row.id"][code_N], 0.0) * here_N[:, None]
-        bias_N = cold_bias_N + live["row.id_bias"][code_N] * here_N
+        own_ND, own_bias_N = linear.own_features(live, code_N)
+        phi_ND, bias_N = cold_ND + own_ND * here_N[:, None], cold_bias_N + own_bias_N * here_N
         unknown_N = (~here_N).to(torch.int64)
         if not bool(cold_T.any()):
             return phi_ND, bias_N, unknown_N, at_TN
@@ -228,7 +237,7 @@ class Alpaca:
         mask_TS = support.mask_TN.to(phi_TSD.dtype)
         residual_TS = support.label_TN.to(phi_TSD.dtype) - theta["mu"] - bias_TS - torch.einsum("tsd,td->ts", phi_TSD, prior_TD)
         z_TSD = phi_TSD * mask_TS[..., None]
-        kernel_TSS = (z_TSD * var_D) @ z_TSD.mT + torch.diag_embed(noise(theta, support))
+        kernel_TSS = (z_TSD * var_D) @ z_TSD.mT + torch.diag_embed(support_noise(theta, support))
         alpha_TS = torch.cholesky_solve((residual_TS * mask_TS)[..., None], torch.linalg.cholesky(kernel_TSS))[..., 0]
         return {
             "global": theta["mu"].expand_as(bias_TQ),

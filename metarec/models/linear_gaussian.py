@@ -68,8 +68,19 @@ class LinearGaussian:
         here_N = code_N > 0 if known_N is None else (code_N > 0) & (known_N > 0)
         content_ND, content_bias_N = self.content_features(theta, rows, row_N)
         weight_N = here_N.to(content_ND.dtype)
-        phi_ND = content_ND + with_one(theta["row.id"][code_N], 0.0) * weight_N[:, None]
-        return phi_ND, content_bias_N + theta["row.id_bias"][code_N] * weight_N
+        own_ND, own_bias_N = self.own_features(theta, code_N)
+        return content_ND + own_ND * weight_N[:, None], content_bias_N + own_bias_N * weight_N
+
+    def own_features(self, theta: MetaParams, code_N: Tensor) -> tuple[Tensor, Tensor]:
+        """What is known of the rows of these id codes beside their content: `phi` (N, D + 1), its constant 0, and `bias` (N,).
+
+        In training a part of it may come from axes that rows share (metarec.meta.row_axes).
+        """
+        own_ND, bias_N = theta["row.id"][code_N], theta["row.id_bias"][code_N]
+        if "axes.row" in theta:
+            axes_NA = theta["axes.row"][code_N]
+            own_ND, bias_N = own_ND + axes_NA @ theta["axes.map"], bias_N + axes_NA @ theta["axes.bias"]
+        return with_one(own_ND, 0.0), bias_N
 
     def content_features(self, theta: MetaParams, rows: EntityTable, row_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What content alone tells: `phi` (N, D + 1) with its constant, and `bias` (N,), as of rows without ids."""

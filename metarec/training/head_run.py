@@ -29,7 +29,7 @@ from metarec.training.progress import Progress, early_stop_note
 from metarec.training.recipes import HeadRecipe
 from metarec.training.state import EpochMetrics, HeadState
 from metarec.training.surroundings import Surroundings
-from metarec.training.validation import validate, validation_sampler
+from metarec.training.validation import as_good, validate, validation_sampler
 
 
 def train_head(inputs: Inputs, recipe: HeadRecipe, seed: int, around: Surroundings) -> HeadState:
@@ -109,11 +109,11 @@ class _HeadRun:
         while not state.finished:
             self._epoch(pool)
             patience = self.recipe.patience
-            waited = state.epoch - 1 - state.best_epoch
+            waited = state.epoch - 1 - state.lowest_epoch
             state.finished = state.epoch >= self.recipe.epochs or (0 < patience <= waited)
             self._save()
             if state.finished and state.epoch < self.recipe.epochs:
-                note = early_stop_note(state.epoch, self.recipe.epochs, state.best_epoch + 1)
+                note = early_stop_note(state.epoch, self.recipe.epochs, state.lowest_epoch + 1)
                 self.around.watch(Progress(stage="early_stop", target=self.recipe.target, note=note))
         state.best = {name: value.detach().cpu() for name, value in state.best.items()}
         return state
@@ -184,31 +184,38 @@ class _HeadRun:
 
     def _finish_epoch(self) -> None:
         state = self.state
-        validation = self._validate()
-        metrics: EpochMetrics = {"train_loss": state.loss_sum / state.weight_sum}
+        validation, kept = self._validate()
+        metrics: EpochMetrics = {"train_loss": state.loss_sum / state.weight_sum, "kept": float(kept)}
         metrics |= {f"validation_{name}": value for name, value in validation.items()}
-        # Without validation tasks the last epoch is the best one there is to know of.
-        loss = validation.get("loss", -math.inf)
-        if loss < state.best_loss or loss == -math.inf:
-            state.best_loss, state.best_epoch = loss, state.epoch
+        if kept:
+            state.best_epoch = state.epoch
             state.best = {name: value.detach().clone() for name, value in state.theta.items()}
         state.history.append({"epoch": state.epoch + 1, **metrics, "seconds": round(state.seconds, 3)})
         ended = self._progress(state.history[-1])
         state.epoch, state.step, state.loss_sum, state.weight_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
         self.around.watch(ended)
 
-    def _validate(self) -> EpochMetrics:
-        """Worker 0 validates and tells the others, who must agree on when to stop."""
-        workers = self.around.workers
+    def _validate(self) -> tuple[EpochMetrics, bool]:
+        """Means over tasks, and whether to keep the epoch's theta: worker 0 tells the others, who must agree on when to stop."""
+        workers, state = self.around.workers, self.state
         names = ("loss", "ndcg@10") if self.recipe.target == "implicit" else ("loss", "mae")
         if self.validation.num_tasks == 0:
-            return {}
-        shared = torch.zeros(len(names), dtype=torch.float64, device=self.tables.rows.dense_NP.device)
+            state.lowest_epoch = state.epoch
+            return {}, True  # the last epoch is the best one there is to know of
+        shared = torch.zeros(len(names) + 2, dtype=torch.float64, device=self.tables.rows.dense_NP.device)
         if workers.rank == 0:
-            found = validate(replace(self.head, theta=self.state.theta), self.validation, self.tables)
-            shared += torch.tensor([found[name] for name in names], dtype=torch.float64, device=shared.device)
+            found = validate(replace(self.head, theta=state.theta), self.validation, self.tables)
+            lowest = state.lowest_T is None or bool(found["loss"].mean() < state.lowest_T.mean())
+            if lowest or state.lowest_T is None:
+                state.lowest_T = found["loss"]
+            kept = as_good(found["loss"], state.lowest_T)
+            said = [*(float(found[name].mean()) for name in names), float(lowest), float(kept)]
+            shared += torch.tensor(said, dtype=torch.float64, device=shared.device)
         workers.sum_(shared)
-        return dict(zip(names, shared.tolist(), strict=True))
+        *means, lowest, kept = shared.tolist()
+        if lowest:
+            state.lowest_epoch = state.epoch
+        return dict(zip(names, means, strict=True)), bool(kept)
 
     def _progress(self, metrics: EpochMetrics | None = None) -> Progress:
         state = self.state

@@ -1,4 +1,5 @@
-"""Content maps of a trained head, fitted anew to what training has learned of the known rows (metarec.meta.content_refit)."""
+"""From what training ends with to what is served: axes folded into id vectors (metarec.meta.row_axes), content maps fitted anew
+to what training has learned of the known rows (metarec.meta.content_refit)."""
 
 from dataclasses import replace
 
@@ -7,11 +8,14 @@ import torch
 from metarec.meta.content_refit import refit_content
 from metarec.meta.item_prior import is_closed_form
 from metarec.meta.prior import Head
+from metarec.meta.row_axes import fold_axes
 from metarec.training.inputs import Inputs
 
 
 def refitted(head: Head, inputs: Inputs) -> Head:
     """The head as it scores unknown items better and known ones the same; heads of other learners or tasks as they are."""
+    if "axes.row" in head.theta:
+        head = replace(head, theta=fold_axes(head.theta))
     if not is_closed_form(head):
         return head
     return replace(head, theta=refit_content(head.theta, inputs.items, torch.from_numpy(inputs.popularity_I)))

@@ -269,10 +269,10 @@ class _Run:
 
 
 def best_metrics(states: dict[Target, HeadState]) -> dict[str, float]:
-    """The metrics of each head's best epoch, as `<target>_<name>`."""
+    """The metrics of each head's published epoch, as `<target>_<name>`."""
     return {
         f"{target}_{name}": value
         for target, state in states.items()
         for name, value in state.history[state.best_epoch].items()
-        if name not in ("epoch", "seconds")
+        if name not in ("epoch", "seconds", "kept")
     }

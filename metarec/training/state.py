@@ -21,14 +21,19 @@ EpochMetrics = dict[str, float]
 
 @dataclass(kw_only=True)
 class HeadState:
-    """Where the training of one head is: `epoch` and `step` are the next ones to run; sums are of the unfinished epoch."""
+    """Where the training of one head is: `epoch` and `step` are the next ones to run; sums are of the unfinished epoch.
+
+    `lowest_T` are the validation losses of the tasks after `lowest_epoch`, whose mean is the lowest; `best` is theta after
+    `best_epoch`, the last one that was not shown to be worse.
+    """
 
     theta: MetaParams
     optimizer: Adam
     best: MetaParams
     epoch: int = 0
     step: int = 0
-    best_loss: float = float("inf")
+    lowest_T: Tensor | None = None
+    lowest_epoch: int = -1
     best_epoch: int = -1
     loss_sum: float = 0.0
     weight_sum: float = 0.0
@@ -37,7 +42,7 @@ class HeadState:
     history: list[EpochMetrics] = field(default_factory=list)
 
 
-PLAIN = tuple(f.name for f in fields(HeadState) if f.name not in {"theta", "optimizer", "best"})
+PLAIN = tuple(f.name for f in fields(HeadState) if f.name not in {"theta", "optimizer", "best", "lowest_T"})
 
 
 class StateStore:
@@ -55,6 +60,7 @@ class StateStore:
         groups = {"best": state.best}
         if not state.finished:
             groups |= {"theta": trainable(state.theta), "mean": state.optimizer.mean, "square": state.optimizer.square}
+            groups["lowest"] = {} if state.lowest_T is None else {"loss": state.lowest_T}
         tensors = {f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()}
         plain = asdict_plain(state) | {"optimizer_steps": state.optimizer.steps}
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -75,7 +81,8 @@ class StateStore:
             steps = plain.pop("optimizer_steps")
             optimizer = Adam(mean=groups.get("mean", {}), square=groups.get("square", {}), steps=steps)
             best = groups.get("best", {})
-            return HeadState(theta=groups.get("theta", best), optimizer=optimizer, best=best, **plain)
+            lowest_T = groups.get("lowest", {}).get("loss")
+            return HeadState(theta=groups.get("theta", best), optimizer=optimizer, best=best, lowest_T=lowest_T, **plain)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptCheckpointError(
                 f"saved state '{path}' cannot be read: {error}; run again with --no-resume", metadata={"file": path.name}

@@ -5,13 +5,13 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from metarec.meta.prior import Head
 from metarec.tasks.batch import Tables, TaskBatch
 from metarec.tasks.layout import TaskLayout
 from metarec.tasks.sampler import EpisodeConfig, EpisodeSampler
 from metarec.training.batches import tasks_on
-from metarec.training.state import EpochMetrics
 
 TOP = 10
 
@@ -23,24 +23,30 @@ def validation_sampler(layout: TaskLayout, tables: Tables, config: EpisodeConfig
     return EpisodeSampler(layout.select(np.sort(chosen)), tables, config, seed)
 
 
-def validate(head: Head, sampler: EpisodeSampler, tables: Tables) -> EpochMetrics:
-    """`loss` (what early stopping watches: lower is better) and what people read; empty without validation tasks.
+def validate(head: Head, sampler: EpisodeSampler, tables: Tables) -> dict[str, Tensor]:
+    """`loss` (what early stopping watches: lower is better) and what people read, of each task (float64, on the CPU).
 
-    Explicit heads: mean over tasks of the squared error, and `mae`; of several targets the squared errors are added in units of
-    their variance as training does, and `mae` is the label's. Implicit heads: `ndcg@10` of the query items among all items
-    that are not in the support, and loss = 1 - ndcg.
+    Explicit heads: the mean error of the task as training counts it (squared, or linear beyond the learner's `huber`), and `mae`;
+    of several targets the errors are added in units of their variance as training does, and `mae` is the label's. Implicit heads:
+    `ndcg@10` of the query items among all items that are not in the support, and loss = 1 - ndcg. Empty without validation tasks.
     """
     if sampler.num_tasks == 0:
         return {}
     head = head.prepared(tables.rows)
     score = _ranking if head.target == "implicit" else _errors
-    totals: dict[str, float] = {}
-    count = 0
-    for tasks in sampler.epoch(0):
-        for name, value_T in score(head, tasks_on(tasks, tables)).items():
-            totals[name] = totals.get(name, 0.0) + float(value_T.double().sum())
-        count += len(tasks.weight_T)
-    return {name: total / count for name, total in totals.items()}
+    parts = [score(head, tasks_on(tasks, tables)) for tasks in sampler.epoch(0)]
+    return {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
+
+
+def as_good(loss_T: Tensor, lowest_T: Tensor) -> bool:
+    """Whether an epoch with these losses is not shown to be worse than the one with the lowest: by one standard error over tasks.
+
+    Where steps become smaller towards the end, the later of two epochs that the tasks cannot tell apart is the better bet: a few
+    hundred of them always find some epoch in the middle the best by luck.
+    """
+    worse_T = loss_T - lowest_T
+    error = float(worse_T.std()) / math.sqrt(len(worse_T)) if len(worse_T) > 1 else 0.0
+    return float(worse_T.mean()) <= error
 
 
 def _errors(head: Head, tasks: TaskBatch) -> dict[str, Tensor]:
@@ -48,7 +54,9 @@ def _errors(head: Head, tasks: TaskBatch) -> dict[str, Tensor]:
     mean_TQ = head.learner.predict(head.model, head.theta, fast, tasks.query).mean_TQ.detach()
     mask_TQ = tasks.query.mask_TN.to(mean_TQ.dtype)
     error_TQ = (mean_TQ - tasks.query.label_TN) * mask_TQ
-    loss_TQ = error_TQ.square()
+    loss_TQ, bound = error_TQ.square(), getattr(head.learner, "huber", 0.0)
+    if bound:
+        loss_TQ = 2 * huber_loss(error_TQ, torch.zeros_like(error_TQ), reduction="none", delta=bound)
     if tasks.query.target_TN is not None:
         std_K = head.theta["range.std"]
         loss_TQ = (error_TQ * (std_K[0] / std_K)[tasks.query.target_TN]).square()

@@ -50,7 +50,7 @@ def test_a_run_tells_every_epoch_and_publishes(data: str, tmp_path: Path) -> Non
         assert f"{head} epoch 1/2 train_loss" in result.stderr
         assert f"{head} epoch 2/2 train_loss" in result.stderr
     assert "building the feature store" in result.stderr
-    assert "best" in result.stdout
+    assert "published" in result.stdout
 
 
 def test_json_holds_what_machines_need(data: str, tmp_path: Path) -> None:

@@ -163,9 +163,10 @@ def test_training_stops_when_validation_no_longer_improves_and_says_so(inputs: I
     state = train_head(inputs, head, 0, Surroundings(watch=seen.append))
     assert state.epoch < 40
     losses = [epoch["validation_loss"] for epoch in state.history]
-    assert losses.index(min(losses)) == state.best_epoch == state.epoch - 3
+    assert losses.index(min(losses)) == state.lowest_epoch == state.epoch - 3
     assert seen[-1].stage == "early_stop"
-    assert seen[-1].note == f"stopped early after epoch {state.epoch} of 40: validation was best in epoch {state.best_epoch + 1}"
+    best = state.lowest_epoch + 1
+    assert seen[-1].note == f"stopped early after epoch {state.epoch} of 40: validation was best in epoch {best}"
 
 
 def test_training_learns(inputs: Inputs) -> None:
@@ -204,7 +205,7 @@ def test_without_validation_users_the_last_epoch_is_taken(inputs: Inputs) -> Non
     nobody = replace(inputs, validation_user_U=inputs.validation_user_U & False)
     state = train_head(nobody, RECIPE.heads[0], 0, Surroundings())
     assert state.best_epoch == RECIPE.heads[0].epochs - 1
-    assert set(state.history[0]) == {"epoch", "train_loss", "seconds"}
+    assert set(state.history[0]) == {"epoch", "train_loss", "kept", "seconds"}
 
 
 def test_items_as_tasks_train_too(inputs: Inputs) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from metarec.tasks.planted import linear_family
 from metarec.tasks.sampler import EpisodeConfig
-from metarec.training.validation import ranking_ndcg, validation_sampler
+from metarec.training.validation import as_good, ranking_ndcg, validation_sampler
 
 
 def test_ndcg_is_that_of_the_query_items_among_all_items_but_the_support() -> None:
@@ -33,3 +33,12 @@ def test_validation_asks_the_same_tasks_every_time() -> None:
     assert len(one.weight_T) == 10
     assert torch.equal(one.support.task_T, two.support.task_T)
     assert torch.equal(one.query.row_TN, two.query.row_TN)
+
+
+def test_a_later_epoch_is_kept_unless_the_tasks_show_it_to_be_worse() -> None:
+    lowest_T = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert as_good(lowest_T, lowest_T)
+    assert as_good(lowest_T - 0.1, lowest_T)
+    assert as_good(lowest_T + torch.tensor([0.9, -0.7, 0.2, -0.2]), lowest_T)  # worse by .05, with an error of .34
+    assert not as_good(lowest_T + 0.05, lowest_T)  # by as much, in every task
+    assert not as_good(torch.tensor([1.1]), torch.tensor([1.0]))

@@ -1,0 +1,75 @@
+"""Axes of who has a training row and how it is graded, from which the vectors of rows are built.
+
+A row with few labels has next to nothing to learn its vector from, yet which tasks hold it, and which of them grade it higher
+than they grade others, place it among better known rows. Both tables (tasks x rows; each entry over the roots of the sums of its
+row and of its column, as in spectral clustering, Dhillon 2001) are cut down to their leading singular vectors (randomised
+decomposition: Halko, Martinsson & Tropp 2011). Training then learns a known row's vector as id vector + axes M, with one map M
+for all rows and a penalty on the id vector alone; `fold_axes` adds the two up, so that nothing served knows of axes. Joint
+factorisation of ratings and co-occurrence (CoFactor: Liang et al. 2016) is after the same; this costs one decomposition.
+"""
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.extmath import randomized_svd
+from torch import Tensor
+
+from metarec.models.contract import MetaParams
+from metarec.tasks.batch import EntityTable
+from metarec.tasks.stats import LabelStats
+
+Floats = NDArray[np.float64]
+
+NORM = 2.8
+"""Root mean square length of a row's axes."""
+
+SMALLEST = 1e-6
+"""Singular values below this share of the largest are numerical zeros."""
+
+
+def row_axes(stats: LabelStats, rows: EntityTable, dim: int) -> Tensor:
+    """Axes (C + 1, 2 dim) by id code: `dim` of who holds a row, then `dim` of how it is graded; 0 for code 0.
+
+    Grades are what remains of labels beyond the mean, the task's offset and the row's (`stats.offset_C1`).
+    """
+    layout, codes = stats.layout, rows.num_codes + 1
+    axes_CA = np.zeros((codes, 2 * dim))
+    if layout is None or not len(layout.row_N):
+        return torch.from_numpy(axes_CA.astype(np.float32))
+    code_N, task_N = rows.code_N.numpy()[layout.row_N], layout.row_tasks
+    rest_N = layout.label_N - stats.mean - stats.offset_C1.numpy()[code_N].astype(np.float64)
+    offset_T = np.bincount(task_N, rest_N, minlength=len(layout)) / np.maximum(layout.counts, 1)
+    for place, value_N in enumerate((np.ones(len(code_N)), rest_N - offset_T[task_N])):
+        table_TC = sp.csr_matrix((value_N, (task_N, code_N)), (len(layout), codes))
+        axes_CA[:, place * dim : (place + 1) * dim] = _leading(table_TC, dim)
+    axes_CA[0] = 0.0
+    return torch.from_numpy((axes_CA * (NORM / np.sqrt(2 * dim))).astype(np.float32))
+
+
+def _leading(table_TC: "sp.csr_matrix", dim: int) -> Floats:
+    """Right singular vectors (C, dim) of the table between the roots of its sums, each with entries of mean square 1."""
+    size = abs(table_TC)
+    root_T = np.sqrt(np.asarray(size.sum(1)).ravel())
+    root_C = np.sqrt(np.asarray(size.sum(0)).ravel())
+    scaled_TC = sp.diags(_inverse(root_T)) @ table_TC @ sp.diags(_inverse(root_C))
+    found_CA = np.zeros((table_TC.shape[1], dim))
+    rank = min(dim, *table_TC.shape)
+    _, value_R, right_RC = randomized_svd(scaled_TC, rank, n_iter=6, random_state=0)
+    kept = right_RC[value_R > SMALLEST * max(float(value_R.max(initial=0.0)), SMALLEST)].T
+    found_CA[:, : kept.shape[1]] = kept * _inverse(np.sqrt(np.square(kept).mean(0)))
+    return found_CA
+
+
+def _inverse(value_N: Floats) -> Floats:
+    return np.divide(1.0, value_N, out=np.zeros_like(value_N), where=value_N > SMALLEST)
+
+
+def fold_axes(theta: MetaParams) -> MetaParams:
+    """Theta with the part of vectors and biases that comes from axes added to the id's, and without axes; others as they are."""
+    folded = {name: value for name, value in theta.items() if not name.startswith("axes.")}
+    if "axes.row" in theta:
+        axes_CA = theta["axes.row"]
+        folded["row.id"] = theta["row.id"] + axes_CA @ theta["axes.map"]
+        folded["row.id_bias"] = theta["row.id_bias"] + axes_CA @ theta["axes.bias"]
+    return folded
