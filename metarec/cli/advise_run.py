@@ -225,7 +225,7 @@ def _outcome(candidate: Candidate, cost: Cost, chosen: Plan, halving: Halving) -
             rung = min(report.rung, len(chosen.shares))
             by_rung.setdefault(rung, []).append(_trained(report, rung, cost.epochs))
     estimate = chosen.left_out.get(candidate.name)
-    refused = f"not tried: the budget is too small for about {estimate:.0f} s of training in full" if estimate else ""
+    refused = f"not tried: no room in the budget for its {estimate:.0f} s of training in full, about" if estimate else ""
     return Outcome(
         name=candidate.name,
         recipe=candidate.recipe,
