@@ -6,6 +6,7 @@ from metarec.data.dataset import Dataset
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.prior import Prior
 from metarec.training.blending import best_blend
+from metarec.training.decay import with_decay
 from metarec.training.head_run import train_head
 from metarec.training.heads import check_labels, make_head
 from metarec.training.inputs import Inputs, prepare
@@ -48,6 +49,8 @@ def assemble(
     """The prior of trained heads, with the blend, and the link of binary labels, chosen on validation tasks."""
     recipes = {head.target: head for head in recipe.heads}
     heads = {head.target: refitted(make_head(head, states[head.target].best), inputs) for head in recipe.heads}
+    if "explicit" in heads:
+        heads["explicit"] = with_decay(inputs, heads["explicit"], seed)
     return Prior(
         schema=dataset.schema,
         encoder=encoder,
