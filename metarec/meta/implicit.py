@@ -4,12 +4,14 @@ Bayesian linear regression on what a task holds, with a meta-learned prior and w
 Volinsky 2008, eq. 4; Rendle et al. 2021, eqs. 5-6). With the Gram matrix G = sum_i phi_i phi_i' shared by all tasks, the vector
 of a task with support S is
 
-    w = A^-1 (Lambda w0 + sum_{j in S} c_j (t_j - b_j) phi_j)      A = Lambda + alpha0 G + sum_{j in S} c_j phi_j phi_j'
+    w = w0 + gamma (A^-1 (Lambda w0 + sum_{j in S} c_j (t_j - b_j) phi_j) - w0)
+    A = Lambda + alpha0 G + sum_{j in S} c_j phi_j phi_j'
 
 one D x D solve whatever the catalogue's size: an item that everybody takes is no surprise, one that few take says much.
 Confidence c and target t are learned per label level (one star is weak evidence); confidence fades with the number of newer rows
-in the support. The offset b is the share of users, by how many rows the task holds, and moves along with it
-(models/catalogue_start.py).
+in the support. gamma is how far a task moves from its prior towards what its rows say: they tell the direction well, but they
+were taken one after another from what was at hand, and say the same thing more than once. The offset b is the share of users, by
+how many rows the task holds, and moves along with it (models/catalogue_start.py).
 
 Prior and offsets start as moments of the training tasks; the outer loss, back-propagated through the solve, is that of a
 multinomial over the whole catalogue, whose probabilities are proportional to the positive part of the scores.
@@ -25,9 +27,12 @@ from torch.nn.functional import softplus
 
 from metarec.errors import ConfigError
 from metarec.meta.contract import Metrics
+from metarec.meta.implicit_past import choose_evidence
 from metarec.models.catalogue_scorer import NUM_STAGES, CatalogueScorer, stages
+from metarec.models.catalogue_start import choose_recency
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
+from metarec.tasks.layout import TaskLayout
 from metarec.tasks.stats import LabelStats
 from metarec.types import Target
 
@@ -44,6 +49,9 @@ class ImplicitAlpaca:
 
     levels: label levels with a confidence and a target of their own; labels between two levels are interpolated
     noise_tasks: c starts as the number of training tasks over this one: with more of them the covariance is better known
+    trust: gamma to start with
+    weigh_by_past: start noise, trust and the lowest target from multiples chosen by the training part's own past, where there are
+        timestamps (meta/implicit_past.py)
     spread: how much wider than the training tasks' covariance the prior starts
     lowest_share: starting target of the lowest label; the highest label's is 1
     unobserved: starting value of alpha0, as a share of c
@@ -64,6 +72,8 @@ class ImplicitAlpaca:
 
     levels: int = 5
     noise_tasks: float = 250.0
+    trust: float = 1.0
+    weigh_by_past: bool = True
     spread: float = 2.0
     lowest_share: float = 0.5
     unobserved: float = 5e-3
@@ -79,7 +89,7 @@ class ImplicitAlpaca:
     def __post_init__(self) -> None:
         if self.levels < 2 or self.sampled_items < 1:
             raise ConfigError(f"levels {self.levels} must be at least 2, sampled_items at least 1", field="levels")
-        for name in ("noise_tasks", "spread", "lowest_share", "unobserved", "fading_rows", "softness"):
+        for name in ("noise_tasks", "trust", "spread", "lowest_share", "unobserved", "fading_rows", "softness"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be positive", field=name)
         for name in ("recent_fraction", "l2_profile", "l2_start"):
@@ -101,6 +111,7 @@ class ImplicitAlpaca:
         theta["solve.log_unobserved"] = torch.tensor(confidence + math.log(self.unobserved))
         theta["solve.log_confidence"] = torch.full((self.levels,), confidence)
         theta["solve.log_positive"] = torch.log(torch.linspace(self.lowest_share, 1.0, self.levels))
+        theta["solve.log_trust"] = torch.tensor(math.log(self.trust))
         theta["solve.log_fading"] = torch.tensor(math.log(self.fading_rows))
         # Of the training data, not trained: smallest and largest label; newest time and length of the training time in days.
         theta["range.label"] = torch.tensor([0.0, 1.0])
@@ -113,7 +124,28 @@ class ImplicitAlpaca:
         theta["range.label"] = torch.tensor([float(layout.label_N.min()), float(layout.label_N.max())])
         first, last = float(layout.timestamp_N.min()), float(layout.timestamp_N.max())
         theta["range.days"] = torch.tensor([last, last - first], dtype=torch.float64).div(SECONDS_PER_DAY).float()
-        return theta
+        return self._weighed(scorer, theta, layout, tables) if self.weigh_by_past and layout.has_timestamps else theta
+
+    def _weighed(self, scorer: CatalogueScorer, theta: MetaParams, layout: TaskLayout, tables: Tables) -> MetaParams:
+        """Theta with the evidence that did best in the past of `layout`."""
+        recency = choose_recency(layout)
+
+        def start(before: TaskLayout) -> MetaParams:
+            known = int((before.counts > 0).sum())
+            confidence = math.log(max(1, known) / self.noise_tasks)
+            past = {
+                **theta,
+                "solve.log_confidence": torch.full_like(theta["solve.log_confidence"], confidence),
+                "solve.log_unobserved": torch.full_like(theta["solve.log_unobserved"], confidence + math.log(self.unobserved)),
+            }
+            return self.prepare(scorer, scorer.start_from(past, before, tables, recency), tables.rows)
+
+        def scores(past: MetaParams, support: Batch) -> Tensor:
+            phi_IE, bias_I = scorer.row_features(past, tables.rows)
+            return bias_I + self.adapt(scorer, past, support)["mean"] @ phi_IE.T
+
+        chosen, _ = choose_evidence(layout, tables, start, scores)
+        return chosen.applied(theta)
 
     def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:
         """`mean` (T, D + R): the task vectors, ending in the weights of the stages."""
@@ -134,6 +166,8 @@ class ImplicitAlpaca:
         chol_TDD, weight_TS, prior_TD = self._system(scorer, theta, support, phi_IE, bias_I)
         moment_TE = torch.einsum("ts,tse->te", weight_TS, phi_IE[support.row_TN])
         w_TD = torch.cholesky_solve((prior_TD + moment_TE[:, : prior_TD.shape[1]])[..., None], chol_TDD)[..., 0]
+        start_TD = scorer.task_prior(theta, support.tables.tasks, support.task_T)
+        w_TD = start_TD + _trust(theta) * (w_TD - start_TD)
         return torch.cat([w_TD, _stages(support, w_TD.dtype)], 1)
 
     def _system(
@@ -253,8 +287,8 @@ class ImplicitAlpaca:
         return fast["mean"]
 
     def contributions(self, model: Scorer, theta: MetaParams, support: Batch, query: Batch) -> dict[str, Tensor]:
-        """b(q) at the task's stage, phi(q)' A^-1 Lambda w0, and phi(q)' A^-1 c_j (t_j - b_j) phi_j for each support row j; no
-        `global` term."""
+        """b(q) at the task's stage, phi(q)' (gamma A^-1 Lambda + 1 - gamma) w0, and gamma phi(q)' A^-1 c_j (t_j - b_j) phi_j for
+        each support row j; no `global` term."""
         scorer = _catalogue(model)
         phi_IE, bias_I = scorer.row_features(theta, support.tables.rows)
         query_phi_IE, query_bias_I = (
@@ -265,12 +299,14 @@ class ImplicitAlpaca:
         lifted_TDQ = torch.cholesky_solve(query_phi_IE[query.row_TN][..., :dim].mT, chol_TDD)
         stage_TR = _stages(support, prior_TD.dtype)
         item_TQ = query_bias_I[query.row_TN] + torch.einsum("tqr,tr->tq", query_phi_IE[query.row_TN][..., dim:], stage_TR)
+        trust, start_TD = _trust(theta), scorer.task_prior(theta, support.tables.tasks, support.task_T)
+        start_TQ = torch.einsum("tqd,td->tq", query_phi_IE[query.row_TN][..., :dim], start_TD)
         kernel_TQS = lifted_TDQ.mT @ phi_IE[support.row_TN][..., :dim].mT
         return {
             "global": torch.zeros_like(item_TQ),
             "item": item_TQ,
-            "profile": torch.einsum("tdq,td->tq", lifted_TDQ, prior_TD),
-            "support": kernel_TQS * weight_TS[:, None, :],
+            "profile": trust * torch.einsum("tdq,td->tq", lifted_TDQ, prior_TD) + (1 - trust) * start_TQ,
+            "support": trust * kernel_TQS * weight_TS[:, None, :],
         }
 
 
@@ -279,6 +315,13 @@ def members(batch: Batch, num_rows: int) -> Tensor:
     found_TI = torch.zeros(batch.num_tasks, num_rows + 1, dtype=torch.bool, device=batch.row_TN.device)
     found_TI.scatter_(1, torch.where(batch.mask_TN, batch.row_TN, num_rows), True)
     return found_TI[:, :num_rows]
+
+
+def _trust(theta: MetaParams) -> Tensor:
+    """gamma; 1 for heads that were trained before there was one."""
+    if "solve.log_trust" not in theta:
+        return theta["solve.log_fading"].new_ones(())
+    return torch.exp(theta["solve.log_trust"])
 
 
 def _newer(time_TS: Tensor, mask_TS: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metarec.errors import ConfigError
-from metarec.models.catalogue_start import STAGES, principal_axes, shares
+from metarec.models.catalogue_start import STAGES, Recency, principal_axes, shares
 from metarec.models.contract import FastWeights, MetaParams
 from metarec.tasks.batch import Batch, EntityTable, Tables
 from metarec.tasks.layout import TaskLayout
@@ -67,11 +67,14 @@ class CatalogueScorer:
             "task.mean": torch.zeros(dim),
         }
 
-    def start_from(self, theta: MetaParams, layout: TaskLayout, tables: Tables) -> MetaParams:
-        """Theta with vectors, offsets and the profile map started from the interactions of `layout`."""
+    def start_from(self, theta: MetaParams, layout: TaskLayout, tables: Tables, recency: Recency | None = None) -> MetaParams:
+        """Theta with vectors, offsets and the profile map started from the interactions of `layout`.
+
+        `recency` is chosen unless it is given.
+        """
         rows, tasks = tables.rows, tables.tasks
         axes = principal_axes(layout, self.embedding_dim)
-        share_IK = shares(layout).T
+        share_IK = shares(layout, recency).T
         start_IE = torch.from_numpy(np.concatenate([axes.phi_ID, share_IK[:, :1], share_IK[:, 1:] - share_IK[:, :1]], 1))
         count_I = torch.from_numpy(np.bincount(layout.row_N, minlength=len(rows)).astype(np.float64))
         eye_PP = torch.eye(rows.dense_NP.shape[1], dtype=torch.float64)

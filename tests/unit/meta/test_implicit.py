@@ -64,7 +64,17 @@ def test_the_solve_equals_weighted_least_squares_over_the_whole_catalogue() -> N
         weight = [theta["solve.log_unobserved"].exp().expand(len(rows)), confidence_TS[t], theta["solve.log_precision"].exp()]
         root = torch.cat(weight).sqrt()
         expected = torch.linalg.lstsq(torch.cat(design) * root[:, None], (torch.cat(target) * root)[:, None]).solution[:, 0]
-        torch.testing.assert_close(fast[t], expected, rtol=1e-10, atol=1e-10)
+        # Of the way there from the prior a task goes the part that it trusts its rows.
+        moved = prior_TD[t] + theta["solve.log_trust"].exp() * (expected - prior_TD[t])
+        torch.testing.assert_close(fast[t], moved, rtol=1e-10, atol=1e-10)
+
+
+def test_heads_from_before_there_was_trust_follow_their_rows_all_the_way() -> None:
+    theta, tasks = family_batch()
+    old = {name: value for name, value in theta.items() if name != "solve.log_trust"}
+    full = {**theta, "solve.log_trust": torch.zeros(()).double()}
+    torch.testing.assert_close(scores(old, tasks), scores(full, tasks), rtol=0, atol=0)
+    assert not torch.allclose(scores(old, tasks), scores(theta, tasks))
 
 
 @pytest.mark.parametrize("max_support", [0, 7])
@@ -159,7 +169,8 @@ def test_gradients_match_finite_differences(loss: str) -> None:
     theta, tasks = family_batch()
     learner = ImplicitAlpaca(id_dropout=0.0, loss=loss, softness=0.5)  # type: ignore[arg-type]  # parametrised
     gradient, _ = learner.meta_gradient(MODEL, theta, tasks, torch.Generator())
-    for name in ("row.id", "row.content", "solve.log_confidence", "solve.log_positive", "solve.log_precision", "task.content"):
+    solve = ("solve.log_confidence", "solve.log_positive", "solve.log_precision", "solve.log_trust")
+    for name in ("row.id", "row.content", *solve, "task.content"):
         values = {}
         index = (1,) * theta[name].dim()
         for sign in (1, -1):
