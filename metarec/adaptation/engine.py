@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from metarec.adaptation.adapted import Adapted, UserInput, fast_weights, known_support, query_batch, score, support_revisions
 from metarec.adaptation.items import TaskUsers, predict_item
+from metarec.adaptation.mixing import explicit_target
 from metarec.adaptation.preview import ItemPreview, preview_items
 from metarec.adaptation.profile import CompletedField, complete_profile
 from metarec.adaptation.scenarios import as_shift, label_weights, within
@@ -210,13 +211,14 @@ class Engine:
         """Terms that add up to the item's score: global, item, profile, and one for each interaction used, oldest first."""
         return score_terms(adapted, item_id)
 
-    def predict(self, adapted: Adapted, item_ids: Sequence[str]) -> tuple[Floats, Floats | None]:
+    def predict(self, adapted: Adapted, item_ids: Sequence[str], target: str = "") -> tuple[Floats, Floats | None]:
         """Predictive mean and variance of the label of each item; the variance is None when the learner has none.
 
-        A checkpoint without an explicit head predicts its ranking score. Means are those of the predictive distribution, so they
-        may lie a little outside the label's range. Of binary labels they are probabilities, by the checkpoint's link.
+        `target` names a further target to predict in its place; InvalidInputError lists those there are. A checkpoint without an
+        explicit head predicts its ranking score. Means are those of the predictive distribution, so they may lie a little outside
+        the range. Of a binary label they are probabilities, by the checkpoint's link.
         """
-        view = adapted.view
+        view, number = adapted.view, explicit_target(self.prior, target) if target else 0
         if "explicit" not in view.heads:
             return self.scores(adapted, item_ids), None
         row_N = view.catalogue.rows(item_ids)
@@ -224,9 +226,12 @@ class Engine:
             view = view.with_unknown
             row_N = np.where(row_N < 0, len(view.rows) - 1, row_N)
         head, fast = view.heads["explicit"], label_weights(view, adapted)
+        query = query_batch(view, adapted.profile, row_N)
+        if number:
+            query = replace(query, target_TN=torch.full_like(query.row_TN, number))
         with torch.no_grad():
-            found = head.learner.predict(head.model, head.theta, fast, query_batch(view, adapted.profile, row_N))
-        if self.prior.link is not None:
+            found = head.learner.predict(head.model, head.theta, fast, query)
+        if self.prior.link is not None and not number:
             score_N = found.mean_TQ[0].double().numpy()
             link = self.prior.link
             return link.probability(score_N).astype(np.float32), link.variance(score_N).astype(np.float32)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from metarec.adaptation.view import Floats, row_vectors
+from metarec.errors import InvalidInputError
 from metarec.meta.contract import TargetsLearner, takes_targets
-from metarec.meta.prior import Head
+from metarec.meta.prior import Head, Prior
 from metarec.tasks.batch import EntityTable
 
 Weights = Sequence[float]
@@ -44,6 +45,18 @@ def num_targets(head: Head) -> int:
     if not takes_targets(head.learner):
         return 1
     return len(cast(TargetsLearner, head.learner).target_maps(head.model, head.theta))
+
+
+def explicit_target(prior: Prior, name: str) -> int:
+    """The number of a target of the explicit head. InvalidInputError lists those there are."""
+    labels = prior.schema.labels[: num_targets(prior.heads["explicit"])] if "explicit" in prior.heads else ()
+    names = [label.column for label in labels]
+    if name not in names:
+        raise InvalidInputError(
+            f"'{name}' is no target that checkpoint '{prior.checkpoint}' predicts; it predicts: {', '.join(names) or 'none'}",
+            field="target",
+        )
+    return names.index(name)
 
 
 def _map(head: Head, weights: Weights) -> Floats:

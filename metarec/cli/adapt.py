@@ -42,6 +42,7 @@ metarec adapt --kind scenario --file first-ratings.json --query 172"""
     help="JSON or YAML list of {user_id, item_id, label}, what users did in a scenario; - is standard input.",
 )
 @click.option("--scenario", default="", help="The scenario of a user in one.")
+@click.option("--target", default="", help="The target to predict for a user, by column.  [default: the label]")
 @click.option("--query", multiple=True, metavar="ID", help="A row to predict; repeat for more.")
 @feature_option
 @data_option
@@ -55,6 +56,7 @@ def adapt(
     support: tuple[str, ...],
     file: Path | None,
     scenario: str,
+    target: str,
     query: tuple[str, ...],
     features: tuple[str, ...],
     data: Path | None,
@@ -85,6 +87,7 @@ def adapt(
             query=query,
             features=read_features(features, fields) or None,
             scenario=scenario,
+            target=target,
             timeout=timeout,
         )
         titles.look_up(query, client)

@@ -202,16 +202,23 @@ def adapt_task(
     query: Iterable[str] = (),
     features: Mapping[str, object] | None = None,
     scenario: str = "",
+    target: str = "",
+    labels: Mapping[str, Mapping[str, float]] | None = None,
     timeout: float | None = None,
 ) -> Call[AdaptedTask]:
     """Adapt to one task and predict. `support` is (row id, label) pairs; without any, the stored support of `task_id` is used.
+
+    Of users, `target` names a further target to predict in place of the label, and `labels` are those of further targets that are
+    known of support rows, by row id.
 
     Kind `scenario` takes the name of one as `task_id`, kind `user_in_scenario` as `scenario`; what others did there is
     (user id, item id, label) in `support`, or what is stored.
     """
     request = adaptation_pb2.AdaptTaskRequest(kind=KINDS[kind], task_id=task_id, query_ids=query, scenario=scenario)
+    request.target = target
     for row in support:
-        request.support.add(user_id=row[0] if len(row) == 3 else "", id=row[-2], label=row[-1])
+        further = (labels or {}).get(row[-2], {})
+        request.support.add(user_id=row[0] if len(row) == 3 else "", id=row[-2], label=row[-1], labels=further)
     convert.put_features(request.features, features or {}, "features")
     return _call("adaptation", "AdaptTask", request, convert.get_adapted, timeout)
 

@@ -26,7 +26,7 @@ from metarec.v1 import gateway_pb2 as metarec_dot_v1_dot_gateway__pb2
 from metarec.v1 import types_pb2 as metarec_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmetarec/v1/adaptation.proto\x12\nmetarec.v1\x1a\x18metarec/v1/gateway.proto\x1a\x16metarec/v1/types.proto\"\x9e\x02\n\x10\x41\x64\x61ptTaskRequest\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.metarec.v1.TaskKind\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\'\n\x07support\x18\x03 \x03(\x0b\x32\x16.metarec.v1.SupportRow\x12<\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32*.metarec.v1.AdaptTaskRequest.FeaturesEntry\x12\x11\n\tquery_ids\x18\x05 \x03(\t\x12\x10\n\x08scenario\x18\x06 \x01(\t\x1aI\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.metarec.v1.FeatureValue:\x02\x38\x01\"8\n\nSupportRow\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\x01\x12\x0f\n\x07user_id\x18\x03 \x01(\t\"\xa7\x01\n\x11\x41\x64\x61ptTaskResponse\x12\r\n\x05shots\x18\x01 \x01(\x05\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12+\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x16.metarec.v1.Prediction\x12\x13\n\x0bunknown_ids\x18\x04 \x03(\t\x12-\n\x08scenario\x18\x05 \x01(\x0b\x32\x1b.metarec.v1.AdaptedScenario\"o\n\x0f\x41\x64\x61ptedScenario\x12\x11\n\tnum_users\x18\x01 \x01(\x05\x12\x10\n\x08num_rows\x18\x02 \x01(\x05\x12\r\n\x05kappa\x18\x03 \x01(\x01\x12\x12\n\nmean_shift\x18\x04 \x01(\x01\x12\x14\n\x0cstddev_shift\x18\x05 \x01(\x01\"6\n\nPrediction\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x0e\n\x06stddev\x18\x03 \x01(\x01\"Q\n\x17ListInteractionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x18ListInteractionsResponse\x12-\n\x0cinteractions\x18\x01 \x03(\x0b\x32\x17.metarec.v1.Interaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x85\x01\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eTASK_KIND_USER\x10\x01\x12\x12\n\x0eTASK_KIND_ITEM\x10\x02\x12\x16\n\x12TASK_KIND_SCENARIO\x10\x03\x12\x1e\n\x1aTASK_KIND_USER_IN_SCENARIO\x10\x04\x32\x91\x04\n\x11\x41\x64\x61ptationService\x12\x63\n\x12RecordInteractions\x12%.metarec.v1.RecordInteractionsRequest\x1a&.metarec.v1.RecordInteractionsResponse\x12H\n\tAdaptTask\x12\x1c.metarec.v1.AdaptTaskRequest\x1a\x1d.metarec.v1.AdaptTaskResponse\x12N\n\x0bUpsertUsers\x12\x1e.metarec.v1.UpsertUsersRequest\x1a\x1f.metarec.v1.UpsertUsersResponse\x12K\n\nDeleteUser\x12\x1d.metarec.v1.DeleteUserRequest\x1a\x1e.metarec.v1.DeleteUserResponse\x12]\n\x10ListInteractions\x12#.metarec.v1.ListInteractionsRequest\x1a$.metarec.v1.ListInteractionsResponse\x12Q\n\x0cInferProfile\x12\x1f.metarec.v1.InferProfileRequest\x1a .metarec.v1.InferProfileResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmetarec/v1/adaptation.proto\x12\nmetarec.v1\x1a\x18metarec/v1/gateway.proto\x1a\x16metarec/v1/types.proto\"\xae\x02\n\x10\x41\x64\x61ptTaskRequest\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.metarec.v1.TaskKind\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\'\n\x07support\x18\x03 \x03(\x0b\x32\x16.metarec.v1.SupportRow\x12<\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32*.metarec.v1.AdaptTaskRequest.FeaturesEntry\x12\x11\n\tquery_ids\x18\x05 \x03(\t\x12\x10\n\x08scenario\x18\x06 \x01(\t\x12\x0e\n\x06target\x18\x07 \x01(\t\x1aI\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.metarec.v1.FeatureValue:\x02\x38\x01\"\x9b\x01\n\nSupportRow\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\x01\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x32\n\x06labels\x18\x04 \x03(\x0b\x32\".metarec.v1.SupportRow.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa7\x01\n\x11\x41\x64\x61ptTaskResponse\x12\r\n\x05shots\x18\x01 \x01(\x05\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12+\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x16.metarec.v1.Prediction\x12\x13\n\x0bunknown_ids\x18\x04 \x03(\t\x12-\n\x08scenario\x18\x05 \x01(\x0b\x32\x1b.metarec.v1.AdaptedScenario\"o\n\x0f\x41\x64\x61ptedScenario\x12\x11\n\tnum_users\x18\x01 \x01(\x05\x12\x10\n\x08num_rows\x18\x02 \x01(\x05\x12\r\n\x05kappa\x18\x03 \x01(\x01\x12\x12\n\nmean_shift\x18\x04 \x01(\x01\x12\x14\n\x0cstddev_shift\x18\x05 \x01(\x01\"6\n\nPrediction\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x0e\n\x06stddev\x18\x03 \x01(\x01\"Q\n\x17ListInteractionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x18ListInteractionsResponse\x12-\n\x0cinteractions\x18\x01 \x03(\x0b\x32\x17.metarec.v1.Interaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x85\x01\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eTASK_KIND_USER\x10\x01\x12\x12\n\x0eTASK_KIND_ITEM\x10\x02\x12\x16\n\x12TASK_KIND_SCENARIO\x10\x03\x12\x1e\n\x1aTASK_KIND_USER_IN_SCENARIO\x10\x04\x32\x91\x04\n\x11\x41\x64\x61ptationService\x12\x63\n\x12RecordInteractions\x12%.metarec.v1.RecordInteractionsRequest\x1a&.metarec.v1.RecordInteractionsResponse\x12H\n\tAdaptTask\x12\x1c.metarec.v1.AdaptTaskRequest\x1a\x1d.metarec.v1.AdaptTaskResponse\x12N\n\x0bUpsertUsers\x12\x1e.metarec.v1.UpsertUsersRequest\x1a\x1f.metarec.v1.UpsertUsersResponse\x12K\n\nDeleteUser\x12\x1d.metarec.v1.DeleteUserRequest\x1a\x1e.metarec.v1.DeleteUserResponse\x12]\n\x10ListInteractions\x12#.metarec.v1.ListInteractionsRequest\x1a$.metarec.v1.ListInteractionsResponse\x12Q\n\x0cInferProfile\x12\x1f.metarec.v1.InferProfileRequest\x1a .metarec.v1.InferProfileResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,24 +35,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ADAPTTASKREQUEST_FEATURESENTRY']._loaded_options = None
   _globals['_ADAPTTASKREQUEST_FEATURESENTRY']._serialized_options = b'8\001'
-  _globals['_TASKKIND']._serialized_start=963
-  _globals['_TASKKIND']._serialized_end=1096
+  _globals['_SUPPORTROW_LABELSENTRY']._loaded_options = None
+  _globals['_SUPPORTROW_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_TASKKIND']._serialized_start=1079
+  _globals['_TASKKIND']._serialized_end=1212
   _globals['_ADAPTTASKREQUEST']._serialized_start=94
-  _globals['_ADAPTTASKREQUEST']._serialized_end=380
-  _globals['_ADAPTTASKREQUEST_FEATURESENTRY']._serialized_start=307
-  _globals['_ADAPTTASKREQUEST_FEATURESENTRY']._serialized_end=380
-  _globals['_SUPPORTROW']._serialized_start=382
-  _globals['_SUPPORTROW']._serialized_end=438
-  _globals['_ADAPTTASKRESPONSE']._serialized_start=441
-  _globals['_ADAPTTASKRESPONSE']._serialized_end=608
-  _globals['_ADAPTEDSCENARIO']._serialized_start=610
-  _globals['_ADAPTEDSCENARIO']._serialized_end=721
-  _globals['_PREDICTION']._serialized_start=723
-  _globals['_PREDICTION']._serialized_end=777
-  _globals['_LISTINTERACTIONSREQUEST']._serialized_start=779
-  _globals['_LISTINTERACTIONSREQUEST']._serialized_end=860
-  _globals['_LISTINTERACTIONSRESPONSE']._serialized_start=862
-  _globals['_LISTINTERACTIONSRESPONSE']._serialized_end=960
-  _globals['_ADAPTATIONSERVICE']._serialized_start=1099
-  _globals['_ADAPTATIONSERVICE']._serialized_end=1628
+  _globals['_ADAPTTASKREQUEST']._serialized_end=396
+  _globals['_ADAPTTASKREQUEST_FEATURESENTRY']._serialized_start=323
+  _globals['_ADAPTTASKREQUEST_FEATURESENTRY']._serialized_end=396
+  _globals['_SUPPORTROW']._serialized_start=399
+  _globals['_SUPPORTROW']._serialized_end=554
+  _globals['_SUPPORTROW_LABELSENTRY']._serialized_start=509
+  _globals['_SUPPORTROW_LABELSENTRY']._serialized_end=554
+  _globals['_ADAPTTASKRESPONSE']._serialized_start=557
+  _globals['_ADAPTTASKRESPONSE']._serialized_end=724
+  _globals['_ADAPTEDSCENARIO']._serialized_start=726
+  _globals['_ADAPTEDSCENARIO']._serialized_end=837
+  _globals['_PREDICTION']._serialized_start=839
+  _globals['_PREDICTION']._serialized_end=893
+  _globals['_LISTINTERACTIONSREQUEST']._serialized_start=895
+  _globals['_LISTINTERACTIONSREQUEST']._serialized_end=976
+  _globals['_LISTINTERACTIONSRESPONSE']._serialized_start=978
+  _globals['_LISTINTERACTIONSRESPONSE']._serialized_end=1076
+  _globals['_ADAPTATIONSERVICE']._serialized_start=1215
+  _globals['_ADAPTATIONSERVICE']._serialized_end=1744
 # @@protoc_insertion_point(module_scope)

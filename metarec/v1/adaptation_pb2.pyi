@@ -85,12 +85,15 @@ class AdaptTaskRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     QUERY_IDS_FIELD_NUMBER: _builtins.int
     SCENARIO_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
     kind: Global___TaskKind.ValueType
     """The kind of the task."""
     task_id: _builtins.str
     """The task: the id of a user or an item, or the name of a scenario for TASK_KIND_SCENARIO. May be empty with an inline support set."""
     scenario: _builtins.str
     """The scenario of a task of TASK_KIND_USER_IN_SCENARIO; empty for the other kinds."""
+    target: _builtins.str
+    """The target to predict, by column of the dataset schema, for TASK_KIND_USER. Empty: the label."""
     @_builtins.property
     def support(self) -> _containers.RepeatedCompositeFieldContainer[Global___SupportRow]:
         """Inline support set. When empty, the stored support set of task_id is used."""
@@ -114,10 +117,11 @@ class AdaptTaskRequest(_message.Message):
         features: _abc.Mapping[_builtins.str, _types_pb2.FeatureValue] | None = ...,
         query_ids: _abc.Iterable[_builtins.str] | None = ...,
         scenario: _builtins.str = ...,
+        target: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "kind", b"kind", "query_ids", b"query_ids", "scenario", b"scenario", "support", b"support", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "kind", b"kind", "query_ids", b"query_ids", "scenario", b"scenario", "support", b"support", "target", b"target", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -129,25 +133,51 @@ class SupportRow(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The row's entity: a user id for item tasks, an item id for all others."""
     label: _builtins.float
     """The label, in the range of the dataset schema."""
     user_id: _builtins.str
     """Who acted, for TASK_KIND_SCENARIO and TASK_KIND_USER_IN_SCENARIO, where empty means the task's own user; empty otherwise."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Labels of further targets that are known, by column, for TASK_KIND_USER; empty otherwise."""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         label: _builtins.float = ...,
         user_id: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "label", b"label", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "label", b"label", "labels", b"labels", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -237,7 +267,7 @@ Global___AdaptedScenario: _TypeAlias = AdaptedScenario  # noqa: Y015
 
 @_typing.final
 class Prediction(_message.Message):
-    """A prediction of a label."""
+    """A prediction of a label, or of the further target that was asked for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -247,9 +277,9 @@ class Prediction(_message.Message):
     id: _builtins.str
     """The row's entity."""
     mean: _builtins.float
-    """Predictive mean, in units of the label."""
+    """Predictive mean, in units of what is predicted."""
     stddev: _builtins.float
-    """Predictive standard deviation, in units of the label; 0 when the learner has none."""
+    """Predictive standard deviation, in units of what is predicted; 0 when the learner has none."""
     def __init__(
         self,
         *,

@@ -22,6 +22,7 @@ from services.runtime.live import LiveCheckpoint, upsert_each
 
 MAX_SUPPORT = 1000
 MAX_QUERIES = 1000
+USER_KINDS = (adaptation_pb2.TASK_KIND_UNSPECIFIED, adaptation_pb2.TASK_KIND_USER)
 SCENARIO_KINDS = (adaptation_pb2.TASK_KIND_SCENARIO, adaptation_pb2.TASK_KIND_USER_IN_SCENARIO)
 
 
@@ -44,13 +45,15 @@ class Tasks:
         features: Features | None = None if user is None else user.features
         if request.support:
             # All at one time: an inline support set has no order.
-            support = [Interaction(user_id="", item_id=row.id, label=row.label) for row in request.support]
+            support = [
+                Interaction(user_id="", item_id=row.id, label=row.label, labels=dict(row.labels)) for row in request.support
+            ]
         if request.features:
             features = convert.user_features(request.features, engine.prior.schema, "features")
         ids = list(request.query_ids)
         self.learn_items(engine, [*(entry.item_id for entry in support), *ids])
         (adapted,) = engine.within(adapt_each(engine, [UserInput(support=support, features=features)]), [""])
-        return task_response(engine, adapted.shots, ids, *engine.predict(adapted, ids), adapted.unknown_ids)
+        return task_response(engine, adapted.shots, ids, *engine.predict(adapted, ids, request.target), adapted.unknown_ids)
 
     def _item(self, engine: Engine, request: adaptation_pb2.AdaptTaskRequest) -> adaptation_pb2.AdaptTaskResponse:
         rows = [(row.id, row.label) for row in request.support]
@@ -109,8 +112,14 @@ def check_task(request: adaptation_pb2.AdaptTaskRequest, schema: Schema) -> None
     convert.check_count(len(request.query_ids), "query_ids", least=0, most=MAX_QUERIES)
     if request.scenario and request.kind != adaptation_pb2.TASK_KIND_USER_IN_SCENARIO:
         raise InvalidInputError("is for tasks of TASK_KIND_USER_IN_SCENARIO alone", field="scenario")
+    of_users = request.kind in USER_KINDS
+    if request.target and not of_users:
+        raise InvalidInputError("is for tasks of TASK_KIND_USER alone", field="target")
     first: dict[tuple[str, str], int] = {}
     for place, row in enumerate(request.support):
+        if row.labels and not of_users:
+            raise InvalidInputError("are for tasks of TASK_KIND_USER alone", field=f"support[{place}].labels")
+        convert.check_labels(row.labels, schema, f"support[{place}].labels")
         if row.user_id:
             if request.kind not in SCENARIO_KINDS:
                 raise InvalidInputError(

@@ -18,6 +18,7 @@ from metarec.training.checkpoint import load_checkpoint
 from metarec.training.registry import Registry
 from metarec.types import Interaction
 from metarec.v1 import adaptation_pb2_grpc, gateway_pb2, ranking_pb2, recall_pb2_grpc, types_pb2
+from metarec.v1.adaptation_pb2 import TASK_KIND_ITEM, AdaptTaskRequest
 from metarec.v1.recall_pb2 import RetrieveCandidatesRequest
 from services.adaptation.service import build as build_adaptation
 from services.ranking.ranker import Ranker
@@ -147,6 +148,23 @@ async def test_labels_are_recorded_adapted_from_and_weighed_from_end_to_end(regi
         assert isinstance(error, InvalidInputError)
         assert (error.field, "stars" in error.message) == ("interactions[0].labels.sold", True)
         await stub.RecordInteractions(gateway_pb2.RecordInteractionsRequest(interactions=events))
+        stored = await stub.AdaptTask(AdaptTaskRequest(task_id="new", query_ids=["i9", "i10"], target="stars"))
+        inline = AdaptTaskRequest(query_ids=["i9", "i10"], target="stars")
+        for item_id, (label, further) in labels.items():
+            inline.support.add(id=item_id, label=label, labels=further)
+        predicted = (await stub.AdaptTask(inline)).predictions
+        assert [row.mean for row in stored.predictions] == pytest.approx([row.mean for row in predicted], abs=1e-5)
+        assert predicted[0].mean > predicted[1].mean, "the first is of the genre they like"
+        for asked, field in (
+            (AdaptTaskRequest(task_id="new", target="sold"), "target"),
+            (AdaptTaskRequest(task_id="i1", kind=TASK_KIND_ITEM, target="stars"), "target"),
+            (AdaptTaskRequest(support=[{"id": "i1", "label": 1, "labels": {"stars": 9}}]), "support[0].labels.stars"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.AdaptTask(asked)
+            error = from_rpc_error(refused.value)
+            assert isinstance(error, InvalidInputError)
+            assert error.field == field
         ask = RetrieveCandidatesRequest(user_id="new", num_candidates=30, target_weights=weights)
         found = await recall_pb2_grpc.RecallServiceStub(reading).RetrieveCandidates(ask)
     await adaptation.drain()

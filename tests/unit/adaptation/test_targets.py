@@ -126,3 +126,17 @@ def test_uncertainty_is_that_of_the_weighed_targets(engine: Engine) -> None:
 def test_an_unknown_target_is_answered_with_the_known_ones(engine: Engine) -> None:
     with pytest.raises(InvalidInputError, match="its targets are: rating, bought, interacted"):
         weigh(engine.adapt([]), {"sold": 1.0})
+
+
+def test_a_further_target_is_predicted_in_its_own_units(engine: Engine) -> None:
+    adapted = engine.adapt(SUPPORT)
+    mean_N, variance_N = engine.predict(adapted, IDS, "bought")
+    np.testing.assert_allclose(mean_N, engine.scores(weigh(adapted, {"bought": 1.0}), IDS), rtol=1e-4, atol=1e-5)
+    label_N, of_label_N = engine.predict(adapted, IDS)
+    assert variance_N is not None
+    assert of_label_N is not None
+    assert variance_N.mean() < of_label_N.mean(), "a share varies less than a grade"
+    np.testing.assert_array_equal(engine.predict(adapted, IDS, "rating")[0], label_N)
+    with pytest.raises(InvalidInputError, match="it predicts: rating, bought") as caught:
+        engine.predict(adapted, IDS, "interacted")
+    assert caught.value.field == "target"
