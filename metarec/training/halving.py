@@ -31,7 +31,8 @@ class Training:
 class Halving:
     """The state of one search. `metric` decides; `until` (seconds since the epoch) nothing new begins any more.
 
-    `ended` holds the last report of every training of each rung (1, 2, ...) by candidate. What is in `known` (the same, from an
+    The best one of `unchanged`, recipes as they are, goes on whatever its place: settings that pay in a short training, as a higher
+    rate does, must show that they do in a long one. `ended` holds the last report of every training of each rung (1, 2, ...) by candidate. What is in `known` (the same, from an
     earlier search with the same settings) is taken over instead of being trained again.
     """
 
@@ -41,6 +42,7 @@ class Halving:
     metric: str
     lower_is_better: bool
     until: float
+    unchanged: frozenset[str] = frozenset()
     known: Mapping[int, Mapping[str, Report]] = field(default_factory=dict)
     clock: Callable[[], float] = time.time
     watch: Callable[[int, list[str]], None] = lambda rung, trials: None
@@ -104,7 +106,7 @@ class Halving:
             self.over = True
             return
         last = self._rung >= len(self.plan.shares)
-        keep = ranked if last else ranked[: survivors(len(self.ended[self._rung]))]
+        keep = ranked if last else self._best(ranked)
         share = self._share(self._rung + 1)
         left = (self.until - self.clock()) / self._slowness()
         count = affordable([self.costs[name] for name in keep], share, slots=self.slots, seconds=left)
@@ -114,6 +116,11 @@ class Halving:
             self.over = self.out_of_time = True
         else:
             self._begin(keep[:count])
+
+    def _best(self, ranked: list[str]) -> list[str]:
+        keep = ranked[: survivors(len(self.ended[self._rung]))]
+        recipe = next((name for name in ranked if name in self.unchanged), keep[-1])
+        return keep if recipe in keep else [*keep[:-1], recipe]
 
     def ranking(self, rung: int) -> list[str]:
         """Those that ended the rung, best first."""

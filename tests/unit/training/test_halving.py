@@ -74,6 +74,15 @@ def test_where_more_is_better_the_highest_go_on() -> None:
     assert {t.trial for t in trained if t.rung == 3} == {"h", "i"}
 
 
+def test_the_best_recipe_as_it_is_goes_on_whatever_its_place() -> None:
+    clock = Clock()
+    search = halving(clock)
+    search.unchanged = frozenset("gh")
+    trained = play(search, VALUES, clock)
+    assert {t.trial for t in trained if t.rung == 2} == {"a", "b", "g"}
+    assert {t.trial for t in trained if t.rung == 3} == {"a", "g"}
+
+
 def test_a_rung_is_judged_only_when_all_of_it_has_ended() -> None:
     search = halving(Clock())
     given = [search.next() for _ in NAMES]
