@@ -32,9 +32,10 @@ class Halving:
     """The state of one search. `metric` decides; `until` (seconds since the epoch) nothing new begins any more.
 
     The best one of `unchanged`, recipes as they are, goes on whatever its place: settings that pay in a short training, as a
-    higher rate does, must show that they do in a long one. `ended` holds the last report of every training of each rung
-    (1, 2, ...) by candidate. What is in `known` (the same, from an earlier search with the same settings) is taken over instead of
-    being trained again.
+    higher rate does, must show that they do in a long one.
+
+    `ended` holds the last report of every training of each rung (1, 2, ...) by candidate. What is in `known` (the same, from an
+    earlier search with the same settings) is taken over instead of being trained again.
     """
 
     plan: Plan
