@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from metarec import __version__
-from metarec.cli.advise_store import TrialStore
+from metarec.cli.advise_store import TrialStore, outcome
 from metarec.data.dataset import Dataset
 from metarec.data.inspection import Findings, inspect
 from metarec.errors import FailedPreconditionError
-from metarec.evaluation.advice import Advice, Floor, Outcome, Trained, advise
+from metarec.evaluation.advice import Advice, Floor, Outcome, advise
 from metarec.evaluation.advice_judge import HeldOutJudge
 from metarec.evaluation.advice_users import MOST, hold_out
 from metarec.evaluation.gate import whole_users
 from metarec.features.encoder import FeatureEncoder
-from metarec.training.candidates import Candidate, Eligibility, eligible
+from metarec.training.candidates import Eligibility, eligible
 from metarec.training.halving import Halving
 from metarec.training.inputs import Inputs, prepare
 from metarec.training.recipes import HeadRecipe, get_recipe
@@ -182,7 +182,7 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
     )
     with trials:
         trials.run(halving, heads)
-    outcomes = tuple(_outcome(one, costs[one.name], chosen, halving) for one in prepared.eligibility.candidates)
+    outcomes = tuple(outcome(one, costs[one.name], chosen, halving) for one in prepared.eligibility.candidates)
     return Found(
         prepared=prepared,
         costs=costs,
@@ -216,40 +216,6 @@ def _costs(prepared: Prepared, heads: Mapping[str, HeadRecipe], seed: int) -> di
             measured[candidate.recipe] = probe(prepared.inputs, head, seed=seed)
         found[candidate.name] = replace(measured[candidate.recipe], epochs=head.epochs)
     return found
-
-
-def _outcome(candidate: Candidate, cost: Cost, chosen: Plan, halving: Halving) -> Outcome:
-    reports = [by[candidate.name] for _, by in sorted(halving.ended.items()) if candidate.name in by]
-    by_rung: dict[int, list[Trained]] = {}
-    for report in reports:
-        if report.done:
-            rung = min(report.rung, len(chosen.shares))
-            by_rung.setdefault(rung, []).append(_trained(report, rung, cost.epochs))
-    estimate = chosen.left_out.get(candidate.name)
-    refused = f"not tried: no room in the budget for its {estimate:.0f} s of training in full, about" if estimate else ""
-    return Outcome(
-        name=candidate.name,
-        recipe=candidate.recipe,
-        settings=candidate.settings,
-        trainings=tuple(Trained.mean(repeats) for repeats in by_rung.values()),
-        refused=refused,
-        failed=next((f"failed: {report.failed}" for report in reports if report.failed), ""),
-        out_of_time=any(not report.done and not report.failed for report in reports if report.rung <= len(chosen.shares)),
-    )
-
-
-def _trained(report: Report, rung: int, planned: int) -> Trained:
-    return Trained(
-        rung=rung,
-        epochs=report.epochs,
-        planned=planned,
-        metrics=report.metrics,
-        value_T=report.value_T,
-        seconds=report.seconds,
-        adapt_ms=report.costs["adapt_ms"],
-        score_ms=report.costs["score_ms"],
-        state_bytes=report.costs["state_bytes"],
-    )
 
 
 def default_slots() -> int:

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from metarec.evaluation.advice import Floor
+from metarec.evaluation.advice import Floor, Outcome, Trained
+from metarec.training.candidates import Candidate
 from metarec.training.files import canonical, sha256, write_atomically
+from metarec.training.halving import Halving
 from metarec.training.trial import Cost, Report
 from metarec.training.tuning_plan import Plan
 
@@ -80,3 +82,38 @@ class TrialStore:
             "reports": [report.to_dict() for report in self.reports],
         }
         write_atomically(self.path, json.dumps(data).encode())
+
+
+def outcome(candidate: Candidate, cost: Cost, chosen: Plan, halving: Halving) -> Outcome:
+    """What became of a candidate; the further seeds of the last rung are one training with mean figures."""
+    reports = [by[candidate.name] for _, by in sorted(halving.ended.items()) if candidate.name in by]
+    by_rung: dict[int, list[Trained]] = {}
+    for report in reports:
+        if report.done:
+            rung = min(report.rung, len(chosen.shares))
+            by_rung.setdefault(rung, []).append(_trained(report, rung, cost.epochs))
+    estimate = chosen.left_out.get(candidate.name)
+    refused = f"not tried: no room in the budget for its {estimate:.0f} s of training in full, about" if estimate else ""
+    return Outcome(
+        name=candidate.name,
+        recipe=candidate.recipe,
+        settings=candidate.settings,
+        trainings=tuple(Trained.mean(repeats) for repeats in by_rung.values()),
+        refused=refused,
+        failed=next((f"failed: {report.failed}" for report in reports if report.failed), ""),
+        out_of_time=any(not report.done and not report.failed for report in reports if report.rung <= len(chosen.shares)),
+    )
+
+
+def _trained(report: Report, rung: int, planned: int) -> Trained:
+    return Trained(
+        rung=rung,
+        epochs=report.epochs,
+        planned=planned,
+        metrics=report.metrics,
+        value_T=report.value_T,
+        seconds=report.seconds,
+        adapt_ms=report.costs["adapt_ms"],
+        score_ms=report.costs["score_ms"],
+        state_bytes=report.costs["state_bytes"],
+    )
