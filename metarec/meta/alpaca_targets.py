@@ -20,8 +20,10 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from metarec.errors import ConfigError
-from metarec.meta.alpaca_terms import choice, mean, unknown, variance
+from metarec.meta.alpaca import AXES_SCALE
+from metarec.meta.alpaca_terms import choice, few_of_each, mean, unknown, variance
 from metarec.meta.contract import Metrics
+from metarec.meta.row_axes import row_axes
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
 from metarec.models.linear_gaussian import unique_rows
 from metarec.models.linear_targets import LinearTargets
@@ -53,6 +55,7 @@ class AlpacaTargets:
     l2_map: float = 0.0
     huber: float = 0.0
     noise_shape: float = 8.0
+    row_axes: int = 0
     extra_weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -75,6 +78,10 @@ class AlpacaTargets:
         theta["prior.log_var"] = theta["prior.log_var"] + 2 * torch.log(std_K[0])
         if stats is not None:
             theta["mu"], theta["row.id_bias"] = torch.tensor(stats.mean), stats.offset_C1.clone()
+        if stats is not None and self.row_axes:
+            axes_CA = row_axes(stats, tables.rows, self.row_axes)
+            theta |= {"axes.row": axes_CA, "axes.bias": torch.zeros(axes_CA.shape[1])}
+            theta["axes.map"] = torch.randn(axes_CA.shape[1], width - 1, generator=generator) * AXES_SCALE
         offset_KC = torch.stack([part.offset_C1 for part in extra]) if extra else torch.zeros(0, codes)
         return linear.init_targets(theta, torch.tensor([part.mean for part in extra]), std_K[1:] / std_K[0], offset_KC)
 
@@ -143,7 +150,7 @@ class AlpacaTargets:
         worth_TQ = torch.where(target_TQ == 0, 1.0, self.extra_weight).to(cost_TQ.dtype) / share_K[target_TQ].square()
         count_T = (mask_TQ * (target_TQ == 0)).sum(1).clamp_min(1.0)
         # Two scales a target need few rows, and variances are what a step would spend most of its time on.
-        few_TF = _few(query.mask_TN, target_TQ)
+        few_TF = few_of_each(query.mask_TN, target_TQ, NLL_ROWS)
         mask_TF, target_TF, unknown_TF = (part.gather(1, few_TF) for part in (mask_TQ, target_TQ, unknown_TN[:, width:]))
         with torch.no_grad():
             z_TFD = z_TQD.gather(1, few_TF[..., None].expand(-1, -1, z_TQD.shape[2]))
@@ -161,14 +168,17 @@ class AlpacaTargets:
         }
         for value in (*(gradient[name] for name in ("row.id", "row.id_bias", "row.choice")), gradient["targets.id_bias"].mT):
             value[0] = 0.0  # code 0 has no id: its row stays 0
+        if "axes.row" in gradient:
+            gradient["axes.row"].zero_()  # axes are given
         return gradient, {"loss": float(error.detach()), "nll": float(nll.detach()), "objective": float(loss.detach())}
 
     def _penalty(self, live: MetaParams, code_N: Tensor, share_K: Tensor) -> Tensor:
         """The L2 terms; those of further targets in units of the label."""
         further_K = share_K[1:]
         bias = live["row.id_bias"][code_N].square().sum() + (live["targets.id_bias"][:, code_N].mT / further_K).square().sum()
-        content = live["row.content"].square().sum() + live["row.content_bias"].square().sum()
-        content = content + (live["targets.content_bias"] / further_K).square().sum()
+        shared = ("row.content", "row.content_bias", "axes.map", "axes.bias")
+        maps = [*(live[name] for name in shared if name in live), live["targets.content_bias"] / further_K]
+        content = torch.stack([part.square().sum() for part in maps]).sum()
         maps_KDD = live["targets.map"] / further_K[:, None, None]
         apart = (maps_KDD - torch.eye(maps_KDD.shape[-1], dtype=maps_KDD.dtype, device=maps_KDD.device)).square().sum()
         by_row = self.l2_id * live["row.id"][code_N].square().sum() + self.l2_bias * bias
@@ -232,16 +242,6 @@ def _noise(theta: MetaParams, batch: Batch) -> Tensor:
 def _levels(theta: MetaParams, label: str, further: str) -> Tensor:
     """exp of what is known by target (K, 2): of rows known to training, and unknown."""
     return torch.exp(torch.cat([theta[label][None], theta[further]]))
-
-
-def _few(mask_TQ: Tensor, target_TQ: Tensor) -> Tensor:
-    """Places (T, F) of up to NLL_ROWS rows of each task, the first ones of every target in turn, padded ones last."""
-    number_TQ = torch.zeros_like(target_TQ)
-    for target in range(int(target_TQ.max()) + 1):
-        mine_TQ = mask_TQ & (target_TQ == target)
-        number_TQ = torch.where(mine_TQ, mine_TQ.cumsum(1), number_TQ)
-    last = target_TQ.shape[1] + 1
-    return torch.argsort(torch.where(mask_TQ, number_TQ, last), dim=1, stable=True)[:, :NLL_ROWS]
 
 
 def _linear(model: Scorer) -> LinearTargets:

@@ -43,3 +43,12 @@ def mean(theta: MetaParams, fast: FastWeights, phi_TQD: Tensor, bias_TQ: Tensor)
 def variance(fast: FastWeights, phi_TQD: Tensor, noise_TQ: Tensor) -> Tensor:
     """Uncalibrated variance of the label (T, Q)."""
     return (phi_TQD @ fast["factor"]).square().sum(-1) + noise_TQ * fast["noise_scale"][:, None]
+
+
+def few_of_each(mask_TQ: Tensor, target_TQ: Tensor, most: int) -> Tensor:
+    """Places (T, F) of up to `most` rows of each task, the first ones of every target in turn, padded ones last."""
+    number_TQ = torch.zeros_like(target_TQ)
+    for target in range(int(target_TQ.max()) + 1):
+        mine_TQ = mask_TQ & (target_TQ == target)
+        number_TQ = torch.where(mine_TQ, mine_TQ.cumsum(1), number_TQ)
+    return torch.argsort(torch.where(mask_TQ, number_TQ, target_TQ.shape[1] + 1), dim=1, stable=True)[:, :most]

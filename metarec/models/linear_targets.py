@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metarec.models.contract import MetaParams
-from metarec.models.linear_gaussian import LinearGaussian, unique_rows, with_one
+from metarec.models.linear_gaussian import LinearGaussian, unique_rows
 from metarec.tasks.batch import Batch, EntityTable
 
 
@@ -79,8 +79,8 @@ class LinearTargets(LinearGaussian):
         code_N = rows.code_N[row_N]
         here_N = (code_N > 0) & keep_N
         cold_ND, cold_bias_N = self.content_features(theta, rows, row_N)
-        phi_ND = cold_ND + with_one(theta["row.id"][code_N], 0.0) * here_N[:, None]
-        bias_N = cold_bias_N + theta["row.id_bias"][code_N] * here_N
+        own_ND, own_bias_N = self.own_features(theta, code_N)
+        phi_ND, bias_N = cold_ND + own_ND * here_N[:, None], cold_bias_N + own_bias_N * here_N
         warm_NK = self.offsets(theta, rows, row_N, bias_N, here_N)
         cold_NK = self.offsets(theta, rows, row_N, cold_bias_N, torch.zeros_like(here_N))
         unknown_N = torch.cat([~here_N, torch.ones_like(here_N)]).to(torch.int64)

@@ -236,12 +236,7 @@ IMPLICIT = HeadRecipe(
     outer_lr=2e-4,
     patience=0,
 )
-TARGETS = replace(
-    EXPLICIT,
-    learner="alpaca_targets",
-    model="linear_targets",
-    learner_settings={"l2_id": 1.0, "l2_content": 0.003, "huber": 1.0},
-)
+TARGETS = replace(EXPLICIT, learner="alpaca_targets", model="linear_targets")
 GRADIENT = HeadRecipe(
     target="explicit",
     learner="maml",

@@ -59,7 +59,7 @@ def _errors(head: Head, tasks: TaskBatch) -> dict[str, Tensor]:
         loss_TQ = 2 * huber_loss(error_TQ, torch.zeros_like(error_TQ), reduction="none", delta=bound)
     if tasks.query.target_TN is not None:
         std_K = head.theta["range.std"]
-        loss_TQ = (error_TQ * (std_K[0] / std_K)[tasks.query.target_TN]).square()
+        loss_TQ = loss_TQ * (std_K[0] / std_K)[tasks.query.target_TN].square()
         mask_TQ = mask_TQ * (tasks.query.target_TN == 0)
     count_T = mask_TQ.sum(1).clamp_min(1.0)
     return {"loss": loss_TQ.sum(1) / count_T, "mae": (error_TQ * mask_TQ).abs().sum(1) / count_T}

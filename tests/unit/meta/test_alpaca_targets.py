@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from metarec.errors import ConfigError
 from metarec.meta.alpaca_targets import AlpacaTargets
+from metarec.meta.alpaca_terms import few_of_each
+from metarec.meta.row_axes import fold_axes
 from metarec.models.contract import MetaParams
 from metarec.models.linear_gaussian import LinearGaussian
 from metarec.models.linear_targets import LinearTargets
@@ -103,6 +105,30 @@ def test_labels_of_one_target_tell_about_the_other_and_sharing_beats_training_al
         return replace(tasks, support=only(tasks.support), query=only(tasks.query))
 
     assert error(shared, learner, tests, target=1) < 0.6 * error(alone, learner, [as_label(tasks) for tasks in tests], target=0)
+
+
+def test_rows_for_the_variance_are_of_every_target() -> None:
+    mask = torch.tensor([[True, True, True, True, False], [True, False, True, True, True]])
+    target = torch.tensor([[0, 0, 0, 1, 0], [0, 0, 1, 1, 1]])
+    assert few_of_each(mask, target, 3).tolist() == [[0, 3, 1], [0, 2, 3]]
+
+
+def test_axes_of_rows_are_given_and_fold_into_their_vectors() -> None:
+    family = linear_family(num_tasks=40, num_rows=20, rows_per_task=8, extra_share=0.5, seed=4)
+    learner = AlpacaTargets(row_axes=2)
+    noise = torch.Generator().manual_seed(2)
+    theta = {
+        n: v + (n != "axes.row") * 0.1 * torch.randn(v.shape, generator=noise).double() for n, v in start(family, learner).items()
+    }
+    theta["row.id"][0], theta["row.id_bias"][0] = 0.0, 0.0
+    tasks = next(sampler(family).epoch(0))
+    gradient, _ = learner.meta_gradient(MODEL, theta, tasks, torch.Generator().manual_seed(0))
+    assert not gradient["axes.row"].any()
+    assert gradient["axes.map"].any()
+    folded = fold_axes(theta)
+    assert not any(name.startswith("axes.") for name in folded)
+    for target in (0, 1):
+        assert error(folded, learner, [tasks], target) == pytest.approx(error(theta, learner, [tasks], target), rel=1e-9)
 
 
 def test_settings_are_checked() -> None:
