@@ -408,3 +408,26 @@ def test_a_history_brings_labels_of_further_targets(log: InteractionLog, tiny_da
     import_history(log, several)
     found = log.page(str(tiny_dataset.user_ids[events.user_N[0]]), 10).interactions
     assert sorted((entry.event_id[-1], dict(entry.labels)) for entry in found) == [("0", {}), ("1", {"bought": 1.0}), ("2", {})]
+
+
+def test_scenarios_are_counted_without_the_default_one_and_know_their_newest_users(log: InteractionLog) -> None:
+    log.append(
+        [
+            event("a", user="ann", item="x", time=1.0, scenario="web"),
+            event("b", user="bob", item="x", time=5.0, scenario="web"),
+            event("c", user="ann", item="y", time=9.0, scenario="app"),
+            event("d", user="eve", item="y", time=3.0),
+            event("e", user="eve", item="z", time=3.0, scenario="web"),
+        ]
+    )
+    assert log.scenarios(5) == {"web": 3, "app": 1}
+    assert log.scenarios(1) == {"web": 3}
+    assert log.scenario_users("web", 5) == ["bob", "eve", "ann"]
+    assert log.scenario_users("web", 1) == ["bob"]
+    assert log.scenario_users("", 5) == []
+    # Of one item the latest interaction counts, where it took place.
+    log.append([event("f", user="bob", item="x", time=6.0, scenario="app")])
+    assert log.scenarios(5) == {"app": 2, "web": 2}
+    log.delete_user("eve")
+    assert log.scenarios(5) == {"app": 2, "web": 1}
+    assert log.scenario_users("web", 5) == ["ann"]
