@@ -12,6 +12,7 @@ from metarec.types import Candidate, CandidateSourceName, Features, FeatureValue
 from metarec.v1 import types_pb2
 
 MAX_ID_BYTES = 256
+MAX_LABELS = 100
 MAX_AHEAD_SECONDS = 86_400.0
 """How far in the future an event may lie: clocks differ, but an event of next year would stay the newest for a year."""
 
@@ -126,7 +127,9 @@ def interactions(messages: Sequence[types_pb2.Interaction], schema: Schema | Non
 def check_labels(labels: Mapping[str, float], schema: Schema | None, field: str) -> None:
     """InvalidInputError unless each is the label of a further target of the schema, in its range; any finite ones without one."""
     known = {} if schema is None else {target.column: target for target in schema.targets}
+    check_count(len(labels), field, least=0, most=MAX_LABELS)
     for name, value in labels.items():
+        check_id(name, field)
         if schema is not None and name not in known:
             names = ", ".join(known) or "none"
             raise InvalidInputError(f"is no further target of the schema, which has: {names}", field=f"{field}.{name}")

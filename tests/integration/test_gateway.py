@@ -307,6 +307,8 @@ WRONG += [
     (event(label=float("nan")), "interactions[0].label"),
     (event(label=float("inf")), "interactions[0].label"),
     (event(labels={"bought": float("nan")}), "interactions[0].labels.bought"),
+    (event(labels={LONG: 1.0}), "interactions[0].labels"),
+    (event(labels={str(k): 1.0 for k in range(101)}), "interactions[0].labels"),
     (event(event_time={"seconds": 253_402_300_800}), "interactions[0].event_time"),
     (event(event_time={"nanos": -1}), "interactions[0].event_time"),
 ]
