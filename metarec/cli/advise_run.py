@@ -167,7 +167,7 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
         metric=prepared.judge.metrics[0],
         lower_is_better=prepared.judge.lower_is_better,
         until=until,
-        unchanged=frozenset(one.name for one in prepared.eligibility.candidates if not one.settings),
+        unchanged={one.name: one.recipe for one in prepared.eligibility.candidates if one.settings},
         known=store.known,
         watch=lambda rung, trials: watching.rung(rung, len(chosen.shares), trials),
     )

@@ -145,8 +145,8 @@ def is_noise(gain: Delta) -> bool:
 def advise(outcomes: Sequence[Outcome], floor: Floor, metric: str, *, target: str) -> Advice | None:
     """The recommendation; None when no training has come to its end.
 
-    All trainings take part: each is whole, the short ones too. Among those of finalists that noise alone tells from the best one,
-    fewer changed settings win, then adaptation that is twice as fast, then the better figure.
+    All trainings take part: each is whole, the short ones too. The best figure wins, unless noise alone tells it from a finalist
+    with the same recipe and fewer changed settings, or from one that adapts at least twice as fast.
     """
     sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
     top = max((_reached(outcome) for outcome in outcomes), default=0)
@@ -167,10 +167,10 @@ def advise(outcomes: Sequence[Outcome], floor: Floor, metric: str, *, target: st
         for choice in everything
         if choice == best or (_reached(choice.outcome) == top and is_noise(compare(best.trained, choice.trained, metric)))
     ]
-    fewest = min(choice.changes for choice in tied)
-    plainest = sorted((choice for choice in tied if choice.changes == fewest), key=figure)
-    # At least twice as fast as the best one of these, or it.
-    chosen = next((c for c in plainest if 2 * c.trained.adapt_ms <= plainest[0].trained.adapt_ms), plainest[0])
+    # Changed settings must beat their own recipe beyond noise; other recipes are other learners.
+    chosen = min((c for c in tied if c.outcome.recipe == best.outcome.recipe), key=lambda c: (c.changes, figure(c)))
+    fast = [choice for choice in tied if 2 * choice.trained.adapt_ms <= chosen.trained.adapt_ms]
+    chosen = min(fast, key=lambda c: (c.changes, figure(c)), default=chosen)
     representatives = [
         min((choice for choice in everything if choice.outcome == outcome), key=figure)
         for outcome in outcomes

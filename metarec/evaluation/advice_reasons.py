@@ -102,8 +102,10 @@ def _about_best(advice: Advice) -> str:
     if chosen.outcome == advice.best.outcome:
         return f"It has the best figure; within the noise of it: {', '.join(tied)}."
     best, mine = advice.best, chosen.trained
-    why = "it needs fewer settings changed" if chosen.changes < best.changes else f"it adapts in {mine.adapt_ms:.2f} ms instead"
-    why += "" if chosen.changes < best.changes else f" of {best.trained.adapt_ms:.2f} ms"
+    plainer = chosen.outcome.recipe == best.outcome.recipe and chosen.changes < best.changes
+    why = (
+        "it needs fewer settings changed" if plainer else f"it adapts in {mine.adapt_ms:.2f} ms, not {best.trained.adapt_ms:.2f}"
+    )
     return (
         f"The best figure is that of {best.outcome.name} ({best.trained.metrics[advice.metric]:.4f}), but the difference is "
         f"within noise, and {why}."

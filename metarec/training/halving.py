@@ -31,8 +31,8 @@ class Training:
 class Halving:
     """The state of one search. `metric` decides; `until` (seconds since the epoch) nothing new begins any more.
 
-    The best one of `unchanged`, recipes as they are, goes on whatever its place: settings that pay in a short training, as a
-    higher rate does, must show that they do in a long one.
+    `unchanged` names, for candidates with changed settings, the one with the recipe as it is. That of the best candidate goes on
+    whatever its place: settings that pay in a short training, as a higher rate does, must show that they do in a long one.
 
     `ended` holds the last report of every training of each rung (1, 2, ...) by candidate. What is in `known` (the same, from an
     earlier search with the same settings) is taken over instead of being trained again.
@@ -44,7 +44,7 @@ class Halving:
     metric: str
     lower_is_better: bool
     until: float
-    unchanged: frozenset[str] = frozenset()
+    unchanged: Mapping[str, str] = field(default_factory=dict)
     known: Mapping[int, Mapping[str, Report]] = field(default_factory=dict)
     clock: Callable[[], float] = time.time
     watch: Callable[[int, list[str]], None] = lambda rung, trials: None
@@ -121,8 +121,8 @@ class Halving:
 
     def _best(self, ranked: list[str]) -> list[str]:
         keep = ranked[: survivors(len(self.ended[self._rung]))]
-        recipe = next((name for name in ranked if name in self.unchanged), keep[-1])
-        return keep if recipe in keep else [*keep[:-1], recipe]
+        recipe = self.unchanged.get(ranked[0], "")
+        return [*keep[:-1], recipe] if recipe in ranked and recipe not in keep else keep
 
     def ranking(self, rung: int) -> list[str]:
         """Those that ended the rung, best first."""

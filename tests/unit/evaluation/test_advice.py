@@ -62,6 +62,11 @@ def test_within_noise_the_recipe_as_it_is_wins_over_changed_settings() -> None:
     assert chosen(changed, outcome("alpaca", trained())) == "alpaca"
 
 
+def test_a_recipe_as_it_is_does_not_win_over_changed_settings_of_another_learner() -> None:
+    changed = outcome("alpaca dim=16", trained(-0.001, noise=1.0), settings={"model.embedding_dim": "16"})
+    assert chosen(changed, outcome("maml", trained())) == "alpaca dim=16"
+
+
 def test_within_noise_adaptation_that_is_twice_as_fast_wins() -> None:
     best = outcome("maml", trained(-0.001, noise=1.0, adapt_ms=2.0))
     assert chosen(best, outcome("alpaca", trained(adapt_ms=0.9))) == "alpaca"

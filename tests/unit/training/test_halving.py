@@ -74,10 +74,10 @@ def test_where_more_is_better_the_highest_go_on() -> None:
     assert {t.trial for t in trained if t.rung == 3} == {"h", "i"}
 
 
-def test_the_best_recipe_as_it_is_goes_on_whatever_its_place() -> None:
+def test_the_recipe_of_the_best_candidate_goes_on_as_it_is_whatever_its_place() -> None:
     clock = Clock()
     search = halving(clock)
-    search.unchanged = frozenset("gh")
+    search.unchanged = {"a": "g", "b": "h"}
     trained = play(search, VALUES, clock)
     assert {t.trial for t in trained if t.rung == 2} == {"a", "b", "g"}
     assert {t.trial for t in trained if t.rung == 3} == {"a", "g"}
