@@ -65,6 +65,19 @@ class Interactions:
             extra_NK=None if self.extra_NK is None else self.extra_NK[rows],
         )
 
+    def followed_by(self, other: "Interactions") -> "Interactions":
+        """These events and then those of another part of the same dataset."""
+        extra = [part.extra_NK for part in (self, other) if part.extra_NK is not None]
+        return Interactions(
+            user_N=np.concatenate([self.user_N, other.user_N]),
+            item_N=np.concatenate([self.item_N, other.item_N]),
+            label_N=np.concatenate([self.label_N, other.label_N]),
+            timestamp_N=np.concatenate([self.timestamp_N, other.timestamp_N]),
+            scenario_N=np.concatenate([self.scenario_N, other.scenario_N]),
+            scenarios=self.scenarios,
+            extra_NK=np.concatenate(extra) if extra else None,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:

@@ -15,7 +15,7 @@ P5, at one cut: the recipe is trained anew on what happened before and asked for
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,7 +70,8 @@ class DefaultGate:
         """FailedPreconditionError when no validation user has enough interactions."""
         if other := [head.target for head in prior.heads.values() if head.kind != "user"]:
             raise FailedPreconditionError(f"the gate judges heads whose tasks are users; those of head '{other[0]}' are items")
-        everything = whole_users(_together(train, validation), self.max_train, self.seed)
+        together = train.with_interactions(train.interactions.followed_by(validation.interactions))
+        everything = whole_users(together, self.max_train, self.seed)
         train = whole_users(train, self.max_train, self.seed)
         asked = draw_held_out(
             validation, max_shots=max(self.shots), seed=self.seed, max_users=self.max_users, max_query=EVERYTHING
@@ -168,20 +169,6 @@ def _list_delta(
     best = max(ndcg for name, (_, ndcg) in reached.items() if name)
     metrics["delta_ndcg@20"] = (reached[""][1] - best) / max(1 - best, 1e-9)
     return metrics["delta_ndcg@20"]
-
-
-def _together(first: "Dataset", second: "Dataset") -> "Dataset":
-    """One dataset with the interactions of two parts of it."""
-    one, two = first.interactions, second.interactions
-    joined = replace(
-        one,
-        user_N=np.concatenate([one.user_N, two.user_N]),
-        item_N=np.concatenate([one.item_N, two.item_N]),
-        label_N=np.concatenate([one.label_N, two.label_N]),
-        timestamp_N=np.concatenate([one.timestamp_N, two.timestamp_N]),
-        scenario_N=np.concatenate([one.scenario_N, two.scenario_N]),
-    )
-    return first.with_interactions(joined)
 
 
 def whole_users(train: "Dataset", max_interactions: int, seed: int) -> "Dataset":

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,22 @@ def test_one_constant_time_is_no_time():
     assert not dataset.with_interactions(constant).has_timestamps
     assert not dataset.with_interactions(events.select(np.zeros(3, bool))).has_timestamps
     assert len(events.select(np.array([2, 0]))) == 2
+
+
+def test_two_parts_are_the_whole_again():
+    whole = Interactions(
+        user_N=np.array([0, 1, 1], np.int32),
+        item_N=np.array([2, 0, 1], np.int32),
+        label_N=np.array([1, 0, 1], np.float32),
+        timestamp_N=np.array([3.0, 1.0, 2.0]),
+        scenario_N=np.array([0, 1, 0], np.int16),
+        scenarios=("a", "b"),
+        extra_NK=np.array([[0.5], [np.nan], [0.25]], np.float32),
+    )
+    for events in (whole, replace(whole, extra_NK=None)):
+        again = events.select(np.array([True, False, False])).followed_by(events.select(np.array([1, 2])))
+        assert again.scenarios == ("a", "b")
+        assert (again.extra_NK is None) == (events.extra_NK is None)
+        for name in ("user_N", "item_N", "label_N", "timestamp_N", "scenario_N", "extra_NK"):
+            if getattr(events, name) is not None:
+                np.testing.assert_array_equal(getattr(again, name), getattr(events, name))
