@@ -118,7 +118,7 @@ def _about_floor(advice: Advice) -> str:
         return ""
     if gain.interval[0] > 0:
         return f"It beats the best plain baseline, {gain.baseline}, by {percent(gain)}."
-    others = f" Beyond noise above it: {', '.join(advice.above_floor)}." if advice.above_floor else ""
+    others = f" Beyond noise better than that baseline: {', '.join(advice.above_floor)}." if advice.above_floor else ""
     if gain.interval[1] < 0:
         none = "" if advice.above_floor else "NO learner beats the plain baselines here: "
         return f"{none}{name} is worse than the best of them, {gain.baseline}: {percent(gain)}.{others}"

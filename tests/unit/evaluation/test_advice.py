@@ -156,7 +156,7 @@ def test_a_tied_candidate_that_is_above_the_floor_is_named() -> None:
     assert advice.chosen.outcome.name == "alpaca"
     assert advice.above_floor == ("alpaca x",)
     assert not any("NO other learner" in said for said in told(advice))
-    assert any("Beyond noise above it: alpaca x" in said for said in told(advice))
+    assert any("Beyond noise better than that baseline: alpaca x" in said for said in told(advice))
 
 
 def test_smaller_states_and_samples_are_told() -> None:
