@@ -17,7 +17,8 @@ ABOUT = """Every table of the evaluation protocols, made by one command and not 
     python -m bench.accuracy --ml-1m DIR --ml-100k DIR --out OUT --publish docs/results.md
 
 MAE: lower is better; everything else: higher. Plain baselines get the same support and are tuned on training users alone
-([evaluation.md](evaluation.md)). Plots show the learner and the best others; the tables hold all.
+([evaluation.md](evaluation.md)). Plots show the learner and the best others; the tables hold all. Times are those of the machine
+as busy as it was.
 """
 
 
