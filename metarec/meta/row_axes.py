@@ -24,12 +24,17 @@ Floats = NDArray[np.float64]
 NORM = 2.8
 """Root mean square length of a row's axes."""
 
+ROWS_PER_AXIS = 16
+"""Known rows for each axis at least: a map of many axes learns the few rows of small data by heart."""
+
 SMALLEST = 1e-6
 """Singular values below this share of the largest are numerical zeros."""
 
 
 def row_axes(stats: LabelStats, rows: EntityTable, dim: int) -> Tensor:
-    """Axes (C + 1, 2 dim) by id code: `dim` of who holds a row, then `dim` of how it is graded; 0 for code 0.
+    """Axes (C + 1, 2 dim) by id code: `dim` of who holds a row, then as many of how it is graded; 0 for code 0.
+
+    Where there are fewer than ROWS_PER_AXIS rows for each, the last ones are 0.
 
     Grades are what remains of labels beyond the mean, the task's offset and the row's (`stats.offset_C1`).
     """
@@ -40,22 +45,27 @@ def row_axes(stats: LabelStats, rows: EntityTable, dim: int) -> Tensor:
     code_N, task_N = rows.code_N.numpy()[layout.row_N], layout.row_tasks
     rest_N = layout.label_N - stats.mean - stats.offset_C1.numpy()[code_N].astype(np.float64)
     offset_T = np.bincount(task_N, rest_N, minlength=len(layout)) / np.maximum(layout.counts, 1)
-    for place, value_N in enumerate((np.ones(len(code_N)), rest_N - offset_T[task_N])):
+    rank = min(dim, len(np.unique(code_N[code_N > 0])) // ROWS_PER_AXIS)
+    for first, value_N in ((0, np.ones(len(code_N))), (dim, rest_N - offset_T[task_N])):
         table_TC = sp.csr_matrix((value_N, (task_N, code_N)), (len(layout), codes))
-        axes_CA[:, place * dim : (place + 1) * dim] = _leading(table_TC, dim)
+        axes_CA[:, first : first + rank] = _leading(table_TC, rank)
     axes_CA[0] = 0.0
-    return torch.from_numpy((axes_CA * (NORM / np.sqrt(2 * dim))).astype(np.float32))
+    return torch.from_numpy((axes_CA * (NORM / np.sqrt(2 * max(rank, 1)))).astype(np.float32))
 
 
 def _leading(table_TC: "sp.csr_matrix", dim: int) -> Floats:
-    """Right singular vectors (C, dim) of the table between the roots of its sums, each with entries of mean square 1."""
+    """Right singular vectors (C, dim) of the table between the roots of its sums, each with entries of mean square 1.
+
+    Vectors beyond the rank of the table are 0.
+    """
     size = abs(table_TC)
     root_T = np.sqrt(np.asarray(size.sum(1)).ravel())
     root_C = np.sqrt(np.asarray(size.sum(0)).ravel())
     scaled_TC = sp.diags(_inverse(root_T)) @ table_TC @ sp.diags(_inverse(root_C))
     found_CA = np.zeros((table_TC.shape[1], dim))
-    rank = min(dim, *table_TC.shape)
-    _, value_R, right_RC = randomized_svd(scaled_TC, rank, n_iter=6, random_state=0)
+    if not dim:
+        return found_CA
+    _, value_R, right_RC = randomized_svd(scaled_TC, min(dim, *table_TC.shape), n_iter=6, random_state=0)
     kept = right_RC[value_R > SMALLEST * max(float(value_R.max(initial=0.0)), SMALLEST)].T
     found_CA[:, : kept.shape[1]] = kept * _inverse(np.sqrt(np.square(kept).mean(0)))
     return found_CA

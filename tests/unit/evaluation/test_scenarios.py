@@ -52,9 +52,14 @@ def test_the_shifts_of_training_help_held_out_users(told: "Dataset", parts: "tup
         assert alone.gain == 0
         assert within.gain == pytest.approx(alone.metrics["mae"] - within.metrics["mae"], abs=1e-9)
         assert within.gain_interval[0] < within.gain < within.gain_interval[1]
-        # Of users with rows of their own there the level is known already.
-        assert within.metrics["rmse"] < alone.metrics["rmse"] - 0.03 or within.shots
         assert within.rows == alone.rows > 50
+    # Of users with rows of their own there the level is known already. Over both scenarios: the level between the two that users
+    # alone start from may lie next to one of them.
+    before, after = (
+        np.mean([entry.metrics["rmse"] for entry in found if entry.model == model and not entry.shots])
+        for model in (ALONE, WITHIN)
+    )
+    assert after < before - 0.1
 
 
 def test_a_scenario_left_out_is_learned_from_its_first_interactions(told: "Dataset", parts: "tuple[Dataset, Dataset]") -> None:

@@ -1,8 +1,10 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
+from metarec.meta import row_axes as row_axes_module
 from metarec.meta.alpaca import Alpaca
 from metarec.meta.row_axes import NORM, fold_axes, row_axes
 from metarec.models.linear_gaussian import LinearGaussian
@@ -26,6 +28,12 @@ def two_camps() -> tuple[LabelStats, EntityTable]:
     code_N = torch.tensor([*range(1, 21), 0, 0])
     rows = EntityTable(code_N=code_N, dense_NP=torch.zeros(22, 1), blocks=(("x", 0, 1),), num_codes=20)
     return label_stats(layout, rows), rows
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty rows may have axes."""
+    monkeypatch.setattr(row_axes_module, "ROWS_PER_AXIS", 1)
 
 
 def cosine(one: torch.Tensor, two: torch.Tensor) -> float:
@@ -53,6 +61,16 @@ def test_axes_have_one_size_and_end_where_the_data_does() -> None:
     assert wide_CA.shape == (21, 60)
     assert float(wide_CA[:, 22:30].abs().max()) == 0.0
     assert bool(wide_CA.isfinite().all())
+
+
+def test_few_rows_have_few_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_axes_module, "ROWS_PER_AXIS", 10)
+    stats, rows = two_camps()
+    axes_CA = row_axes(stats, rows, 4)
+    assert [bool(axes_CA[:, k].abs().max() > 0) for k in range(8)] == [True, True, False, False, True, True, False, False]
+    assert abs(float(axes_CA[1:].square().sum(1).mean().sqrt()) / NORM - 1) < 0.15
+    monkeypatch.setattr(row_axes_module, "ROWS_PER_AXIS", 30)
+    assert float(row_axes(stats, rows, 4).abs().max()) == 0.0
 
 
 def test_without_rows_there_are_no_axes() -> None:
