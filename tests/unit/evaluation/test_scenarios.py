@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
 
 RECIPE = get_recipe("alpaca").override(
-    {"epochs": "6", "batch_size": "16", "model.embedding_dim": "4", "validation_fraction": "0.3", "explicit.outer_lr": "0.03"}
+    {"epochs": "20", "batch_size": "16", "model.embedding_dim": "4", "validation_fraction": "0.3", "explicit.outer_lr": "0.03"}
 )
 EXPLICIT = replace(RECIPE, heads=tuple(head for head in RECIPE.heads if head.target == "explicit"))
 
