@@ -84,7 +84,7 @@ def reasons(advice: Advice, *, users: str, shots: Sequence[int], sampled: float 
     if chosen.trained.epochs != chosen.trained.planned:
         said.append(_about_length(chosen, metric))
     if chosen.trained.seeds == 1 and advice.others:
-        said.append("Everyone was trained once: another seed moves figures too, and by how much there was no time to see.")
+        said.append("Everyone was trained once, so that a quarter of a percent is taken for what another seed would move.")
     if sampled < 1:
         said.append(
             f"Trials saw {100 * sampled:.0f} % of the interactions (whole users); learners with more parameters may gain more "
