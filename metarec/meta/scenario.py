@@ -16,6 +16,9 @@ blocks P_st). A user who is more erratic than the prior expects weighs less by t
 them: one angry person is no scenario. kappa, the variance between scenarios over that between users, is averaged over by its
 marginal likelihood (MacKay 1992) times a prior that prefers little (Simpson et al. 2017): a handful of rows moves nobody far,
 and says how uncertain it is.
+
+Users of training lie off their prior mean themselves, the more so the more they rated (w0 is trained to predict, with few rows
+for the most part): what a scenario has in common is counted from how users of training with as many rows lie (`reference`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,12 +33,15 @@ from metarec.meta.alpaca import Alpaca
 from metarec.meta.alpaca_terms import choice, support_noise, unknown
 from metarec.meta.prior import Head
 from metarec.meta.scenario_kappa import KAPPAS, Spectra, spectrum, weigh
+from metarec.models.contract import MetaParams
 from metarec.models.linear_gaussian import LinearGaussian
 from metarec.tasks.batch import Batch
 
 NEGLIGIBLE = 1e-4
 """Weight below which a kappa is left out of means."""
 
+REFERENCE, REFERENCE_ROWS = "scenario.reference", "scenario.rows"
+"""Names in theta of the reference (R, E) and of the numbers of rows (R,) for which it is learned, rising."""
 SWEEPS, TOLERANCE = 200, 1e-10
 
 
@@ -212,6 +218,18 @@ def without_shifts(head: Head, support: Batch, shift_TNE: Tensor) -> Batch:
     return replace(support, label_TN=support.label_TN - torch.where(support.mask_TN, added_TN, 0))
 
 
+def reference(theta: MetaParams, size_T: Tensor) -> Tensor:
+    """How users of training with so many rows lie from their prior mean (T, E), on average; 0 for heads without it."""
+    if REFERENCE not in theta:
+        return torch.zeros(len(size_T), len(theta["task.mean"]), dtype=theta["task.mean"].dtype)
+    at_RE = torch.cat([torch.zeros_like(theta[REFERENCE][:1]), theta[REFERENCE]])
+    knot_R = torch.log1p(torch.cat([torch.zeros(1, dtype=at_RE.dtype), theta[REFERENCE_ROWS].to(at_RE.dtype)]))
+    place_T = torch.log1p(size_T.to(at_RE.dtype)).clamp(max=float(knot_R[-1]))
+    below_T = (torch.searchsorted(knot_R, place_T, right=True) - 1).clamp(0, len(knot_R) - 2)
+    part_T1 = ((place_T - knot_R[below_T]) / (knot_R[below_T + 1] - knot_R[below_T]))[:, None]
+    return at_RE[below_T] * (1 - part_T1) + at_RE[below_T + 1] * part_T1
+
+
 def _whitened(head: Head, support: Batch) -> tuple[Tensor, Tensor]:
     """Features (T, N, E) whitened by V and residuals (T, N) under m = 0, over the rows' standard deviations; 0 where padded."""
     linear = cast(LinearGaussian, head.model)
@@ -219,6 +237,7 @@ def _whitened(head: Head, support: Batch) -> tuple[Tensor, Tensor]:
         phi_TNE, bias_TN = linear.batch_features(head.theta, support)
         prior_TE = linear.task_prior(head.theta, support.tables.tasks, support.task_T)
         prior_TE = prior_TE + choice(head.theta, phi_TNE, support, unknown(support)).sum(1)
+        prior_TE = prior_TE + reference(head.theta, support.mask_TN.sum(1))
         known_TN = head.theta["mu"] + bias_TN + torch.einsum("tne,te->tn", phi_TNE, prior_TE)
         weight_TN = support.mask_TN / support_noise(head.theta, support).double().sqrt()
         scale_E = torch.exp(0.5 * head.theta["prior.log_var"]).double()

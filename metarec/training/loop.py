@@ -15,7 +15,7 @@ from metarec.training.linking import best_link
 from metarec.training.progress import Watch, silent
 from metarec.training.recipes import Recipe
 from metarec.training.refit import refitted
-from metarec.training.scenarios import best_scenarios
+from metarec.training.scenarios import best_scenarios, with_reference
 from metarec.training.state import HeadState
 from metarec.training.surroundings import Surroundings
 from metarec.types import Target
@@ -50,7 +50,7 @@ def assemble(
     recipes = {head.target: head for head in recipe.heads}
     heads = {head.target: refitted(make_head(head, states[head.target].best), inputs) for head in recipe.heads}
     if "explicit" in heads:
-        heads["explicit"] = with_decay(inputs, heads["explicit"], seed)
+        heads["explicit"] = with_reference(inputs, with_decay(inputs, heads["explicit"], seed), seed)
     return Prior(
         schema=dataset.schema,
         encoder=encoder,

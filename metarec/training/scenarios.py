@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from metarec.data.dataset import Interactions
 from metarec.meta.blend import support_batch
 from metarec.meta.prior import Head
-from metarec.meta.scenario import Evidence, Scenario, has_scenarios
+from metarec.meta.scenario import REFERENCE, REFERENCE_ROWS, Evidence, Scenario, has_scenarios
 from metarec.tasks.batch import Tables
+from metarec.tasks.layout import TaskLayout
 from metarec.training.heads import head_seed
 from metarec.training.inputs import Inputs
 
@@ -24,6 +25,9 @@ MAX_USERS = 10_000
 """Training users that evidence is summed over; what so many share is as good as certain."""
 MAX_ROWS = 500
 """Newest events of a user that are looked at."""
+SIZES = (1, 5, 20, 100, 500)
+"""Numbers of rows that the reference is learned for, as far as there are MIN_REFERENCE users with so many."""
+MAX_REFERENCE, MIN_REFERENCE = 1_000, 50
 CHUNK = 64
 
 
@@ -40,18 +44,53 @@ def best_scenarios(inputs: Inputs, head: Head, seed: int) -> dict[str, Scenario]
         torch.set_num_threads(before)
 
 
+def with_reference(inputs: Inputs, head: Head, seed: int) -> Head:
+    """The head with how its training users lie from their prior mean, by number of rows: what scenarios are counted from."""
+    if not has_scenarios(head):
+        return head
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        layout, rng = inputs.layout("user", validation=False), np.random.default_rng([head_seed(seed, head.target), 73])
+        prepared = head.prepared(inputs.items)
+        most = int(np.sort(layout.counts)[-MIN_REFERENCE:].min(initial=max(SIZES)))
+        sizes = sorted({min(size, most) for size in SIZES} - {0})
+        everybody = np.ones(len(inputs.interactions.scenarios) or 1, np.int64)
+        means = []
+        for size in sizes:
+            users = rng.permutation(np.flatnonzero(layout.counts >= size))[:MAX_REFERENCE]
+            found = _evidence(inputs, prepared, layout, users, everybody, last=False, most=size).solve()
+            means.append(found[1].mean_E.to(head.theta["task.mean"].dtype))
+    finally:
+        torch.set_num_threads(before)
+    if not means:
+        return head
+    return replace(head, theta={**head.theta, REFERENCE: torch.stack(means), REFERENCE_ROWS: torch.tensor(sizes).float()})
+
+
 def learn_scenarios(inputs: Inputs, head: Head, seed: int) -> dict[str, Scenario]:
     """The posteriors of the scenarios with most events, from up to MAX_USERS training users."""
     layout = inputs.layout("user", validation=False)
     place_S = places(inputs.interactions)
-    users = np.flatnonzero(layout.counts > 0)
-    users = np.random.default_rng(seed).permutation(users)[:MAX_USERS]
-    users = users[np.argsort(layout.counts[users], kind="stable")]
-    evidence = Evidence(head.prepared(inputs.items))
+    users = np.random.default_rng(seed).permutation(np.flatnonzero(layout.counts > 0))[:MAX_USERS]
+    found = _evidence(inputs, head.prepared(inputs.items), layout, users, place_S, last=True, most=MAX_ROWS).solve()
+    names = inputs.interactions.scenarios
+    return {names[scenario]: found[place] for scenario, place in enumerate(place_S.tolist()) if place in found}
+
+
+def _evidence(
+    inputs: Inputs, head: Head, layout: TaskLayout, users: NDArray[np.int64], place_S: NDArray[np.int64], *, last: bool, most: int
+) -> Evidence:
+    """What these users tell by their `most` last (or first) rows, whose scenarios have these places."""
+    evidence = Evidence(head)
     times = layout.timestamp_N if layout.has_timestamps else None
+    users = users[np.argsort(layout.counts[users], kind="stable")]
     for first in range(0, len(users), CHUNK):
         chunk = users[first : first + CHUNK]
-        slices = [slice(max(rows.start, rows.stop - MAX_ROWS), rows.stop) for rows in map(layout.rows_of, chunk.tolist())]
+        slices = [
+            slice(max(rows.start, rows.stop - most), rows.stop) if last else slice(rows.start, min(rows.stop, rows.start + most))
+            for rows in map(layout.rows_of, chunk.tolist())
+        ]
         support = [(layout.row_N[rows], layout.label_N[rows], None if times is None else times[rows]) for rows in slices]
         place = torch.from_numpy(chunk)
         tasks = replace(inputs.users, code_N=inputs.users.code_N[place], dense_NP=inputs.users.dense_NP[place])
@@ -60,9 +99,7 @@ def learn_scenarios(inputs: Inputs, head: Head, seed: int) -> dict[str, Scenario
         for task, rows in enumerate(slices):
             scenario_TN[task, : rows.stop - rows.start] = torch.from_numpy(place_S[layout.scenario_N[rows]])
         evidence.add(batch, scenario_TN)
-    found = evidence.solve()
-    names = inputs.interactions.scenarios
-    return {names[scenario]: found[place] for scenario, place in enumerate(place_S.tolist()) if place in found}
+    return evidence
 
 
 def places(events: Interactions) -> NDArray[np.int64]:

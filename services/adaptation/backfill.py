@@ -38,7 +38,7 @@ STORE_MARK = ""
 class Backfill:
     """Brings log and online store up to date: at `start`, whenever a checkpoint is promoted, and when told to `wake`.
 
-    `on_import` is called after a history was imported.
+    `on_news` is called when a history was imported, or the online store turned out to be another one.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class Backfill:
         publisher: Publisher,
         data: Path | None,
         *,
-        on_import: Callable[[], None] = lambda: None,
+        on_news: Callable[[], None] = lambda: None,
     ) -> None:
         self._log, self._store, self._live, self._publisher, self._data = log, store, live, publisher, data
-        self._on_import = on_import
+        self._on_news = on_news
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="backfill", daemon=True)
 
@@ -120,6 +120,7 @@ class Backfill:
         found = self._store.read_user(STORE_MARK)
         if found is None or found.checkpoint != mark:
             self._log.mark_all_dirty()
+            self._on_news()
             self._store.write_user_adaptation(STORE_MARK, UserState().encode(), 0, mark, 0)
 
     def _import(self) -> None:
@@ -135,7 +136,7 @@ class Backfill:
             return not self._stop.is_set()
 
         import_history(self._log, Dataset.open(self._data), watch=watch)
-        self._on_import()
+        self._on_news()
 
     def _publish(self) -> None:
         if self._store.schema is None:

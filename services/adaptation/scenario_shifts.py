@@ -38,7 +38,7 @@ class ScenarioShifts:
 
     def __init__(self, log: InteractionLog, store: LazyStore, live: LiveCheckpoint, publisher: Publisher) -> None:
         self._log, self._store, self._live, self._publisher = log, store, live, publisher
-        self._published: bytes | None = None
+        self._published = False
         self._wake, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="scenario-shifts", daemon=True)
 
@@ -86,11 +86,11 @@ class ScenarioShifts:
             return
         shifts = merged(engine, self._fitted(engine))
         engine.use_scenarios(shifts)
-        data = encode_scenarios(engine.checkpoint, shifts)
-        if data == self._published or (not shifts and self._published is None and not self._holds_something()):
-            return
-        self._store.write_user_adaptation(SCENARIOS_KEY, data, len(shifts), engine.checkpoint, 0)
-        self._published = data
+        if shifts or self._published or self._holds_something():
+            # Written each time: the store may be another than the one that was written to.
+            data = encode_scenarios(engine.checkpoint, shifts)
+            self._store.write_user_adaptation(SCENARIOS_KEY, data, len(shifts), engine.checkpoint, 0)
+            self._published = True
 
     def _holds_something(self) -> bool:
         """Whether a service before this one published shifts."""

@@ -69,7 +69,7 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
         self._profiles = ProfileInference(self._live, self._tasks)
         self._scenarios = ScenarioShifts(self._log, self._store, self._live, self._publisher)
         self._backfill = Backfill(
-            self._log, self._store, self._live, self._publisher, settings.data, on_import=self._scenarios.learn
+            self._log, self._store, self._live, self._publisher, settings.data, on_news=self._scenarios.learn
         )
         self._opened.callback(self._backfill.close)
         self._backfill.start()

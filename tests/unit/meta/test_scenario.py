@@ -10,7 +10,7 @@ from metarec.errors import ConfigError
 from metarec.meta.alpaca import Alpaca
 from metarec.meta.prior import Head
 from metarec.meta.registry import make_learner
-from metarec.meta.scenario import Evidence, adapt_scenario, without_shifts
+from metarec.meta.scenario import REFERENCE, REFERENCE_ROWS, Evidence, adapt_scenario, reference, without_shifts
 from metarec.models.linear_gaussian import LinearGaussian
 from metarec.tasks.batch import Batch, TaskBatch
 from metarec.tasks.planted import PlantedFamily, as_float64, linear_family
@@ -177,3 +177,22 @@ def test_kappa_is_averaged_over_by_its_evidence() -> None:
     spread_EE = (1 - share) * each[0].covariance_EE + share * each[1].covariance_EE
     spread_EE = spread_EE + share * (1 - share) * torch.outer(apart_E, apart_E)
     torch.testing.assert_close(both.covariance_EE, spread_EE, atol=1e-9, rtol=0)
+
+
+def test_what_users_of_training_have_in_common_is_no_scenario() -> None:
+    _, head, tasks = planted(SHIFT)
+    everybody = torch.tensor([*SHIFT, 0.0], dtype=torch.float64)
+    known = replace(head, theta={**head.theta, REFERENCE: everybody.expand(2, -1), REFERENCE_ROWS: torch.tensor([1.0, 5.0])})
+    moved, alike = (adapt_scenario(used, [tasks.support]) for used in (head, known))
+    assert float(alike.mean_E.norm()) < 0.25 * float(moved.mean_E.norm())
+
+
+def test_the_reference_runs_through_its_sizes_from_nothing() -> None:
+    _, head, _ = planted(SHIFT)
+    points = torch.arange(1.0, 6.0, dtype=torch.float64)[:, None].expand(-1, DIM + 1)
+    theta = {**head.theta, REFERENCE: points, REFERENCE_ROWS: torch.tensor([1.0, 5.0, 20.0, 100.0, 500.0])}
+    found = reference(theta, torch.tensor([0, 1, 5, 100, 500, 9_000]))
+    assert found[:, 0].tolist() == pytest.approx([0.0, 1.0, 2.0, 4.0, 5.0, 5.0])
+    between = float(reference(theta, torch.tensor([50]))[0, 0])
+    assert 3.0 < between < 4.0
+    assert torch.equal(reference(head.theta, torch.tensor([7])), torch.zeros(1, DIM + 1, dtype=torch.float64))

@@ -11,6 +11,7 @@ import torch
 from metarec.adaptation.engine import Engine
 from metarec.data.dataset import Interactions
 from metarec.meta.prior import Prior
+from metarec.meta.scenario import REFERENCE
 from metarec.training.checkpoint import load_checkpoint, save_checkpoint
 from metarec.training.loop import fit
 from metarec.training.manifest import Manifest
@@ -49,6 +50,16 @@ def test_scenarios_are_learned_kept_and_used(told: "Dataset", small_recipe: Reci
     nobody = engine.adapt([])
     means = [engine.predict(user, [f"i{k}" for k in range(60)])[0] for user in engine.within([nobody] * 2, ["app", "web"])]
     assert float((means[1] - means[0]).mean()) == pytest.approx(1.2, abs=0.5)
+
+
+def test_users_of_training_are_no_scenario_of_their_own(told: "Dataset", small_recipe: Recipe) -> None:
+    everywhere = told.with_interactions(
+        replace(told.interactions, scenario_N=np.zeros(len(told.interactions), np.int16), scenarios=("all",))
+    )
+    prior = fit(everywhere, small_recipe, seed=0)
+    at_RE = prior.heads["explicit"].theta[REFERENCE]
+    assert at_RE.shape[0] == 3, "1, 5 and all of a user's 14 rows"
+    assert float(prior.scenarios["all"].mean_E.norm()) < 0.9 * float(at_RE[-1].norm())
 
 
 def test_data_without_scenarios_has_none(small_prior: Prior, tiny_dataset: "Dataset") -> None:
