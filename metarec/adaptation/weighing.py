@@ -6,7 +6,6 @@ Each target's score is linear in the user's adapted vector, so the sum is too: n
 explanation add up as before. A target has the name of its column; the implicit head's is `interacted`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -17,6 +16,8 @@ from metarec.meta.prior import Prior
 from metarec.types import Target
 
 INTERACTED = "interacted"
+MAX_WEIGHT = 1e6
+"""Of either sign: scores are of single precision, and only what weights are beside one another matters."""
 
 
 def target_names(prior: Prior) -> dict[str, tuple[Target, int]]:
@@ -34,7 +35,7 @@ def target_names(prior: Prior) -> dict[str, tuple[Target, int]]:
 def weigh(adapted: Adapted, weights: Mapping[str, float], field: str = "target_weights") -> Adapted:
     """The user with scores under these weights of targets; as trained without any.
 
-    InvalidInputError names a target that the checkpoint does not have, a weight that is not finite, or weights that are all 0.
+    InvalidInputError names a target that the checkpoint does not have, a weight that is no number or beyond MAX_WEIGHT, or weights that are all 0.
     """
     if not weights:
         return adapted
@@ -45,8 +46,8 @@ def weigh(adapted: Adapted, weights: Mapping[str, float], field: str = "target_w
                 f"'{name}' is no target of checkpoint '{adapted.view.prior.checkpoint}'; its targets are: {', '.join(names)}",
                 field=f"{field}.{name}",
             )
-        if not math.isfinite(weight):
-            raise InvalidInputError(f"must be a finite number, not {weight}", field=f"{field}.{name}")
+        if not abs(weight) <= MAX_WEIGHT:
+            raise InvalidInputError(f"must be {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, not {weight:g}", field=f"{field}.{name}")
     if not any(weights.values()):
         raise InvalidInputError(f"are all 0; weigh at least one of: {', '.join(names)}", field=field)
     mix: dict[Target, list[float]] = {}

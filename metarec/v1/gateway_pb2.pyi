@@ -77,7 +77,7 @@ class RecommendRequest(_message.Message):
     @_builtins.property
     def target_weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Weights of targets in the score, by name, in place of the trained blend: the label's column, other targets of the dataset schema,
-        and "interacted" (whether there will be an interaction). Finite, not all 0; targets left out count 0. Empty: as trained.
+        and "interacted" (whether there will be an interaction). -1e6 to 1e6, not all 0; targets left out count 0. Empty: as trained.
         """
 
     def __init__(

@@ -9,7 +9,7 @@ import pytest
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.uncertainty import score_spread
 from metarec.adaptation.view import ItemShift
-from metarec.adaptation.weighing import target_names, weigh
+from metarec.adaptation.weighing import MAX_WEIGHT, target_names, weigh
 from metarec.errors import InvalidInputError
 from metarec.meta.prior import Prior
 from metarec.training.registry import Registry
@@ -88,8 +88,9 @@ def test_uncertainty_grows_with_the_weights(engine: Engine) -> None:
     ("weights", "field", "message"),
     [
         ({"clicks": 1.0}, "target_weights.clicks", "rating, interacted"),
-        ({"rating": float("nan")}, "target_weights.rating", "finite"),
-        ({"interacted": float("inf")}, "target_weights.interacted", "finite"),
+        ({"rating": float("nan")}, "target_weights.rating", "1e\\+06"),
+        ({"interacted": float("-inf")}, "target_weights.interacted", "1e\\+06"),
+        ({"rating": 1e300}, "target_weights.rating", "1e\\+06"),
         ({"rating": 0.0}, "target_weights", "all 0"),
     ],
 )
@@ -97,3 +98,9 @@ def test_weights_that_make_no_sense_are_refused(engine: Engine, weights: dict[st
     with pytest.raises(InvalidInputError, match=message) as caught:
         weigh(engine.adapt([]), weights)
     assert caught.value.field == field
+
+
+def test_the_largest_weights_give_scores_that_are_numbers_and_the_same_order(engine: Engine) -> None:
+    ids, adapted = engine.prior.item_ids, engine.adapt(SUPPORT)
+    one, most = (engine.scores(weigh(adapted, {"rating": size, "interacted": -size}), ids) for size in (1.0, MAX_WEIGHT))
+    np.testing.assert_allclose(most, MAX_WEIGHT * one, rtol=1e-4, atol=1.0)
