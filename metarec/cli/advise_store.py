@@ -1,6 +1,7 @@
 """What the trials of `metarec advise` have found, on disk: an interrupted run with the same settings goes on from there."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ def outcome(candidate: Candidate, cost: Cost, chosen: Plan, halving: Halving) ->
     reports = [by[candidate.name] for _, by in sorted(halving.ended.items()) if candidate.name in by]
     by_rung: dict[int, list[Trained]] = {}
     for report in reports:
-        if report.done:
+        if report.done and not math.isnan(report.metrics[halving.metric]):
             rung = min(report.rung, len(chosen.shares))
             by_rung.setdefault(rung, []).append(_trained(report, rung, cost.epochs))
     estimate = chosen.left_out.get(candidate.name)
@@ -100,9 +101,14 @@ def outcome(candidate: Candidate, cost: Cost, chosen: Plan, halving: Halving) ->
         settings=candidate.settings,
         trainings=tuple(Trained.mean(repeats) for repeats in by_rung.values()),
         refused=refused,
-        failed=next((f"failed: {report.failed}" for report in reports if report.failed), ""),
+        failed=next((f"failed: {why}" for report in reports if (why := _failure(report, halving.metric))), ""),
         out_of_time=any(not report.done and not report.failed for report in reports if report.rung <= len(chosen.shares)),
     )
+
+
+def _failure(report: Report, metric: str) -> str:
+    """Why a training counts for nothing; "" where it counts or has not come to its end."""
+    return f"its {metric} is no number" if report.done and math.isnan(report.metrics[metric]) else report.failed
 
 
 def _trained(report: Report, rung: int, planned: int) -> Trained:

@@ -91,7 +91,8 @@ def inspect(dataset: Dataset) -> Findings:
         density=len(pair_P) / (users * items) if users and items else 0.0,
         label_kind=schema.label.kind,
         labels=_labels(events.label_N),
-        varied=dataset.has_varied_labels,
+        # Not has_varied_labels: further targets may differ where the label, which learners are judged by, does not.
+        varied=bool(np.any(events.label_N != events.label_N[:1])),
         events_per_user=_quartiles(pairs_U),
         events_per_item=_quartiles(per_item_I),
         cold_users=float((pairs_U < FEW).mean()) if users else 0.0,

@@ -223,7 +223,7 @@ def compare(one: Trained, other: Trained, metric: str) -> Delta:
         return _widened(gain, SEED_SD * math.sqrt(1 / one.seeds + 1 / other.seeds), MANY)
     squares = ((one.seeds - 1) * one.seed_sd**2 + (other.seeds - 1) * other.seed_sd**2) / (one.seeds + other.seeds - 2)
     error = math.sqrt(squares * (1 / one.seeds + 1 / other.seeds))
-    return _widened(gain, error / abs(other.metrics[metric]), one.seeds + other.seeds - 2)
+    return _widened(gain, error, one.seeds + other.seeds - 2, other.metrics[metric])
 
 
 def _over_floor(metric: str, name: str, trained: Trained, value_T: Sequence[float]) -> Delta:
@@ -231,12 +231,13 @@ def _over_floor(metric: str, name: str, trained: Trained, value_T: Sequence[floa
     gain = _delta(metric, name, trained.value_T, value_T)
     if trained.seed_sd is None:
         return _widened(gain, SEED_SD, MANY)
-    return _widened(gain, trained.seed_sd / math.sqrt(trained.seeds) / abs(float(np.nanmean(value_T))), trained.seeds - 1)
+    error = trained.seed_sd / math.sqrt(trained.seeds)
+    return _widened(gain, error, trained.seeds - 1, float(np.nanmean(value_T)))
 
 
-def _widened(gain: Delta, error: float, freedom: int) -> Delta:
-    """The interval with an independent error of this size added to each side, as squares add up."""
-    more = float(t.ppf(0.5 + LEVEL / 2, freedom)) * error
+def _widened(gain: Delta, error: float, freedom: int, figure: float = 1.0) -> Delta:
+    """The interval with an independent error (of this `figure`) added to each side, as squares add up; nan beside a figure 0."""
+    more = float(t.ppf(0.5 + LEVEL / 2, freedom)) * (error / abs(figure) if figure else math.nan)
     low, high = (math.hypot(end - gain.value, more) for end in gain.interval)
     return replace(gain, interval=(gain.value - low, gain.value + high))
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from metarec.baselines.rating_registry import FittedRating, fit_rating_baselines
 from metarec.baselines.rating_tasks import RatingData
 from metarec.baselines.registry import topn_candidates
+from metarec.errors import FailedPreconditionError
 from metarec.evaluation.advice_costs import Request, requests, serving_costs
 from metarec.evaluation.episodes import MAX_QUERY, Episodes
 from metarec.evaluation.gate import whole_users
@@ -100,9 +101,15 @@ class HeldOutJudge:
         seed: int,
         max_users: int,
     ) -> "HeldOutJudge":
-        """A judge on the users in `held_out`; FailedPreconditionError when none of them has enough interactions."""
+        """A judge on the users in `held_out`; FailedPreconditionError when none of them has enough interactions, or, asked for
+        clicks, none has both labels."""
         most = EVERYTHING if question == "lists" else MAX_QUERY
         episodes = draw_held_out(held_out, max_shots=max(shots), seed=seed, max_users=max_users, max_query=most)
+        if question == "clicks" and not _tells_apart(episodes):
+            raise FailedPreconditionError(
+                f"none of the {len(episodes)} users who judge has both yes and no among what is asked for, so that learners of "
+                "labels cannot be compared; ask for lists with --target implicit, or import more data"
+            )
         return cls(
             question=question,
             episodes=episodes,
@@ -181,6 +188,12 @@ class HeldOutJudge:
             name: float(np.nanmean(value_T)) if not np.isnan(value_T).all() else float("nan") for name, value_T in values.items()
         }
         return Verdict(metrics=means, value_T=tuple(float(value) for value in values[self.metrics[0]]))
+
+
+def _tells_apart(episodes: Episodes) -> bool:
+    """Whether some user is asked about several labels: AUC is not defined for the others."""
+    tasks = episodes.tasks
+    return any(np.ptp(tasks.query_label_Q[first:last]) > 0 for first, last in pairwise(tasks.query_start_T1.tolist()))
 
 
 def _all_that_follows(episodes: Episodes, shots: int) -> list[TopNEpisode]:

@@ -1,10 +1,10 @@
 """The plot of `metarec advise`: what every training reached after how many seconds, with the best plain baseline as a line."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
@@ -57,13 +57,15 @@ def save_curves(
         axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
         axes.set_xlabel("seconds of training on one core; one curve per rung, the last one bold")
         axes.set_ylabel(f"{metric} on held-out users ({'lower' if metric in LOWER_IS_BETTER else 'higher'} is better)")
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         figure.savefig(path, dpi=144, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _frame(curves: Mapping[str, Sequence[Curve]], metric: str, floor: tuple[str, float] | None) -> tuple[float, float]:
     """Ends of the axis: where trainings end counts, where they begin may leave the frame."""
     ends = [points[-1][1] for trainings in curves.values() for points in trainings] + ([floor[1]] if floor else [])
-    low, high = float(np.min(ends)), float(np.max(ends))
+    ends = [end for end in ends if math.isfinite(end)] or [0.0, 1.0]
+    low, high = min(ends), max(ends)
     room = 0.25 * (high - low) + 1e-3
     return low - room, high + room

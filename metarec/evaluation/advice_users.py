@@ -69,7 +69,8 @@ def hold_out(dataset: "Dataset", findings: Findings, question: "Question", seed:
 
 
 def _new_users(dataset: "Dataset", able_U: NDArray[np.bool_]) -> tuple[float, float, NDArray[np.bool_]] | None:
-    """A cut as a share and as a time, and the users (mask U) who appear after it; None where they are too few at every cut."""
+    """A cut as a share and as a time, and the users (mask U) who appear after it; None where they are too few at every cut, or
+    those before it are."""
     events = dataset.interactions
     first_U = np.full(len(able_U), np.inf)
     np.minimum.at(first_U, events.user_N, events.timestamp_N)
@@ -78,6 +79,8 @@ def _new_users(dataset: "Dataset", able_U: NDArray[np.bool_]) -> tuple[float, fl
     for cut in CUTS:
         time = float(times[min(len(times) - 1, int(cut * len(times)))])
         new_U = able_U & (first_U >= time)
+        if (able_U & (first_U < time)).sum() < FEWEST:
+            break  # nor is there anyone to learn from before earlier cuts: most interactions are from the first moment
         if new_U.sum() >= FEWEST and (best is None or new_U.sum() > best[2].sum()):
             best = (cut, time, new_U)
         if new_U.sum() >= ENOUGH_NEW:

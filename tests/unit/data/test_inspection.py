@@ -6,6 +6,7 @@ import pytest
 
 from metarec.data.dataset import Interactions
 from metarec.data.inspection import inspect
+from metarec.data.schema import Label
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
@@ -53,6 +54,13 @@ def test_equal_labels_leave_only_the_question_what_users_take(tiny_dataset: "Dat
     found = inspect(tiny_dataset.with_interactions(events([0, 0, 1], [1, 2, 3])))
     assert found.targets == ("implicit",)
     assert found.labels == {"4": 1.0}
+
+
+def test_further_targets_do_not_make_equal_labels_differ(tiny_dataset: "Dataset") -> None:
+    purchases = replace(tiny_dataset.schema, targets=(Label(column="purchase", kind="binary"),))
+    found = inspect(replace(tiny_dataset, schema=purchases, interactions=events([0, 0, 1], [1, 2, 3])))
+    assert found.further_targets == ("purchase",)
+    assert found.targets == ("implicit",)
 
 
 def test_labels_of_yes_and_no_ask_for_clicks(tiny_dataset: "Dataset") -> None:

@@ -228,6 +228,19 @@ def test_what_seeds_move_widens_the_interval_where_there_are_several() -> None:
     assert wavering.interval[1] - wavering.value == pytest.approx(2.776 * 0.01 * np.sqrt(2 / 3) / (BASE.mean() + 0.002), rel=1e-3)
 
 
+def test_a_baseline_that_finds_nothing_is_no_ruler_and_no_crash() -> None:
+    def several(value: float) -> Trained:
+        one = Trained(**{**vars(trained()), "metrics": {"ndcg@20": value}, "value_T": (value,) * USERS})
+        return Trained.mean([one, one])
+
+    nothing = Floor(metrics={"popularity": {"ndcg@20": 0.0}}, value_T={"popularity": (0.0,) * USERS})
+    advice = advise([outcome("alpaca", several(0.1)), outcome("maml", several(0.0))], nothing, "ndcg@20", target="implicit")
+    assert advice is not None
+    assert advice.chosen.outcome.name == "alpaca"
+    assert advice.floor is not None
+    assert np.isnan(advice.floor.interval).all()
+
+
 def test_a_single_training_says_that_it_is_one() -> None:
     advice = advise([outcome("alpaca", trained()), outcome("maml", trained(0.1))], floor(0.1), "mae", target="explicit")
     assert any(said.startswith("Everyone was trained once") for said in told(advice))

@@ -105,6 +105,15 @@ def test_without_times_lists_are_asked_of_users_at_random(tiny_dataset: "Dataset
     assert len(users_of(held.judging)) == 20
 
 
+def test_lists_are_asked_of_users_at_random_where_nobody_is_before_a_cut(tiny_dataset: "Dataset") -> None:
+    events = tiny_dataset.interactions
+    one_moment = np.where(np.arange(len(events)) == len(events) - 1, 2000.0, 1000.0)
+    dataset = tiny_dataset.with_interactions(replace(events, timestamp_N=one_moment))
+    held = hold_out(dataset, inspect(dataset), "lists", 0)
+    assert held.who == "held-out users"
+    assert len(held.learning.interactions) > len(held.judging.interactions) > 0
+
+
 def test_too_few_users_to_judge_are_told(tiny_dataset: "Dataset") -> None:
     events = tiny_dataset.interactions
     few = tiny_dataset.with_interactions(events.select(events.user_N < 30))
@@ -168,6 +177,18 @@ def test_clicks_are_judged_by_auc(tiny_dataset: "Dataset") -> None:
     assert 0.5 < found.metrics["auc"] <= 1
 
 
+def test_clicks_that_tell_no_user_s_items_apart_are_refused(tiny_dataset: "Dataset") -> None:
+    events = tiny_dataset.interactions
+    # Users who say yes to everything, and users who say no.
+    clicks = replace(
+        tiny_dataset,
+        schema=replace(tiny_dataset.schema, label=Label(column="rating", kind="binary")),
+        interactions=replace(events, label_N=(events.user_N % 2).astype(np.float32)),
+    )
+    with pytest.raises(FailedPreconditionError, match=r"none of the 20 users .* both yes and no .* --target implicit"):
+        Setting(clicks).judge("clicks")
+
+
 def test_costs_are_those_of_serving(setting: Setting) -> None:
     judge = setting.judge("ratings")
     costs = judge.costs(setting.head("explicit"), setting.inputs)
@@ -188,5 +209,7 @@ def test_curves_are_drawn_with_names_and_floor(tmp_path: Path) -> None:
     save_curves(curves, "mae", chosen="alpaca", floor=("bias", 0.82), path=tmp_path / "p.svg")
     text = (tmp_path / "p.svg").read_text()
     assert text.index(">maml<") < text.index(">alpaca<") < text.index(">plain: bias<")
-    save_curves(curves, "mae", chosen="", floor=None, path=tmp_path / "p.png")
+    # Trainings that ended in nothing, or none at all, are no reason to lose the others.
+    for part in (curves, {**curves, "joint": [[(1.0, float("nan"))]]}, {}):
+        save_curves(part, "mae", chosen="", floor=None, path=tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
