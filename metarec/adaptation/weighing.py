@@ -35,7 +35,8 @@ def target_names(prior: Prior) -> dict[str, tuple[Target, int]]:
 def weigh(adapted: Adapted, weights: Mapping[str, float], field: str = "target_weights") -> Adapted:
     """The user with scores under these weights of targets; as trained without any.
 
-    InvalidInputError names a target that the checkpoint does not have, a weight that is no number or beyond MAX_WEIGHT, or weights that are all 0.
+    InvalidInputError names a target that the checkpoint does not have, a weight beyond MAX_WEIGHT (or no number), or weights that
+    are all 0.
     """
     if not weights:
         return adapted

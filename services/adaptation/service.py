@@ -15,6 +15,7 @@ from metarec.interactions.log import InteractionLog
 from metarec.v1 import adaptation_pb2, adaptation_pb2_grpc, gateway_pb2
 from services.adaptation.backfill import Backfill
 from services.adaptation.item_shifts import ItemShifts
+from services.adaptation.only_writer import only_writer
 from services.adaptation.profiles import ProfileInference
 from services.adaptation.publisher import Published, Publisher
 from services.adaptation.scenario_shifts import ScenarioShifts
@@ -55,6 +56,7 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
     def _open(self) -> None:
         torch.set_num_threads(1)
         settings = self._settings
+        self._opened.enter_context(only_writer(settings.state))
         self._log = InteractionLog(settings.state / "interactions.db")
         self._opened.callback(self._log.close)
         self._store = LazyStore(settings.features, settings.online_store)

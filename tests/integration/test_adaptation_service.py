@@ -652,6 +652,20 @@ async def test_kill_9_under_load_loses_no_acknowledged_interaction(trained: Path
             assert found[0].revision == record.revision
 
 
+async def test_a_second_service_on_a_state_directory_is_refused_until_the_first_has_ended(trained: Path) -> None:
+    async with serving(settings(trained)) as (stub, _):
+        second = Server("adaptation", settings(trained), build)
+        with pytest.raises(FailedPreconditionError, match=str(trained.parent / "state")):
+            await second.start()
+        await second.drain()
+        # The one that was refused has not let go of what is not its own.
+        with pytest.raises(FailedPreconditionError, match=f"process {os.getpid()}"):
+            await Server("adaptation", settings(trained), build).start()
+        await stub.RecordInteractions(fan("new", 1))
+    async with serving(settings(trained)) as (stub, _):
+        assert (await stub.RecordInteractions(fan("new", 1))).num_duplicates == 4
+
+
 async def test_a_copied_registry_is_independent(trained: Path, tiny_registry: Path) -> None:
     """The fixtures themselves: what a test writes must not reach the shared trained."""
     async with serving(settings(trained)) as (stub, _):
