@@ -2,13 +2,15 @@
 
 All of them anew each time, from the newest users of each: evidence on what a thousand users share is as good as certain, so that
 nothing need be remembered between two times, and who is deleted is gone. The time it takes is rationed, a tenth of one processor
-at most: with more users and scenarios news takes longer, seconds as a rule.
+at most: with more users and scenarios news takes longer, seconds as a rule. A promotion waits for none of it: what is being
+worked out for another checkpoint is dropped.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from metarec.adaptation.adapted import UserInput
 from metarec.adaptation.engine import Engine
@@ -39,12 +41,12 @@ class ScenarioShifts:
     def __init__(self, log: InteractionLog, store: LazyStore, live: LiveCheckpoint, publisher: Publisher) -> None:
         self._log, self._store, self._live, self._publisher = log, store, live, publisher
         self._published = False
-        self._wake, self._stopped = threading.Event(), threading.Event()
+        self._wake, self._stopped, self._rested = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="scenario-shifts", daemon=True)
 
     def start(self) -> None:
         """Begin; what was published before is worked out anew for the live checkpoint."""
-        self._live.listen(lambda engine: self.learn())
+        self._live.listen(lambda engine: self._hurry())
         self.learn()
         self._thread.start()
 
@@ -55,14 +57,19 @@ class ScenarioShifts:
     def close(self) -> None:
         """Stop."""
         self._stopped.set()
-        self._wake.set()
+        self._hurry()
         if self._thread.is_alive():
             self._thread.join()
+
+    def _hurry(self) -> None:
+        self._wake.set()
+        self._rested.set()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
             self._wake.wait()
             self._wake.clear()
+            self._rested.clear()
             if self._stopped.is_set():
                 return
             started = time.monotonic()
@@ -78,13 +85,15 @@ class ScenarioShifts:
                 self._wake.set()
                 self._stopped.wait(PAUSE_SECONDS)
             else:
-                self._stopped.wait(IDLE_SHARE * (time.monotonic() - started))
+                self._rested.wait(IDLE_SHARE * (time.monotonic() - started))
 
     def _work(self) -> None:
         engine = self._live.current
         if engine is None or self._store.schema is None:
             return
         shifts = merged(engine, self._fitted(engine))
+        if self._outdated(engine):
+            return
         engine.use_scenarios(shifts)
         if shifts or self._published or self._holds_something():
             # Written each time: the store may be another than the one that was written to.
@@ -100,9 +109,14 @@ class ScenarioShifts:
     def _fitted(self, engine: Engine) -> dict[str, ScenarioShift]:
         names = list(self._log.scenarios(MAX_SCENARIOS))
         users = dict.fromkeys(user for name in names for user in self._log.scenario_users(name, MAX_USERS))
-        found = fit_scenarios(engine.view, stored_users(self._log, self._publisher, list(users)))
+        stored = stored_users(self._log, self._publisher, list(users))
+        found = fit_scenarios(engine.view, takewhile(lambda user: not self._outdated(engine), stored))
         # Users of these may have been in others, too, which fewer are in.
         return {name: as_shift(found[name]) for name in names if name in found}
+
+    def _outdated(self, engine: Engine) -> bool:
+        """Whether nobody waits for shifts of this engine's checkpoint any more."""
+        return self._stopped.is_set() or self._live.current is not engine
 
 
 def stored_users(log: InteractionLog, publisher: Publisher, user_ids: Sequence[str]) -> Iterator[UserInput]:
