@@ -52,10 +52,18 @@ def parse_budget(ctx: click.Context, param: click.Parameter, value: str) -> floa
     help="Trials learn from so many interactions at most, of whole users drawn at random.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Keep what trials found here; the same command then goes on after Ctrl-C."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep what trials found here; the same command then goes on after Ctrl-C.",
 )
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the trials' curves: FILE.png, .svg or .pdf.")
-@click.option("--json", "json_path", metavar="FILE", help="Write everything as JSON; - prints it in place of the tables.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Write everything as JSON; - prints it in place of the tables.",
+)
 @click.pass_context
 def advise(
     ctx: click.Context,
@@ -84,9 +92,14 @@ def advise(
     from metarec.cli.advise_run import Options, default_slots, run_advice
     from metarec.evaluation.advice_plot import save_curves
 
-    written = [path for path in (plot, Path(json_path) if json_path not in (None, "-") else None) if path is not None]
-    for path in written:  # sooner than after minutes of work
-        path.parent.mkdir(parents=True, exist_ok=True)
+    files = {"--plot": plot, "--json": Path(json_path) if json_path not in (None, "-") else None}
+    written = [path for path in files.values() if path is not None]
+    for option, directory in {"--out": out, **{name: path.parent for name, path in files.items() if path is not None}}.items():
+        try:  # sooner than after minutes of work
+            if directory is not None:
+                directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.UsageError(f"{option} cannot be written: '{directory}': {error.strerror or error}") from error
 
     with _directory(out) as directory, AdviseDisplay(quiet=json_path == "-") as display:
         options = Options(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from metarec.cli.output import print_table, stdout
 from metarec.data.inspection import FEW
 from metarec.evaluation.advice_reasons import columns, command, reasons, table_rows
-from metarec.training.recipes import RECIPES
+from metarec.training.recipes import RECIPES, TARGETS_RECIPE
 
 if TYPE_CHECKING:
     from metarec.cli.advise_run import Found, Prepared
@@ -141,6 +141,9 @@ def _reasons(found: "Found") -> list[str]:
             "Its recipe estimates labels alone; lists out of all items are what the recipe 'alpaca' has a second head for "
             "(see --target implicit)."
         )
+    further = prepared.findings.further_targets
+    if further and found.advice.chosen.outcome.recipe != TARGETS_RECIPE:
+        said.append(f"It does not learn {', '.join(further)}, which was not judged; the recipe '{TARGETS_RECIPE}' does.")
     return said
 
 

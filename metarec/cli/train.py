@@ -55,10 +55,15 @@ def parse_settings(ctx: click.Context, param: click.Parameter, values: Sequence[
 
 @click.command(
     epilog="Example: metarec train --data data/ml-100k --out registry --promote\n\n\n"
-    "\b\nRecipes:\n" + "\n".join(f"  {name:<8}{about}" for name, about in ABOUT.items())
+    "\b\nRecipes:\n" + "\n".join(f"  {name:<{max(map(len, ABOUT))}}  {about}" for name, about in ABOUT.items())
 )
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Dataset directory.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Registry directory; made when it does not exist.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Registry directory; made when it does not exist.",
+)
 @click.option(
     "--recipe",
     default="",

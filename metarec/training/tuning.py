@@ -8,6 +8,7 @@ gives, and know of no budget (docs/adr/0016-trials-of-whole-cycles.md).
 
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -34,8 +35,8 @@ GRACE_SECONDS = 5.0
 class Trials:
     """Runs trials on the cluster of RAY_ADDRESS or on a local one, which starts and ends with the block.
 
-    `slots` trials run side by side. `watch` hears every report as it comes, from another thread. Raises UnavailableError when
-    Ray cannot be started.
+    `slots` trials run side by side. `watch` hears every report as it comes, from another thread. Nothing of Ray's stays in
+    `directory`. Raises UnavailableError when Ray cannot be started.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Trials:
     ) -> None:
         self._inputs, self._judge, self._slots, self._seed = inputs, judge, slots, seed
         self._directory, self._watch = directory, watch
-        self._stop = StopFile(directory)
+        self._stop, self._files = StopFile(directory), directory / "ray"
         self._open = ExitStack()
 
     def __enter__(self) -> "Trials":
@@ -62,6 +63,10 @@ class Trials:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._open.close()
+        if kind is not KeyboardInterrupt:  # a second Ctrl-C waits for nobody, who may be writing or reading there still
+            # What Tune keeps to restore a run is of no use: trials that ended are kept by the caller, others start anew.
+            shutil.rmtree(self._files, ignore_errors=True)
+            self._stop.clear()
 
     def run(self, halving: Halving, heads: Mapping[str, HeadRecipe]) -> None:
         """Train what `halving` asks for until it is over; `heads` are the candidates' settings by name.
@@ -91,6 +96,7 @@ class Trials:
 
     def _fit(self, halving: Halving, heads: Mapping[str, HeadRecipe]) -> None:
         from ray import tune
+        from ray.tune.progress_reporter import TrialProgressCallback
         from ray.tune.search import Searcher
 
         base_seed = self._seed
@@ -146,6 +152,15 @@ class Trials:
             def stop_all(self) -> bool:
                 return stop.requested()
 
+        class Silence(TrialProgressCallback):  # type: ignore[misc]  # as above
+            """In place of Tune's own, which prints on standard output, whatever the verbosity, when a trial ends unheard."""
+
+            def __reduce__(self) -> tuple[type, tuple[()]]:
+                return object, ()
+
+            def _print(self, msg: str) -> None:
+                return None
+
         tuner = tune.Tuner(
             self._trainable,
             tune_config=tune.TuneConfig(
@@ -157,7 +172,7 @@ class Trials:
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name="trials", storage_path=str(self._directory / "ray"), callbacks=[Listener()], stop=OnRequest(), verbose=0
+                name="trials", storage_path=str(self._files), callbacks=[Listener(), Silence()], stop=OnRequest(), verbose=0
             ),
         )
         tuner.fit()

@@ -69,6 +69,7 @@ def test_ctrl_c_keeps_what_has_ended_and_the_same_command_goes_on_to_a_recommend
     again = {(report.trial, report.rung) for report in heard[1:]}
     assert (ended.trial, ended.rung) not in again
     assert plot.read_bytes().startswith(b"\x89PNG")
+    assert [path.name[:7] for path in (tmp_path / "out").iterdir()] == ["trials-"]
 
     said = json.loads(result.read_text())
     assert said["question"] == "ratings"
@@ -110,6 +111,43 @@ def test_when_the_budget_ends_in_the_middle_what_ended_is_told(
     said = json.loads(result.stdout)
     trained = {one["name"]: len(one["trainings"]) for one in said["candidates"]}
     assert sorted(trained.values()) == [0, 1]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("two_candidates")
+def test_trials_that_end_unheard_leave_no_word_on_standard_output_and_no_file(
+    ray_cluster: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metarec.training.halving import Halving
+    from metarec.training.tuning import Trials
+
+    fit = Trials._fit
+
+    # Time is up for trials, though not for who asks what is next.
+    def late(self: Trials, halving: Halving, heads: object) -> None:
+        halving.until, halving.clock = 1.0, lambda: 0.0
+        fit(self, halving, heads)  # type: ignore[arg-type]  # as it came
+
+    monkeypatch.setattr(Trials, "_fit", late)
+    out = tmp_path / "out"
+    plot = str(tmp_path / "p.svg")
+    result = invoke("--data", data, "--workers", "1", "--budget", "4m", "--json", "-", "--out", str(out), "--plot", plot)
+    assert result.exit_code == 1, result.output
+    assert json.loads(result.stdout)["recommendation"] is None
+    assert "no trial came to its end" in result.stderr
+    assert [path.name[:7] for path in out.iterdir()] == ["trials-"]
+
+
+@pytest.mark.parametrize("option", ["--out", "--json", "--plot"])
+def test_what_cannot_be_written_is_told_before_any_work(data: str, tmp_path: Path, option: str) -> None:
+    file = tmp_path / "file.png"
+    file.touch()
+    result = invoke("--data", data, option, str(file / "below.png"))
+    assert result.exit_code == 2
+    assert f"{option} cannot be written" in result.stderr
+    wrong = file if option == "--out" else tmp_path / "folder.png"
+    (tmp_path / "folder.png").mkdir()
+    assert invoke("--data", data, option, str(wrong)).exit_code == 2
 
 
 def test_too_small_a_budget_is_told_with_what_it_would_take(data: str) -> None:

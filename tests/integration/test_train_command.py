@@ -145,6 +145,7 @@ def test_the_recipes_are_listed() -> None:
     for recipe in ("alpaca", "maml", "fomaml", "joint"):
         assert recipe in listed
         assert recipe in help_text
+    assert "alpaca_targets  the same with" in help_text
     assert "Example: metarec train --data" in help_text
 
 
