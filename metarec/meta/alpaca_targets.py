@@ -17,16 +17,15 @@ from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import huber_loss
 
 from metarec.errors import ConfigError
 from metarec.meta.alpaca import AXES_SCALE
-from metarec.meta.alpaca_terms import choice, few_of_each, mean, unknown, variance
+from metarec.meta.alpaca_terms import bounded_squares, choice, few_of_each, mean, unknown, variance
 from metarec.meta.contract import Metrics
 from metarec.meta.row_axes import row_axes
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
 from metarec.models.linear_gaussian import unique_rows
-from metarec.models.linear_targets import LinearTargets
+from metarec.models.linear_targets import LinearTargets, units
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
 from metarec.tasks.stats import LabelStats
 from metarec.types import Target
@@ -144,9 +143,7 @@ class AlpacaTargets:
         z_TQD, target_TQ, mask_TQ = z_TND[:, width:], target_TN[:, width:], query.mask_TN.to(z_TND.dtype)
         residual_TQ = (query.label_TN.to(z_TND.dtype) - mean(live, fast, z_TQD, offset_TN[:, width:])) * mask_TQ
         share_K = live["range.std"].detach() / live["range.std"].detach()[0]
-        cost_TQ = residual_TQ.square()
-        if self.huber:
-            cost_TQ = 2 * huber_loss(residual_TQ, torch.zeros_like(residual_TQ), reduction="none", delta=self.huber)
+        cost_TQ = bounded_squares(residual_TQ, units(live)[target_TQ], self.huber)
         worth_TQ = torch.where(target_TQ == 0, 1.0, self.extra_weight).to(cost_TQ.dtype) / share_K[target_TQ].square()
         count_T = (mask_TQ * (target_TQ == 0)).sum(1).clamp_min(1.0)
         # Two scales a target need few rows, and variances are what a step would spend most of its time on.
@@ -174,7 +171,7 @@ class AlpacaTargets:
 
     def _penalty(self, live: MetaParams, code_N: Tensor, share_K: Tensor) -> Tensor:
         """The L2 terms; those of further targets in units of the label."""
-        further_K = share_K[1:]
+        further_K = (share_K / units(live))[1:]
         bias = live["row.id_bias"][code_N].square().sum() + (live["targets.id_bias"][:, code_N].mT / further_K).square().sum()
         shared = ("row.content", "row.content_bias", "axes.map", "axes.bias")
         maps = [*(live[name] for name in shared if name in live), live["targets.content_bias"] / further_K]

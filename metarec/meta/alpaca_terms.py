@@ -5,6 +5,7 @@ Shapes: T tasks, S support rows, Q query rows, N rows of either, D + 1 features 
 
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from metarec.meta.decay import decay
 from metarec.models.contract import FastWeights, MetaParams
@@ -43,6 +44,14 @@ def mean(theta: MetaParams, fast: FastWeights, phi_TQD: Tensor, bias_TQ: Tensor)
 def variance(fast: FastWeights, phi_TQD: Tensor, noise_TQ: Tensor) -> Tensor:
     """Uncalibrated variance of the label (T, Q)."""
     return (phi_TQD @ fast["factor"]).square().sum(-1) + noise_TQ * fast["noise_scale"][:, None]
+
+
+def bounded_squares(error_TQ: Tensor, unit_TQ: Tensor, bound: float) -> Tensor:
+    """Squared errors that grow linearly beyond `bound` units of the label they are of (Huber 1964); 0: nowhere."""
+    if not bound:
+        return error_TQ.square()
+    cost_TQ = huber_loss(error_TQ / unit_TQ, torch.zeros_like(error_TQ), reduction="none", delta=bound)
+    return 2 * cost_TQ * unit_TQ.square()
 
 
 def few_of_each(mask_TQ: Tensor, target_TQ: Tensor, most: int) -> Tensor:

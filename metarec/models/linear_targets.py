@@ -4,7 +4,8 @@
 
 is the linear model of coregionalisation (Alvarez, Rosasco & Lawrence 2012, section 4.2; for tasks Bonilla, Chai & Williams 2008):
 targets share the features and the task's Gaussian vector, and L_t says which of its directions speak of target t. Target 0 is the
-schema's label and what `linear_gaussian` knows; the parameters of further targets are named `targets.*`.
+schema's label and what `linear_gaussian` knows; the parameters of further targets are named `targets.*` and held in units
+(`range.unit`), since an outer step is of one size for all parameters: a target of hundreds would hardly move.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from metarec.models.contract import MetaParams
 from metarec.models.linear_gaussian import LinearGaussian, unique_rows
 from metarec.tasks.batch import Batch, EntityTable
 
+ALIKE = (0.05, 3.0)
+"""Further targets whose deviation over the label's is between these share its unit, others have that as their unit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearTargets(LinearGaussian):
@@ -27,17 +31,19 @@ class LinearTargets(LinearGaussian):
     def init_targets(self, theta: MetaParams, mean_K: Tensor, scale_K: Tensor, offset_KC: Tensor) -> MetaParams:
         """Theta with further targets of these means, deviations in units of the label's and row offsets by id code."""
         size, width = len(theta["task.mean"]), len(theta["row.content_bias"])
+        unit_K = torch.where((scale_K < ALIKE[0]) | (scale_K > ALIKE[1]), scale_K, 1.0)
         return {
             **theta,
-            "targets.mu": mean_K,
-            "targets.map": scale_K[:, None, None] * torch.eye(size),
-            "targets.id_bias": offset_KC,
+            "range.unit": unit_K,
+            "targets.mu": mean_K / unit_K,
+            "targets.map": (scale_K / unit_K)[:, None, None] * torch.eye(size),
+            "targets.id_bias": offset_KC / unit_K[:, None],
             "targets.content_bias": torch.zeros(width, len(mean_K)),
         }
 
     def maps(self, theta: MetaParams) -> Tensor:
         """L (K, D + 1, D + 1), the identity first."""
-        further_KDD = theta["targets.map"]
+        further_KDD = theta["targets.map"] * units(theta)[1:, None, None]
         return torch.cat(
             [torch.eye(further_KDD.shape[-1], dtype=further_KDD.dtype, device=further_KDD.device)[None], further_KDD]
         )
@@ -51,7 +57,7 @@ class LinearTargets(LinearGaussian):
         if here_N is not None:
             id_NK = id_NK * here_N[:, None]
         dense_NP = rows.dense_NP[row_N].to(theta["mu"].dtype)
-        further_NK = theta["targets.mu"] - theta["mu"] + dense_NP @ theta["targets.content_bias"] + id_NK
+        further_NK = units(theta)[1:] * (theta["targets.mu"] + dense_NP @ theta["targets.content_bias"] + id_NK) - theta["mu"]
         return torch.cat([bias_N[:, None], further_NK], 1)
 
     def batch_features(self, theta: MetaParams, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -60,7 +66,7 @@ class LinearTargets(LinearGaussian):
         if "cache.phi" in theta:
             assert len(theta["cache.phi"]) == len(rows), "theta was prepared for another table"
             phi_TND, offset_TN = theta["cache.phi"][batch.row_TN], theta["cache.offset"][batch.row_TN, target_TN]
-            for number, map_DD in enumerate(theta["targets.map"], 1):
+            for number, map_DD in enumerate(self.maps(theta)[1:], 1):
                 here_TN1 = (target_TN == number)[..., None]
                 if bool(here_TN1.any()):
                     phi_TND = torch.where(here_TN1, phi_TND @ map_DD.mT, phi_TND)
@@ -91,3 +97,9 @@ class LinearTargets(LinearGaussian):
         prepared = super().prepare(theta, rows)
         everything = torch.arange(len(rows), device=rows.code_N.device)
         return {**prepared, "cache.offset": self.offsets(theta, rows, everything, prepared["cache.bias"])}
+
+
+def units(theta: MetaParams) -> Tensor:
+    """The unit (K,) of each target's parameters, 1 for the label; heads of before there were units have 1 everywhere."""
+    further_K = theta["range.unit"].detach() if "range.unit" in theta else torch.ones_like(theta["targets.mu"])
+    return torch.cat([further_K.new_ones(1), further_K])

@@ -14,9 +14,9 @@ from metarec.tasks.layout import TaskLayout
 class LabelStats:
     """What the labels of the training rows look like.
 
-    `mean` and `std` of the labels; `offset_C1` (float32, num_codes + 1) the shrunken mean deviation of each row entity by id
-    code, 0 for code 0; `count_C1` (float32) its number of rows. `layout` holds the rows themselves. `extra` are those of further
-    targets.
+    `mean` and `std` of the labels (1 where they do not vary: there is no unit then); `offset_C1` (float32, num_codes + 1) the
+    shrunken mean deviation of each row entity by id code, 0 for code 0; `count_C1` (float32) its number of rows.
+    `layout` holds the rows themselves. `extra` are those of further targets.
     """
 
     mean: float
@@ -53,7 +53,7 @@ def _stats(layout: TaskLayout, rows: EntityTable, shrinkage: float) -> LabelStat
         offset_C1[0] = 0.0
     return LabelStats(
         mean=mean,
-        std=float(label_N.std()),
+        std=float(label_N.std()) if label_N.min() < label_N.max() else 1.0,
         offset_C1=torch.from_numpy(offset_C1.astype(np.float32)),
         count_C1=torch.from_numpy(count_C1.astype(np.float32)),
         layout=layout,

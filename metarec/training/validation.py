@@ -5,9 +5,10 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import huber_loss
 
+from metarec.meta.alpaca_terms import bounded_squares
 from metarec.meta.prior import Head
+from metarec.models.linear_targets import units
 from metarec.tasks.batch import Tables, TaskBatch
 from metarec.tasks.layout import TaskLayout
 from metarec.tasks.sampler import EpisodeConfig, EpisodeSampler
@@ -54,13 +55,13 @@ def _errors(head: Head, tasks: TaskBatch) -> dict[str, Tensor]:
     mean_TQ = head.learner.predict(head.model, head.theta, fast, tasks.query).mean_TQ.detach()
     mask_TQ = tasks.query.mask_TN.to(mean_TQ.dtype)
     error_TQ = (mean_TQ - tasks.query.label_TN) * mask_TQ
-    loss_TQ, bound = error_TQ.square(), getattr(head.learner, "huber", 0.0)
-    if bound:
-        loss_TQ = 2 * huber_loss(error_TQ, torch.zeros_like(error_TQ), reduction="none", delta=bound)
-    if tasks.query.target_TN is not None:
+    several = tasks.query.target_TN is not None
+    unit_TQ = units(head.theta)[tasks.query.targets_TN] if several else torch.ones_like(error_TQ)
+    loss_TQ = bounded_squares(error_TQ, unit_TQ, getattr(head.learner, "huber", 0.0))
+    if several:
         std_K = head.theta["range.std"]
-        loss_TQ = loss_TQ * (std_K[0] / std_K)[tasks.query.target_TN].square()
-        mask_TQ = mask_TQ * (tasks.query.target_TN == 0)
+        loss_TQ = loss_TQ * (std_K[0] / std_K)[tasks.query.targets_TN].square()
+        mask_TQ = mask_TQ * (tasks.query.targets_TN == 0)
     count_T = mask_TQ.sum(1).clamp_min(1.0)
     return {"loss": loss_TQ.sum(1) / count_T, "mae": (error_TQ * mask_TQ).abs().sum(1) / count_T}
 

@@ -28,6 +28,16 @@ def test_rows_without_a_code_have_no_offset() -> None:
     assert float(stats.offset_C1[1]) < 0
 
 
+def test_labels_that_do_not_vary_have_no_unit() -> None:
+    """As where purchases alone are recorded: a deviation of 0 would make every error of such a target count without bound."""
+    rows = entity_table(np.zeros((2, 1), np.float32), (("none", 0, 1),), np.ones(2, bool))
+    bought_NK = np.array([[1.0], [np.nan], [1.0]], np.float32)
+    label_N = np.array([1, 2, 3], np.float32)
+    layout = TaskLayout.from_arrays(np.array([0, 0, 1]), np.array([0, 1, 0]), label_N, num_rows=2, extra_NK=bought_NK)
+    (bought,) = label_stats(layout, rows).extra
+    assert (bought.mean, bought.std) == (1.0, 1.0)
+
+
 def test_no_rows_give_neutral_statistics() -> None:
     rows = entity_table(np.zeros((2, 1), np.float32), (("none", 0, 1),), np.ones(2, bool))
     empty = TaskLayout.from_arrays(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), num_tasks=1, num_rows=2)
