@@ -218,7 +218,7 @@ class Alpaca:
 
     def row_vectors(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> tuple[Tensor, Tensor]:
         """`phi` (I, D + 1) with the constant last, and mu + bias (I,): mean = bias + phi @ task_vector."""
-        phi_ID, bias_I = _linear(model).row_features(theta, rows)
+        phi_ID, bias_I = _linear(model).all_features(theta, rows)
         return phi_ID, bias_I + theta["mu"]
 
     def task_vector(self, fast: FastWeights) -> Tensor:

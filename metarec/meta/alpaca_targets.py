@@ -188,7 +188,7 @@ class AlpacaTargets:
 
     def row_vectors(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> tuple[Tensor, Tensor]:
         """`phi` (I, D + 1) with the constant last, and mu + bias (I,) of target 0: mean = bias + phi @ task_vector."""
-        phi_ID, bias_I = _linear(model).row_features(theta, rows)
+        phi_ID, bias_I = _linear(model).all_features(theta, rows)
         return phi_ID, bias_I + theta["mu"]
 
     def task_vector(self, fast: FastWeights) -> Tensor:

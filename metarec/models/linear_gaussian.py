@@ -71,6 +71,13 @@ class LinearGaussian:
         own_ND, own_bias_N = self.own_features(theta, code_N)
         return content_ND + own_ND * weight_N[:, None], content_bias_N + own_bias_N * weight_N
 
+    def all_features(self, theta: MetaParams, rows: EntityTable) -> tuple[Tensor, Tensor]:
+        """`phi` (I, D + 1) and `bias` (I,) of all rows; uses the cache of `prepare` when it is there."""
+        if "cache.phi" in theta:
+            assert len(theta["cache.phi"]) == len(rows), "theta was prepared for another table"
+            return theta["cache.phi"], theta["cache.bias"]
+        return self.row_features(theta, rows)
+
     def own_features(self, theta: MetaParams, code_N: Tensor) -> tuple[Tensor, Tensor]:
         """What is known of the rows of these id codes beside their content: `phi` (N, D + 1), its constant 0, and `bias` (N,).
 

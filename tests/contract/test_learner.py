@@ -241,6 +241,15 @@ def test_the_task_vector_reproduces_the_mean(vector_case: Case) -> None:
     torch.testing.assert_close(score_TQ, vector_case.means(support, of_label), rtol=1e-10, atol=1e-10)
 
 
+def test_prepared_vectors_are_not_worked_out_again(vector_case: Case) -> None:
+    """Serving asks for those of the whole catalogue at every request that weighs targets."""
+    learner, rows = cast(VectorLearner, vector_case.learner), vector_case.tasks.query.tables.rows
+    prepared = vector_case.learner.prepare(vector_case.model, vector_case.theta, rows)
+    plain, found = (learner.row_vectors(vector_case.model, theta, rows) for theta in (vector_case.theta, prepared))
+    torch.testing.assert_close(found, plain, rtol=EXACT, atol=EXACT)
+    assert found[0].data_ptr() == prepared["cache.phi"].data_ptr()
+
+
 def test_every_target_has_its_vector(vector_case: Case) -> None:
     if not hasattr(vector_case.learner, "target_maps"):
         pytest.skip("the learner has one target")
