@@ -111,7 +111,15 @@ def _seconds(value: object) -> float:
 def _labels(value: object) -> dict[str, float]:
     if value is not None and not isinstance(value, Mapping):
         raise InvalidInputError(f"labels must be a mapping of targets to numbers, not {value!r}", field="labels")
-    return {str(name): float(str(label)) for name, label in (value or {}).items()}
+    labels = {}
+    for name, label in (value or {}).items():
+        # What is null is not known.
+        if label is not None:
+            try:
+                labels[str(name)] = float(str(label))
+            except ValueError:
+                raise InvalidInputError(f"labels.{name} must be a number, not {label!r}", field="labels") from None
+    return labels
 
 
 def _from_file(path: Path) -> list[Interaction]:

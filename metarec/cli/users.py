@@ -91,12 +91,14 @@ def history(
     titles = Titles(data)
     with connect(adaptation=adaptation) as client:
         page = client.list_interactions(user, page_size=limit, page_token=page_token, timeout=timeout)
+    further = any(event.labels for event in page.items)
     rows = [
         {
             "time": iso(event.timestamp),
             "item": event.item_id,
             **titles.column(event.item_id),
             "label": event.label,
+            **({"labels": ", ".join(f"{name}={label:g}" for name, label in event.labels.items())} if further else {}),
             "scenario": event.scenario or None,
             "event": event.event_id,
         }

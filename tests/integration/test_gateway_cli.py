@@ -214,13 +214,17 @@ async def test_feedback_with_an_event_id_has_its_effect_once(run: Run) -> None:
 
 async def test_feedback_records_labels_of_further_targets(run: Run, stages: Any, tmp_path: Path) -> None:
     assert (await run("feedback", "u1", "i1=1", "--target", "bought=0", "--target", "stars=4.5", "--event-id", "e1"))[0] == 0
-    (tmp_path / "e.yaml").write_text("{user_id: u, item_id: i, label: 1, event_id: e2, labels: {bought: 1}}")
+    (tmp_path / "e.yaml").write_text("{user_id: u, item_id: i, label: 1, event_id: e2, labels: {bought: 1, stars: null}}")
     assert (await run("feedback", "--file", str(tmp_path / "e.yaml")))[0] == 0
     assert dict(stages.adaptation.recorded["e1"].labels) == {"bought": 0.0, "stars": 4.5}
     assert dict(stages.adaptation.recorded["e2"].labels) == {"bought": 1.0}
     (tmp_path / "e.yaml").write_text("{user_id: u, item_id: i, label: 1, labels: [bought]}")
     status, _, err = await run("feedback", "--file", str(tmp_path / "e.yaml"))
     assert (status, "record 1: labels must be a mapping" in err) == (2, True)
+    (tmp_path / "e.yaml").write_text("{user_id: u, item_id: i, label: 1, labels: {bought: often}}")
+    status, _, err = await run("feedback", "--file", str(tmp_path / "e.yaml"))
+    assert (status, "record 1: labels.bought must be a number, not 'often'" in err) == (2, True)
+    assert "stars=4.5" in (await run("users", "history", "u1"))[1]
 
 
 async def test_feedback_takes_a_file(run: Run, stages: Any, tmp_path: Path) -> None:
