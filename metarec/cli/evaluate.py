@@ -194,7 +194,7 @@ def evaluate(
         raise click.UsageError("--cuts only means something for the protocol 'temporal'")
     from metarec.baselines.registry import too_large
     from metarec.cli.evaluate_inputs import Loaded
-    from metarec.cli.evaluate_targets import has_targets, target_results
+    from metarec.cli.evaluate_targets import has_targets, not_asked, target_results
     from metarec.data.dataset import Dataset
     from metarec.evaluation.evaluate import Evaluation
     from metarec.evaluation.results import Report
@@ -227,7 +227,8 @@ def evaluate(
         if HELD_OUT in wanted:
             results += evaluation.held_out(*loaded.split(dataset), ks)
             if has_targets(loaded.prior):
-                results += target_results(evaluation, loaded, dataset, ks, alone=alone)
+                results += (curves := target_results(evaluation, loaded, dataset, ks, alone=alone))
+                notes += not_asked(curves, dataset)
             elif alone:
                 notes.append("--alone is left out: the checkpoint has one target")
     if left_out := too_large(dataset):

@@ -44,6 +44,13 @@ def target_results(
     return contest.results(train, held_out, shots)
 
 
+def not_asked(results: "Sequence[ProtocolResult]", dataset: "Dataset") -> list[str]:
+    """What to tell people about targets that `target_results` has no curve of."""
+    there = {result.name.rpartition("@")[0] for result in results}
+    missing = [target.column for target in dataset.schema.labels if f"held_out_{target.column}" not in there]
+    return [f"target '{name}' is left out: no held-out user has enough labels of it after the shots" for name in missing]
+
+
 def alone_recipe(recipe: Recipe) -> Recipe:
     """The recipe's explicit head as one of a single target, with the same settings otherwise."""
     (head,) = (head for head in recipe.heads if head.target == "explicit")

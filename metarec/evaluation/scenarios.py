@@ -51,7 +51,7 @@ class ScenarioFigures:
 def evaluate_known(
     prior: Prior, dataset: Dataset, held_out: Dataset, *, shots: Sequence[int], seed: int
 ) -> list[ScenarioFigures]:
-    """Held-out users within the scenarios of the training data. FailedPreconditionError without any."""
+    """Held-out users within the scenarios of the training data. FailedPreconditionError: none, or too little to ask."""
     head, names = _head(prior), dataset.interactions.scenarios
     known = {names.index(name): scenario for name, scenario in prior.scenarios.items() if name in names}
     if not known:
@@ -66,6 +66,10 @@ def evaluate_known(
             shifts: dict[str, Shifts] = {ALONE: {}, WITHIN: known}
             said = {model: asked.says(prior, head, tests, used, k) for model, used in shifts.items()}
             found += asked.figures(names[scenario], None, k, tests, said)
+    if not found:
+        raise FailedPreconditionError(
+            f"held-out users have fewer than {MIN_ROWS} interactions in each scenario after {min(shots)} shots; ask for fewer"
+        )
     return found
 
 

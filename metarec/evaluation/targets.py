@@ -51,7 +51,10 @@ class TargetContest:
     watch: Callable[[str], None] = lambda _: None
 
     def results(self, train: "Dataset", held_out: "Dataset", shots: Sequence[int]) -> list[ProtocolResult]:
-        """For each target a curve over `shots`; baselines learn from `train`. FailedPreconditionError: no user has enough."""
+        """For each target a curve over `shots`; baselines learn from `train`.
+
+        Targets of which no user has enough labels have none; FailedPreconditionError where that is so of all.
+        """
         users = np.asarray(train.user_ids, object)
         tables = entities(self.prior, train, users[np.unique(held_out.interactions.user_N)])
         # Labels of the episodes are the places of their events, by which every target's labels are looked up.
@@ -72,6 +75,10 @@ class TargetContest:
         for number, target in enumerate(train.schema.labels):
             self.watch(f"baselines of target {target.column}")
             found += self._target(number, train, labels_of(held_out), drawn, tables, shots)
+        if not found:
+            raise FailedPreconditionError(
+                f"no held-out user has {MIN_QUERY} labels of any target after {max(shots)} shots; ask for fewer shots"
+            )
         return found
 
     def _target(
@@ -80,6 +87,8 @@ class TargetContest:
         own = target_alone(train, number)
         name = own.schema.label.column
         asked = _with_enough(drawn, label_NK[:, number])
+        if asked is None:
+            return []
         scale = label_scale(own, _labels(_of(asked, label_NK[:, number]).tasks.query_label_Q))
         everything = np.ones(len(own.interactions), bool)
         fitted = fit_baselines(own, everything, tables, seed=self.seed, watch=self.watch)
@@ -144,15 +153,13 @@ def _labels(label_N: Floats) -> Floats:
     return label_N[~np.isnan(label_N)]
 
 
-def _with_enough(episodes: Episodes, label_N: Floats) -> Episodes:
-    """The episodes with MIN_QUERY query rows or more that have a label. FailedPreconditionError where there are none."""
+def _with_enough(episodes: Episodes, label_N: Floats) -> Episodes | None:
+    """The episodes with MIN_QUERY query rows or more that have a label; None where there are none."""
     tasks = episodes.tasks
     there_Q = ~np.isnan(label_N[tasks.query_label_Q.astype(np.int64)])
     kept_T = np.bincount(tasks.query_task_Q, there_Q, minlength=len(tasks)) >= MIN_QUERY
     if not kept_T.any():
-        raise FailedPreconditionError(
-            f"no held-out user has {MIN_QUERY} labels of a target after their shots; ask for fewer shots"
-        )
+        return None
     support_S, query_Q = kept_T[tasks.support_task_S], kept_T[tasks.query_task_Q]
     times = episodes.support_time_S
     return Episodes(

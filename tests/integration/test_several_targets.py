@@ -110,6 +110,14 @@ def test_every_target_is_evaluated_beside_baselines_and_training_alone(registry:
     assert found["deltas_joint"]["held_out_stars@8"]["alpaca_targets"]["mae"]["value"] > 0
 
 
+def test_a_target_with_too_few_labels_to_ask_for_is_told_and_left_out(registry: Path, data: Path) -> None:
+    words = ("--checkpoint", registry, "--data", data, "--protocol", "held-out", "--shots", "17", "--json", "-")
+    found: dict[str, Any] = json.loads(invoke("evaluate", *words))
+    assert "held_out_clicked@17" in found["protocols"]
+    assert "held_out_stars@17" not in found["protocols"]
+    assert any("target 'stars' is left out" in note for note in found["notes"])
+
+
 def test_the_checkpoint_keeps_its_targets(registry: Path) -> None:
     prior = load_checkpoint(registry)
     assert [target.column for target in prior.schema.labels] == ["clicked", "stars"]

@@ -43,6 +43,12 @@ def parts(told: "Dataset") -> "tuple[Dataset, Dataset]":
     return split(told, hold_out_users(told.interactions, len(told.user_ids), EXPLICIT, 0))
 
 
+def test_more_shots_than_anybody_has_are_refused(told: "Dataset", parts: "tuple[Dataset, Dataset]") -> None:
+    quick = fit(told, EXPLICIT.override({"epochs": "1"}), seed=0)
+    with pytest.raises(FailedPreconditionError, match="after 900 shots"):
+        evaluate_known(quick, told, parts[1], shots=(900,), seed=0)
+
+
 def test_the_shifts_of_training_help_held_out_users(told: "Dataset", parts: "tuple[Dataset, Dataset]") -> None:
     found = evaluate_known(fit(told, EXPLICIT, seed=0), told, parts[1], shots=(0, 3), seed=0)
     assert [(entry.scenario, entry.shots, entry.model) for entry in found] == [
