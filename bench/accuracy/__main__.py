@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.accuracy.command import directory
 from bench.accuracy.page import which_half, write_json, write_page
 from metarec.data.dataset import Dataset
 
@@ -46,13 +47,17 @@ def collect(given: argparse.Namespace) -> None:
         write_page(given.out, given.publish, given.publish.parent / given.publish.stem, data)
 
 
+def _option(name: str) -> str:
+    return f"--{PROTOCOLS[name].replace('_', '-')}"
+
+
 def main() -> int:
-    """The command: 0 when every protocol asked for ran."""
+    """The command: 0 when every protocol whose data was given ran, 1 when one of them failed, 2 for wrong usage."""
     parser = argparse.ArgumentParser(
         prog="bench.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ml-1m", type=Path, help="folder of MovieLens-1M")
-    parser.add_argument("--ml-100k", type=Path, help="dataset directory of MovieLens-100K")
+    parser.add_argument("--ml-1m", type=directory, help="folder of MovieLens-1M")
+    parser.add_argument("--ml-100k", type=directory, help="dataset directory of MovieLens-100K")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default=",".join(PROTOCOLS), help="protocols, comma-separated")
     parser.add_argument("--seeds", default="", help="of training; by default 0 to 2, for p4 0 to 4")
@@ -65,11 +70,13 @@ def main() -> int:
     unknown = sorted(set(names) - set(PROTOCOLS))
     if unknown:
         parser.error(f"unknown protocols: {', '.join(unknown)}; use {', '.join(PROTOCOLS)}")
+    if not any(getattr(given, PROTOCOLS[name]) for name in names):
+        parser.error(f"no data for {', '.join(names)}: give {' or '.join(sorted({_option(name) for name in names}))}")
     failed = False
     for name in names:
         data = getattr(given, PROTOCOLS[name])
         if data is None:
-            print(f"{name} left out: it needs --{PROTOCOLS[name].replace('_', '-')}", file=sys.stderr)
+            print(f"{name} left out: it needs {_option(name)}", file=sys.stderr)
             continue
         failed |= run_protocol(name, data.resolve(), given) != 0
         collect(given)

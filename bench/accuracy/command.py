@@ -27,13 +27,36 @@ class Given:
         return State(out=self.out, data=data, collect=self.collect)
 
 
+def directory(text: str) -> Path:
+    """A directory that is there."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"no directory at '{text}'")
+    return Path(text)
+
+
+def seed_list(text: str) -> list[int]:
+    """Numbers, comma-separated."""
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' must be numbers, comma-separated, such as 0,1,2") from error
+
+
+def setting(text: str) -> tuple[str, str]:
+    """NAME=VALUE as a pair."""
+    name, sign, value = text.partition("=")
+    if not name or not sign:
+        raise argparse.ArgumentTypeError(f"'{text}' must have the form NAME=VALUE, such as epochs=2")
+    return name, value
+
+
 def protocol_parser(doc: str | None, data: str, seeds: str) -> argparse.ArgumentParser:
     """The options of every protocol."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help=data)
+    parser.add_argument("--data", type=directory, required=True, help=data)
     parser.add_argument("--out", type=Path, required=True, help="folder of results; finished pieces in it are not run again")
-    parser.add_argument("--seeds", default=seeds, help=f"default: {seeds}")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="recipe settings")
+    parser.add_argument("--seeds", type=seed_list, default=seeds, help=f"default: {seeds}")
+    parser.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE", help="recipe settings")
     parser.add_argument("--threads", type=int, default=0, help="of training; 0: the cores, up to 8")
     parser.add_argument("--collect", action="store_true", help="run nothing: write the tables of what is there")
     return parser
@@ -46,8 +69,8 @@ def read(given: argparse.Namespace) -> Given:
     return Given(
         data=given.data.resolve(),
         out=given.out.resolve(),
-        seeds=[int(seed) for seed in given.seeds.split(",")],
-        settings=dict(part.split("=", 1) for part in given.set),
+        seeds=given.seeds,
+        settings=dict(given.set),
         threads=threads,
         collect=given.collect,
     )

@@ -16,9 +16,10 @@ def bench() -> Iterator[SimpleNamespace]:
     """The modules under test: bench/ is no package that is installed."""
     sys.path.insert(0, str(REPOSITORY))
     try:
-        from bench.accuracy import clicks, page, state, tables
+        from bench.accuracy import __main__ as run
+        from bench.accuracy import clicks, command, page, state, tables
 
-        yield SimpleNamespace(clicks=clicks, page=page, state=state, tables=tables)
+        yield SimpleNamespace(run=run, clicks=clicks, command=command, page=page, state=state, tables=tables)
     finally:
         sys.path.remove(str(REPOSITORY))
 
@@ -150,6 +151,31 @@ def test_the_page_has_every_protocol_with_its_commit_and_names_what_is_missing(b
     assert "| p5 | c0ffee | 0 | 2 min | 1 |" in page
     assert "| p1 |  |  |  | all |" in page
     assert page.count("Not run.") == 5  # P1, P3 and the three tables of P4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "no directory at 'nowhere'"),
+        (["--seeds", "first"], "'first' must be numbers"),
+        (["--set", "epochs"], "'epochs' must have the form NAME=VALUE"),
+    ],
+)
+def test_wrong_usage_of_a_protocol_is_told(bench, tmp_path: Path, capsys, monkeypatch, arguments, message) -> None:
+    monkeypatch.setattr(bench.command.torch, "set_num_threads", lambda threads: None)
+    parser = bench.command.protocol_parser("P5", "dataset", "0,1")
+    given = bench.command.read(parser.parse_args(["--data", str(tmp_path), "--out", "o", "--set", "epochs=2", "--threads", "1"]))
+    assert (given.seeds, given.settings) == ([0, 1], {"epochs": "2"})
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["--data", str(tmp_path), "--out", "o", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_without_data_is_wrong_usage(bench: SimpleNamespace, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench.accuracy", "--out", str(tmp_path / "out"), "--only", "p1,p5"])
+    with pytest.raises(SystemExit, match="2"):
+        bench.run.main()
+    assert "no data for p1, p5: give --ml-100k or --ml-1m" in capsys.readouterr().err
 
 
 def test_the_plot_is_small_and_the_same_again(bench: SimpleNamespace, tmp_path: Path):
