@@ -42,7 +42,7 @@ def merge_datasets(
     name, AlreadyExistsError that `out` holds something else.
     """
     settings = settings or MergeSettings()
-    _check_names(list(sources))
+    _check_names(list(sources), settings)
     check_target(out)
     schema, notes = _schema(sources)
     reports = {name: TableReport(table=name, file=str(dataset.path), max_bad=None) for name, dataset in sources.items()}
@@ -85,13 +85,18 @@ def merge_datasets(
     )
 
 
-def _check_names(names: Sequence[str]) -> None:
+def _check_names(names: Sequence[str], settings: MergeSettings) -> None:
     if len(names) < 2:
         raise InvalidInputError(f"merging takes two sources or more, got {len(names)}", field="sources")
     for name in names:
         if not name.strip() or "/" in name or len(name.encode()) > 100:
             raise InvalidInputError(
                 f"'{name}' is no name of a source: 1 to 100 bytes without '/', which stands before scenarios of its own",
+                field="sources",
+            )
+        if ":" in name and "separate" in (settings.users, settings.items):
+            raise InvalidInputError(
+                f"'{name}' is no name of a source whose ids are kept separate: ':' stands between name and id there",
                 field="sources",
             )
 
@@ -108,10 +113,10 @@ def _schema(sources: Mapping[str, Dataset]) -> tuple[Schema, dict[str, tuple[str
                 f"from {two.minimum:g} to {two.maximum:g}; bring them to one scale before the import",
                 field="label",
             )
-        if getattr(dataset.schema, "targets", ()) != getattr(schema, "targets", ()):
+        if dataset.schema.targets != schema.targets:
             raise SchemaError(f"'{first_name}' and '{name}' have different further targets; import them alike", field="targets")
     column = schema.scenario or SCENARIO
-    taken = {schema.user_id, schema.item_id, schema.label.column, schema.timestamp}
+    taken = {schema.user_id, schema.item_id, *(part.column for part in schema.labels), schema.timestamp}
     while column in taken:
         column += "_"
     timed = all(dataset.has_timestamps for dataset in sources.values())

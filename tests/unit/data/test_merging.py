@@ -168,6 +168,27 @@ def test_graphs_are_joined(web: Dataset, app: Dataset, tmp_path: Path) -> None:
     assert graph.links == {"x": "e1", "y": "e2"}
 
 
+def test_names_that_separate_ids_begin_with_hold_no_colon(web: Dataset, app: Dataset, tmp_path: Path) -> None:
+    """User 'b:c' of source 'a' would be user 'c' of source 'a:b'."""
+    merge_datasets({"a": web, "a:b": app}, tmp_path / "out")
+    with pytest.raises(InvalidInputError, match="kept separate"):
+        merge_datasets({"a": web, "a:b": app}, tmp_path / "out", MergeSettings(users="separate"))
+
+
+def test_a_further_target_may_have_the_name_of_the_scenario_column(web: Dataset, tmp_path: Path) -> None:
+    extra_NK = np.ones((len(web.interactions), 1), np.float32)
+    named = replace(
+        web,
+        schema=replace(web.schema, targets=(Label(column="scenario", kind="binary"),)),
+        interactions=replace(web.interactions, extra_NK=extra_NK),
+    )
+    merge_datasets({"one": named, "two": named}, tmp_path / "out")
+    both = Dataset.open(tmp_path / "out")
+    assert (both.schema.scenario, both.interactions.scenarios) == ("scenario_", ("one", "two"))
+    assert both.interactions.extra_NK is not None
+    assert both.interactions.extra_NK.tolist() == [[1.0]] * 6
+
+
 def test_what_does_not_fit_together_is_refused(web: Dataset, app: Dataset, tmp_path: Path) -> None:
     wider = replace(app, schema=replace(app.schema, label=Label(column="rating", kind="rating", minimum=1, maximum=10)))
     with pytest.raises(SchemaError, match="labels of 'web' are rating from 1 to 5, those of 'app' rating from 1 to 10"):
