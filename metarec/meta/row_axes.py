@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
@@ -34,7 +35,8 @@ SMALLEST = 1e-6
 def row_axes(stats: LabelStats, rows: EntityTable, dim: int) -> Tensor:
     """Axes (C + 1, 2 dim) by id code: `dim` of who holds a row, then as many of how it is graded; 0 for code 0.
 
-    Where there are fewer than ROWS_PER_AXIS rows for each, the last ones are 0.
+    Where there are fewer than ROWS_PER_AXIS rows for each, the last ones are 0. So are all those of rows on islands, which tasks
+    connect with fewer rows than that: each island has a singular value of 1, and a few dozen would take up all axes.
 
     Grades are what remains of labels beyond the mean, the task's offset and the row's (`stats.offset_C1`).
     """
@@ -43,14 +45,24 @@ def row_axes(stats: LabelStats, rows: EntityTable, dim: int) -> Tensor:
     if layout is None or not len(layout.row_N):
         return torch.from_numpy(axes_CA.astype(np.float32))
     code_N, task_N = rows.code_N.numpy()[layout.row_N], layout.row_tasks
+    together_N = _off_islands(task_N, code_N, (len(layout), codes))
     rest_N = layout.label_N - stats.mean - stats.offset_C1.numpy()[code_N].astype(np.float64)
     offset_T = np.bincount(task_N, rest_N, minlength=len(layout)) / np.maximum(layout.counts, 1)
-    rank = min(dim, len(np.unique(code_N[code_N > 0])) // ROWS_PER_AXIS)
+    rank = min(dim, len(np.unique(code_N[together_N & (code_N > 0)])) // ROWS_PER_AXIS)
     for first, value_N in ((0, np.ones(len(code_N))), (dim, rest_N - offset_T[task_N])):
-        table_TC = sp.csr_matrix((value_N, (task_N, code_N)), (len(layout), codes))
+        table_TC = sp.csr_matrix((value_N * together_N, (task_N, code_N)), (len(layout), codes))
         axes_CA[:, first : first + rank] = _leading(table_TC, rank)
     axes_CA[0] = 0.0
     return torch.from_numpy((axes_CA * (NORM / np.sqrt(2 * max(rank, 1)))).astype(np.float32))
+
+
+def _off_islands(task_N: NDArray[np.int64], code_N: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which entries of the table are in a connected part of ROWS_PER_AXIS rows or more."""
+    both = sum(size)
+    edges = sp.csr_matrix((np.ones(len(task_N)), (task_N, size[0] + code_N)), (both, both))
+    part_B = connected_components(edges, directed=False)[1]
+    rows_of_part = np.bincount(part_B[size[0] :])
+    return np.asarray(rows_of_part[part_B[task_N]] >= ROWS_PER_AXIS, bool)
 
 
 def _leading(table_TC: "sp.csr_matrix", dim: int) -> Floats:

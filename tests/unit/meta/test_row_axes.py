@@ -73,6 +73,20 @@ def test_few_rows_have_few_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(row_axes(stats, rows, 4).abs().max()) == 0.0
 
 
+def test_islands_do_not_take_up_the_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that one task alone holds, which holds no other: the leading singular vectors would be theirs."""
+    monkeypatch.setattr(row_axes_module, "ROWS_PER_AXIS", 3)
+    stats, _ = two_camps()
+    assert stats.layout is not None
+    task_N = np.concatenate([stats.layout.row_tasks, 80 + np.arange(12)])
+    row_N = np.concatenate([stats.layout.row_N, 20 + np.arange(12)])
+    label_N = np.concatenate([stats.layout.label_N, np.full(12, 4, np.float32)])
+    rows = EntityTable(code_N=torch.arange(1, 33), dense_NP=torch.zeros(32, 1), blocks=(("x", 0, 1),), num_codes=32)
+    axes_CA = row_axes(label_stats(TaskLayout.from_arrays(task_N, row_N, label_N), rows), rows, 2)
+    assert not axes_CA[21:].any()
+    assert bool((axes_CA[1:21, :2].abs().amax(1) > 0.1).all())
+
+
 def test_without_rows_there_are_no_axes() -> None:
     stats, rows = two_camps()
     assert stats.layout is not None
