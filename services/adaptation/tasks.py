@@ -112,6 +112,8 @@ def check_task(request: adaptation_pb2.AdaptTaskRequest, schema: Schema) -> None
     convert.check_count(len(request.query_ids), "query_ids", least=0, most=MAX_QUERIES)
     if request.scenario and request.kind != adaptation_pb2.TASK_KIND_USER_IN_SCENARIO:
         raise InvalidInputError("is for tasks of TASK_KIND_USER_IN_SCENARIO alone", field="scenario")
+    if request.scenario:
+        convert.check_id(request.scenario, "scenario")
     of_users = request.kind in USER_KINDS
     if request.target and not of_users:
         raise InvalidInputError("is for tasks of TASK_KIND_USER alone", field="target")
@@ -128,7 +130,8 @@ def check_task(request: adaptation_pb2.AdaptTaskRequest, schema: Schema) -> None
             convert.check_id(row.user_id, f"support[{place}].user_id")
         convert.check_id(row.id, f"support[{place}].id")
         convert.check_label(row.label, schema.label, f"support[{place}].label")
-        key = (row.user_id, row.id)
+        # The task's own user may be named or left out.
+        key = ("" if row.user_id == request.task_id else row.user_id, row.id)
         if key in first:
             raise InvalidInputError(f"'{row.id}' is in support[{first[key]}] already", field=f"support[{place}].id")
         first[key] = place

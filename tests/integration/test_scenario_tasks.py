@@ -116,6 +116,11 @@ async def test_what_makes_no_scenario_is_refused_with_the_name_of_the_field(stub
         (Adapt(kind=SCENARIO, support=[Row(id="i0", label=3.0)]), "support[0].user_id"),
         (Adapt(kind=SCENARIO, support=[Row(user_id="u", id="i0", label=3.0)] * 2), "support[1].id"),
         (Adapt(support=[Row(user_id="u", id="i0", label=3.0)]), "support[0].user_id"),
+        (
+            Adapt(kind=INSIDE, task_id="u", scenario="s", support=[Row(user_id=u, id="i0", label=3.0) for u in ("u", "")]),
+            "support[1].id",
+        ),
+        (Adapt(kind=INSIDE, task_id="u", scenario="s" * 257, query_ids=["i0"]), "scenario"),
         (Adapt(task_id="u1", scenario="night"), "scenario"),
         (Adapt(kind=SCENARIO, task_id="night", scenario="night"), "scenario"),
     ):
