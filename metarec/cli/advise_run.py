@@ -181,7 +181,7 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
         prepared.inputs, prepared.judge, slots=options.slots, seed=options.seed, directory=options.directory, watch=hear
     )
     with trials:
-        trials.run(halving, heads)
+        trials.run(halving, heads, lambda: watching.say("stopping"))
     outcomes = tuple(outcome(one, costs[one.name], chosen, halving) for one in prepared.eligibility.candidates)
     return Found(
         prepared=prepared,

@@ -8,7 +8,7 @@ gives, and know of no budget (docs/adr/0016-trials-of-whole-cycles.md).
 
 import logging
 import os
-import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -44,34 +44,35 @@ class Trials:
     ) -> None:
         self._inputs, self._judge, self._slots, self._seed = inputs, judge, slots, seed
         self._directory, self._watch = directory, watch
-        self._stop, self._files = StopFile(directory), directory / "ray"
-        self._open = ExitStack()
 
     def __enter__(self) -> "Trials":
         for name, value in SURROUNDINGS.items():
             os.environ.setdefault(name, value)
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._stop.clear()
-        self._open.enter_context(cluster(self._slots))
-        quiet()
-        # What became of trials is told by us.
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        from ray import tune
+        # What Tune keeps to restore a run is of no use: trials that ended are kept by the caller, others start anew.
+        files = tempfile.TemporaryDirectory(prefix="ray-", dir=self._directory, ignore_cleanup_errors=True)
+        with ExitStack() as opened:
+            self._files = Path(opened.enter_context(files))
+            self._stop = StopFile(self._files)
+            opened.enter_context(cluster(self._slots))
+            quiet()
+            # What became of trials is told by us.
+            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+            from ray import tune
 
-        self._trainable = tune.with_resources(tune.with_parameters(_trial, inputs=self._inputs, judge=self._judge), {"cpu": 1})
+            trainable = tune.with_parameters(_trial, inputs=self._inputs, judge=self._judge)
+            self._trainable = tune.with_resources(trainable, {"cpu": 1})
+            self._open = opened.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._open.close()
-        if kind is not KeyboardInterrupt:  # a second Ctrl-C waits for nobody, who may be writing or reading there still
-            # What Tune keeps to restore a run is of no use: trials that ended are kept by the caller, others start anew.
-            shutil.rmtree(self._files, ignore_errors=True)
-            self._stop.clear()
 
-    def run(self, halving: Halving, heads: Mapping[str, HeadRecipe]) -> None:
+    def run(self, halving: Halving, heads: Mapping[str, HeadRecipe], stopping: Callable[[], None] = lambda: None) -> None:
         """Train what `halving` asks for until it is over; `heads` are the candidates' settings by name.
 
-        Raises InterruptedRunError on Ctrl-C; what has ended by then is in `halving.ended`.
+        `stopping` is called at Ctrl-C, seconds before trials have ended; then InterruptedRunError is raised, and what has ended
+        by then is in `halving.ended`.
         """
         failure: list[BaseException] = []
 
@@ -83,7 +84,7 @@ class Trials:
 
         # Not in the main thread, where Tune would answer Ctrl-C itself, with pages of advice on resuming.
         thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
-        with self._stop.on_signals():
+        with self._stop.on_signals(stopping):
             thread.start()
             while thread.is_alive():
                 thread.join(POLL_SECONDS)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from metarec.cli.main import cli
-from metarec.errors import FailedPreconditionError, InterruptedRunError
+from metarec.errors import FailedPreconditionError, InterruptedRunError, UnavailableError
 from metarec.training.candidates import Candidate, Eligibility
 from metarec.training.trial import Report
 
@@ -58,6 +58,7 @@ def test_ctrl_c_keeps_what_has_ended_and_the_same_command_goes_on_to_a_recommend
     command = ["--data", data, "--out", str(tmp_path / "out"), "--workers", "1", "--budget", "4m"]
     first = invoke(*command)
     assert first.exit_code == 130, first.output
+    assert "s] stopping" in first.stderr
     assert "the same command goes on from what has ended" in first.stderr
     (ended,) = [report for report in heard if report.done]
 
@@ -136,6 +137,17 @@ def test_trials_that_end_unheard_leave_no_word_on_standard_output_and_no_file(
     assert json.loads(result.stdout)["recommendation"] is None
     assert "no trial came to its end" in result.stderr
     assert [path.name[:7] for path in out.iterdir()] == ["trials-"]
+
+
+@pytest.mark.usefixtures("two_candidates")
+def test_a_cluster_that_cannot_be_used_leaves_no_file(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unusable(workers: int) -> None:
+        raise UnavailableError("a local ray cluster cannot be used")
+
+    monkeypatch.setattr("metarec.training.tuning.cluster", unusable)
+    result = invoke("--data", data, "--out", str(tmp_path / "out"), "--budget", "4m")
+    assert isinstance(result.exception, UnavailableError)
+    assert [path.name[:7] for path in (tmp_path / "out").iterdir()] == ["trials-"]
 
 
 @pytest.mark.parametrize("option", ["--out", "--json", "--plot"])
