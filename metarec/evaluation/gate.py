@@ -79,6 +79,8 @@ class DefaultGate:
         metrics: dict[str, float] = {"users": float(len(asked))}
         ratings = self._ratings(prior, train, validation, metrics) if "explicit" in prior.heads else None
         if "implicit" not in prior.heads:
+            if ratings is None:
+                raise FailedPreconditionError("held-out labels are all alike: no baseline errs, so nothing can be judged")
             gain = metrics[f"delta_{_error(train)}"]
         else:
             in_time = self._in_time(everything)
@@ -87,8 +89,8 @@ class DefaultGate:
                 gain = min(gain, metrics[f"delta_{_error(train)}"])
         return GateReport(delta=gain, passed=gain > 0, metrics=metrics)
 
-    def _ratings(self, prior: Prior, train: "Dataset", validation: "Dataset", metrics: dict[str, float]) -> Interval:
-        """The interval over users of the ratings' delta; the figures go into `metrics`."""
+    def _ratings(self, prior: Prior, train: "Dataset", validation: "Dataset", metrics: dict[str, float]) -> Interval | None:
+        """The interval over users of the ratings' delta, None where no baseline errs; the figures go into `metrics`."""
         asked = draw_held_out(
             validation, max_shots=max(self.shots), seed=self.seed, max_users=self.max_users, max_query=MAX_QUERY
         )
@@ -120,6 +122,8 @@ class DefaultGate:
         found = delta(name, best, (float(mine_T.mean()), drawn_R["learner"]), (float(plain[best].mean()), drawn_R["plain"]))
         metrics[name] = float(mine_T.mean())
         metrics |= {f"{model}_{name}": float(loss_T.mean()) for model, loss_T in plain.items()}
+        if not plain[best].any():
+            return None
         metrics |= {f"delta_{name}": found.value, f"delta_{name}_low": found.interval[0], f"delta_{name}_high": found.interval[1]}
         return found.interval
 

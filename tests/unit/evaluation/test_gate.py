@@ -101,6 +101,19 @@ def test_where_there_are_times_rankings_are_judged_on_the_users_to_come(
     assert report.metrics["cut"] == 0.9
 
 
+def test_labels_that_are_all_alike_are_no_basis_for_a_verdict_on_ratings(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
+    def alike(part: Dataset) -> Dataset:
+        events = part.interactions
+        return part.with_interactions(replace(events, label_N=np.full_like(events.label_N, 4)))
+
+    train, held_out = alike(parts[0]), alike(parts[1])
+    report = GATE(prior, train, held_out)
+    json.dumps(asdict(report), allow_nan=False)
+    assert report.delta == report.metrics["delta_ndcg@20"]
+    with pytest.raises(FailedPreconditionError, match="all alike"):
+        GATE(replace(prior, heads={"explicit": prior.head("explicit")}), train, held_out)
+
+
 def test_equal_inputs_give_equal_reports(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
     assert GATE(prior, *parts) == GATE(prior, *parts)
 
