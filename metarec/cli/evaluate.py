@@ -157,7 +157,8 @@ def evaluate(
         raise click.UsageError("--leave-out only means something with --kind scenario")
     if profiles or kind == "scenario":
         which = "--profiles" if profiles else "--kind scenario"
-        if protocols or cuts or joint or scores or report or episodes or ablate or groups or (profiles and kind != "user"):
+        others = (protocols, cuts, joint, scores, report, episodes, ablate, groups, alone, profiles and kind != "user")
+        if any(others):
             raise click.UsageError(f"{which} takes only --checkpoint, --data, --shots, --seed and --json")
         from metarec.cli.evaluate_profiles import profiles_report, show_profiles
         from metarec.cli.evaluate_scenarios import scenario_report, show_scenarios
@@ -176,6 +177,8 @@ def evaluate(
         else:
             (show_profiles if profiles else show_scenarios)(figures)
         return
+    if alone and (ablate is not None or (HELD_OUT not in protocols and (episodes is not None or protocols))):
+        raise click.UsageError("--alone only means something for the protocol 'held-out'")
     if ablate is None and (groups or ablate_seeds > 1):
         raise click.UsageError("--group and --ablate-seeds say more about --ablate; give that too")
     if ablate is not None:

@@ -230,6 +230,8 @@ def test_bad_files_and_wrong_use_end_with_2_and_one_line(
     assert run(*words, "--shots", "x") == 2
     assert run(*words, "--episodes", episodes, "--cuts", "0.5") == 2
     assert run(*words, "--kind", "item") == 2
+    for option in (["--episodes", episodes], ["--protocol", "temporal"], ["--ablate", "blank"], ["--profiles"]):
+        assert run(*words, "--alone", *option) == 2
     assert run("--checkpoint", tmp_path / "none", "--data", tiny_dataset.path) == 1
     assert "neither a checkpoint nor a registry" in capsys.readouterr().err
 
