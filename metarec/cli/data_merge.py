@@ -47,6 +47,10 @@ def merge(sources: Sequence[str], out: Path, users: str, items: str, as_json: bo
         if name in paths:
             raise click.UsageError(f"'{name}' is given twice; every source needs a name of its own")
         paths[name] = Path(path)
+        if paths[name].resolve() == out.resolve():
+            raise click.UsageError(
+                f"--out '{out}' is the source '{name}', which the result would replace; choose another directory"
+            )
     settings = MergeSettings(users=cast(Sharing, users), items=cast(Sharing, items))
     with progress("merging") as advance:
         datasets = {name: Dataset.open(path) for name, path in paths.items()}

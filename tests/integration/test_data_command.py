@@ -240,6 +240,7 @@ def test_merge_makes_scenarios_of_datasets_and_says_what_it_left_out(folder: Pat
     for arguments, message in (
         (("merge", "out", "app=more", "--out", "x"), "'out' must be NAME=PATH"),
         (("merge", "a=out", "a=more", "--out", "x"), "'a' is given twice"),
+        (("merge", "a=out", "b=more", "--out", "out"), "which the result would replace"),
     ):
         result = CliRunner().invoke(data, arguments)
         assert result.exit_code == 2
