@@ -48,9 +48,7 @@ def merge(sources: Sequence[str], out: Path, users: str, items: str, as_json: bo
             raise click.UsageError(f"'{name}' is given twice; every source needs a name of its own")
         paths[name] = Path(path)
         if paths[name].resolve() == out.resolve():
-            raise click.UsageError(
-                f"--out '{out}' is the source '{name}', which the result would replace; choose another directory"
-            )
+            raise click.UsageError(f"--out '{out}' is source '{name}', which the result would replace; choose another one")
     settings = MergeSettings(users=cast(Sharing, users), items=cast(Sharing, items))
     with progress("merging") as advance:
         datasets = {name: Dataset.open(path) for name, path in paths.items()}
