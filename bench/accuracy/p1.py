@@ -126,7 +126,8 @@ def asked(data: Path, dataset_path: Path, registry: Path) -> dict[str, Any]:
     episodes = rows.resolve(tables)
     scale, name = label_scale(dataset, episodes.tasks.query_label_Q), learner_name(prior)
     contest = Contest(learner=name, joint="", models={name: learner_predictor(prior, tables, scale)}, scale=scale)
-    results = run_contest(contest, episodes, tables, list(SHOTS), seed=0)
+    # As with `metarec evaluate --shots`: the curve beside the whole support.
+    results = run_contest(contest, episodes, tables, [None, *SHOTS], seed=0)
     return Report(learner=name, facts={}, protocols=results).to_dict()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 REPOSITORY = Path(__file__).parents[3]
@@ -17,9 +18,9 @@ def bench() -> Iterator[SimpleNamespace]:
     sys.path.insert(0, str(REPOSITORY))
     try:
         from bench.accuracy import __main__ as run
-        from bench.accuracy import clicks, command, page, state, tables
+        from bench.accuracy import clicks, command, p1, page, state, tables
 
-        yield SimpleNamespace(run=run, clicks=clicks, command=command, page=page, state=state, tables=tables)
+        yield SimpleNamespace(run=run, clicks=clicks, command=command, p1=p1, page=page, state=state, tables=tables)
     finally:
         sys.path.remove(str(REPOSITORY))
 
@@ -192,3 +193,25 @@ def test_the_plot_is_small_and_the_same_again(bench: SimpleNamespace, tmp_path: 
         )
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     assert (tmp_path / "one.svg").stat().st_size < 30_000
+
+
+def test_learners_beside_the_flagship_are_asked_with_the_whole_support_too(
+    bench: SimpleNamespace, tiny_dataset, tiny_registry, tmp_path: Path
+):
+    tiny_dataset.save(tmp_path / "data")
+    user = str(tiny_dataset.user_ids[0])
+    episodes = pd.DataFrame(
+        {
+            "protocol": "user_cold",
+            "seed": 0,
+            "user_id": user,
+            "item_id": [str(item) for item in tiny_dataset.item_ids[:20]],
+            "rating": [1.0 + k % 5 for k in range(20)],
+            "role": ["support"] * 15 + ["query"] * 5,
+        }
+    )
+    episodes.to_parquet(tmp_path / "episodes.parquet")
+    found = bench.p1.asked(tmp_path, tmp_path / "data", tiny_registry)
+    assert set(found["protocols"]) == {"user_cold", *(f"user_cold@{k}" for k in bench.p1.SHOTS)}
+    maes = {protocol: models[found["learner"]]["mae"]["mean"] for protocol, models in found["protocols"].items()}
+    assert maes["user_cold"] != maes["user_cold@0"]
