@@ -24,23 +24,27 @@ from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import huber_loss
 
 from metarec.errors import ConfigError
-from metarec.meta.alpaca_terms import choice, mean, noise, support_noise, unknown, variance
+from metarec.meta.alpaca_terms import (
+    NLL_ROWS,
+    bounded_squares,
+    choice,
+    contributions,
+    mean,
+    noise,
+    posterior,
+    support_noise,
+    unknown,
+    variance,
+)
 from metarec.meta.contract import Metrics
-from metarec.meta.row_axes import row_axes
+from metarec.meta.row_axes import start_axes
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
 from metarec.models.linear_gaussian import LinearGaussian, unique_rows
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
 from metarec.tasks.stats import LabelStats
 from metarec.types import Target
-
-NLL_ROWS = 64
-"""Query rows of a task, at most, on which the scales of the predictive variance are trained."""
-
-AXES_SCALE = 0.035
-"""Deviation of the entries of the map of axes at the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +96,7 @@ class Alpaca:
             theta["row.id_bias"] = stats.offset_C1.clone()
             theta["prior.log_var"] = theta["prior.log_var"] + 2 * math.log(max(std, 1e-3))
         if stats is not None and self.row_axes:
-            axes_CA = row_axes(stats, tables.rows, self.row_axes)
-            theta |= {"axes.row": axes_CA, "axes.bias": torch.zeros(axes_CA.shape[1])}
-            theta["axes.map"] = torch.randn(axes_CA.shape[1], width - 1, generator=generator) * AXES_SCALE
+            theta |= start_axes(stats, tables.rows, self.row_axes, width - 1, generator)
         return theta
 
     def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:
@@ -103,29 +105,8 @@ class Alpaca:
         phi_TSD, bias_TS = linear.batch_features(theta, support)
         profile_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
         prior_TD = profile_TD + choice(theta, phi_TSD, support, unknown(support)).sum(1)
-        return self._posterior(theta, phi_TSD, bias_TS, support_noise(theta, support), prior_TD, support)
-
-    def _posterior(
-        self, theta: MetaParams, phi_TSD: Tensor, bias_TS: Tensor, noise_TS: Tensor, prior_TD: Tensor, support: Batch
-    ) -> FastWeights:
-        scale_D = torch.exp(0.5 * theta["prior.log_var"])
-        mask_TS = support.mask_TN.to(phi_TSD.dtype)
-        weight_TS = mask_TS / noise_TS
-        residual_TS = support.label_TN.to(phi_TSD.dtype) - theta["mu"] - bias_TS - torch.einsum("tsd,td->ts", phi_TSD, prior_TD)
-        z_TSD = phi_TSD * scale_D
-        zw_TDS = (z_TSD * weight_TS[..., None]).mT
-        eye_DD = torch.eye(len(scale_D), dtype=phi_TSD.dtype, device=phi_TSD.device)
-        chol_TDD = torch.linalg.cholesky(zw_TDS @ z_TSD + eye_DD)
-        moment_TD = torch.einsum("tds,ts->td", zw_TDS, residual_TS)
-        inverse_TDD = torch.linalg.solve_triangular(chol_TDD, eye_DD.expand_as(chol_TDD), upper=False)
-        half_TD = torch.einsum("tde,te->td", inverse_TDD, moment_TD)
-        mean_TD = prior_TD + scale_D * torch.einsum("ted,te->td", inverse_TDD, half_TD)
-        # r' (Z Z' + R)^-1 r by the matrix inversion lemma; negative only by rounding.
-        fit_T = ((weight_TS * residual_TS.square()).sum(1) - half_TD.square().sum(1)).clamp_min(0.0)
-        count_T = mask_TS.sum(1)
-        shape = self.noise_shape
-        noise_scale_T = (shape + fit_T) / (shape + count_T) if shape > 0 else torch.ones_like(count_T)
-        return {"mean": mean_TD, "factor": scale_D[:, None] * inverse_TDD.mT, "noise_scale": noise_scale_T}
+        noise_TS = support_noise(theta, support)
+        return posterior(theta, phi_TSD, bias_TS, noise_TS, prior_TD, support, noise_shape=self.noise_shape)
 
     def predict(self, model: Scorer, theta: MetaParams, fast: FastWeights, query: Batch) -> Prediction:
         """Posterior predictive mean and variance (noise included) of the label."""
@@ -150,15 +131,14 @@ class Alpaca:
         noise_TN = torch.exp(live["noise.log_var"])[unknown_TN]
         choice_TSD = choice(live, phi_TND[:, :width], support, unknown_TN[:, :width])
         prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T) + choice_TSD.sum(1)
-        fast = self._posterior(live, phi_TND[:, :width], bias_TN[:, :width], noise_TN[:, :width], prior_TD, support)
+        shown = phi_TND[:, :width], bias_TN[:, :width], noise_TN[:, :width]
+        fast = posterior(live, *shown, prior_TD, support, noise_shape=self.noise_shape)
         phi_TQD, bias_TQ, noise_TQ = phi_TND[:, width:], bias_TN[:, width:], noise_TN[:, width:]
         mask_TQ = query.mask_TN.to(bias_N.dtype)
         count_T = mask_TQ.sum(1).clamp_min(1.0)
         residual_TQ = (query.label_TN.to(bias_N.dtype) - mean(live, fast, phi_TQD, bias_TQ)) * mask_TQ
         square_TQ = residual_TQ.square()
-        cost_TQ = square_TQ
-        if self.huber:
-            cost_TQ = 2 * huber_loss(residual_TQ, torch.zeros_like(residual_TQ), reduction="none", delta=self.huber)
+        cost_TQ = bounded_squares(residual_TQ, torch.ones_like(residual_TQ), self.huber) if self.huber else square_TQ
         # Two scales need few rows, and variances are what a step would spend most of its time on.
         few = slice(None, NLL_ROWS)
         with torch.no_grad():
@@ -232,19 +212,8 @@ class Alpaca:
         phi_TQD, bias_TQ = linear.batch_features(theta, query)
         profile_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
         choice_TSD = choice(theta, phi_TSD, support, unknown(support))
-        prior_TD = profile_TD + choice_TSD.sum(1)
-        var_D = torch.exp(theta["prior.log_var"])
-        mask_TS = support.mask_TN.to(phi_TSD.dtype)
-        residual_TS = support.label_TN.to(phi_TSD.dtype) - theta["mu"] - bias_TS - torch.einsum("tsd,td->ts", phi_TSD, prior_TD)
-        z_TSD = phi_TSD * mask_TS[..., None]
-        kernel_TSS = (z_TSD * var_D) @ z_TSD.mT + torch.diag_embed(support_noise(theta, support))
-        alpha_TS = torch.cholesky_solve((residual_TS * mask_TS)[..., None], torch.linalg.cholesky(kernel_TSS))[..., 0]
-        return {
-            "global": theta["mu"].expand_as(bias_TQ),
-            "item": bias_TQ,
-            "profile": torch.einsum("tqd,td->tq", phi_TQD, profile_TD),
-            "support": ((phi_TQD * var_D) @ z_TSD.mT) * alpha_TS[:, None, :] + phi_TQD @ choice_TSD.mT,
-        }
+        rows, asked = (phi_TSD, bias_TS), (phi_TQD, bias_TQ)
+        return contributions(theta, rows, asked, support_noise(theta, support), profile_TD, choice_TSD, support)
 
 
 def _linear(model: Scorer) -> LinearGaussian:

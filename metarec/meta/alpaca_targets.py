@@ -19,18 +19,25 @@ import torch
 from torch import Tensor
 
 from metarec.errors import ConfigError
-from metarec.meta.alpaca import AXES_SCALE
-from metarec.meta.alpaca_terms import bounded_squares, choice, few_of_each, mean, unknown, variance
+from metarec.meta.alpaca_terms import (
+    NLL_ROWS,
+    bounded_squares,
+    choice,
+    contributions,
+    few_of_each,
+    mean,
+    posterior,
+    unknown,
+    variance,
+)
 from metarec.meta.contract import Metrics
-from metarec.meta.row_axes import row_axes
+from metarec.meta.row_axes import start_axes
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
 from metarec.models.linear_gaussian import unique_rows
 from metarec.models.linear_targets import LinearTargets, units
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
 from metarec.tasks.stats import LabelStats
 from metarec.types import Target
-
-NLL_ROWS = 64  # query rows of a task, at most, on which the scales of the predictive variance are trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +85,7 @@ class AlpacaTargets:
         if stats is not None:
             theta["mu"], theta["row.id_bias"] = torch.tensor(stats.mean), stats.offset_C1.clone()
         if stats is not None and self.row_axes:
-            axes_CA = row_axes(stats, tables.rows, self.row_axes)
-            theta |= {"axes.row": axes_CA, "axes.bias": torch.zeros(axes_CA.shape[1])}
-            theta["axes.map"] = torch.randn(axes_CA.shape[1], width - 1, generator=generator) * AXES_SCALE
+            theta |= start_axes(stats, tables.rows, self.row_axes, width - 1, generator)
         offset_KC = torch.stack([part.offset_C1 for part in extra]) if extra else torch.zeros(0, codes)
         return linear.init_targets(theta, torch.tensor([part.mean for part in extra]), std_K[1:] / std_K[0], offset_KC)
 
@@ -90,27 +95,8 @@ class AlpacaTargets:
         z_TSD, offset_TS = linear.batch_features(theta, support)
         prior_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
         prior_TD = prior_TD + _choice(theta, z_TSD, support, unknown(support)).sum(1)
-        return self._posterior(theta, z_TSD, offset_TS, _noise(theta, support), prior_TD, support)
-
-    def _posterior(
-        self, theta: MetaParams, z_TSD: Tensor, offset_TS: Tensor, noise_TS: Tensor, prior_TD: Tensor, support: Batch
-    ) -> FastWeights:
-        scale_D = torch.exp(0.5 * theta["prior.log_var"])
-        mask_TS = support.mask_TN.to(z_TSD.dtype)
-        weight_TS = mask_TS / noise_TS
-        residual_TS = support.label_TN.to(z_TSD.dtype) - theta["mu"] - offset_TS - torch.einsum("tsd,td->ts", z_TSD, prior_TD)
-        white_TSD = z_TSD * scale_D
-        weighed_TDS = (white_TSD * weight_TS[..., None]).mT
-        eye_DD = torch.eye(len(scale_D), dtype=z_TSD.dtype, device=z_TSD.device)
-        chol_TDD = torch.linalg.cholesky(weighed_TDS @ white_TSD + eye_DD)
-        moment_TD = torch.einsum("tds,ts->td", weighed_TDS, residual_TS)
-        inverse_TDD = torch.linalg.solve_triangular(chol_TDD, eye_DD.expand_as(chol_TDD), upper=False)
-        half_TD = torch.einsum("tde,te->td", inverse_TDD, moment_TD)
-        mean_TD = prior_TD + scale_D * torch.einsum("ted,te->td", inverse_TDD, half_TD)
-        fit_T = ((weight_TS * residual_TS.square()).sum(1) - half_TD.square().sum(1)).clamp_min(0.0)
-        count_T, shape = mask_TS.sum(1), self.noise_shape
-        noise_scale_T = (shape + fit_T) / (shape + count_T) if shape > 0 else torch.ones_like(count_T)
-        return {"mean": mean_TD, "factor": scale_D[:, None] * inverse_TDD.mT, "noise_scale": noise_scale_T}
+        noise_TS = _noise(theta, support)
+        return posterior(theta, z_TSD, offset_TS, noise_TS, prior_TD, support, noise_shape=self.noise_shape)
 
     def predict(self, model: Scorer, theta: MetaParams, fast: FastWeights, query: Batch) -> Prediction:
         """Posterior predictive mean and variance (noise included) of each row's own target."""
@@ -139,7 +125,8 @@ class AlpacaTargets:
         noise_TN = _levels(live, "noise.log_var", "targets.log_var")[target_TN, unknown_TN]
         prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T)
         prior_TD = prior_TD + _choice(live, z_TND[:, :width], support, unknown_TN[:, :width]).sum(1)
-        fast = self._posterior(live, z_TND[:, :width], offset_TN[:, :width], noise_TN[:, :width], prior_TD, support)
+        shown = z_TND[:, :width], offset_TN[:, :width], noise_TN[:, :width]
+        fast = posterior(live, *shown, prior_TD, support, noise_shape=self.noise_shape)
         z_TQD, target_TQ, mask_TQ = z_TND[:, width:], target_TN[:, width:], query.mask_TN.to(z_TND.dtype)
         residual_TQ = (query.label_TN.to(z_TND.dtype) - mean(live, fast, z_TQD, offset_TN[:, width:])) * mask_TQ
         share_K = live["range.std"].detach() / live["range.std"].detach()[0]
@@ -212,18 +199,8 @@ class AlpacaTargets:
         z_TQD, offset_TQ = linear.batch_features(theta, query)
         profile_TD = linear.task_prior(theta, support.tables.tasks, support.task_T)
         choice_TSD = _choice(theta, z_TSD, support, unknown(support))
-        prior_TD = profile_TD + choice_TSD.sum(1)
-        var_D, mask_TS = torch.exp(theta["prior.log_var"]), support.mask_TN.to(z_TSD.dtype)
-        residual_TS = support.label_TN.to(z_TSD.dtype) - theta["mu"] - offset_TS - torch.einsum("tsd,td->ts", z_TSD, prior_TD)
-        z_TSD = z_TSD * mask_TS[..., None]
-        kernel_TSS = (z_TSD * var_D) @ z_TSD.mT + torch.diag_embed(_noise(theta, support))
-        alpha_TS = torch.cholesky_solve((residual_TS * mask_TS)[..., None], torch.linalg.cholesky(kernel_TSS))[..., 0]
-        return {
-            "global": theta["mu"].expand_as(offset_TQ),
-            "item": offset_TQ,
-            "profile": torch.einsum("tqd,td->tq", z_TQD, profile_TD),
-            "support": ((z_TQD * var_D) @ z_TSD.mT) * alpha_TS[:, None, :] + z_TQD @ choice_TSD.mT,
-        }
+        rows, asked = (z_TSD, offset_TS), (z_TQD, offset_TQ)
+        return contributions(theta, rows, asked, _noise(theta, support), profile_TD, choice_TSD, support)
 
 
 def _choice(theta: MetaParams, z_TSD: Tensor, support: Batch, unknown_TS: Tensor) -> Tensor:

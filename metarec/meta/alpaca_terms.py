@@ -1,4 +1,4 @@
-"""Terms of the closed form that adaptation, prediction and explanations share (metarec.meta.alpaca).
+"""The closed form that `alpaca` and `alpaca_targets` share: posterior, prediction and explanations (metarec.meta.alpaca).
 
 Shapes: T tasks, S support rows, Q query rows, N rows of either, D + 1 features with the constant last.
 """
@@ -10,6 +10,9 @@ from torch.nn.functional import huber_loss
 from metarec.meta.decay import decay
 from metarec.models.contract import FastWeights, MetaParams
 from metarec.tasks.batch import Batch
+
+NLL_ROWS = 64
+"""Query rows of a task, at most, on which the scales of the predictive variance are trained."""
 
 
 def choice(theta: MetaParams, phi_TSD: Tensor, support: Batch, unknown_TS: Tensor) -> Tensor:
@@ -34,6 +37,71 @@ def support_noise(theta: MetaParams, support: Batch) -> Tensor:
 def unknown(batch: Batch) -> Tensor:
     """1 for rows whose entity has no id (T, N), else 0."""
     return (batch.tables.rows.code_N[batch.row_TN] == 0).to(torch.int64)
+
+
+def residual(theta: MetaParams, phi_TSD: Tensor, bias_TS: Tensor, prior_TD: Tensor, support: Batch) -> Tensor:
+    """What each support label (T, S) is beyond the prior's prediction."""
+    return support.label_TN.to(phi_TSD.dtype) - theta["mu"] - bias_TS - torch.einsum("tsd,td->ts", phi_TSD, prior_TD)
+
+
+def posterior(
+    theta: MetaParams,
+    phi_TSD: Tensor,
+    bias_TS: Tensor,
+    noise_TS: Tensor,
+    prior_TD: Tensor,
+    support: Batch,
+    *,
+    noise_shape: float,
+) -> FastWeights:
+    """Primal form: `mean` (T, D + 1), `factor` (T, D + 1, D + 1) with Cov[w] = factor factor', and `noise_scale` (T,).
+
+    `noise_shape` are prior rows of evidence on a task's noise level; 0 keeps it the same for all tasks.
+    """
+    scale_D = torch.exp(0.5 * theta["prior.log_var"])
+    mask_TS = support.mask_TN.to(phi_TSD.dtype)
+    weight_TS = mask_TS / noise_TS
+    residual_TS = residual(theta, phi_TSD, bias_TS, prior_TD, support)
+    z_TSD = phi_TSD * scale_D
+    zw_TDS = (z_TSD * weight_TS[..., None]).mT
+    eye_DD = torch.eye(len(scale_D), dtype=phi_TSD.dtype, device=phi_TSD.device)
+    chol_TDD = torch.linalg.cholesky(zw_TDS @ z_TSD + eye_DD)
+    moment_TD = torch.einsum("tds,ts->td", zw_TDS, residual_TS)
+    inverse_TDD = torch.linalg.solve_triangular(chol_TDD, eye_DD.expand_as(chol_TDD), upper=False)
+    half_TD = torch.einsum("tde,te->td", inverse_TDD, moment_TD)
+    mean_TD = prior_TD + scale_D * torch.einsum("ted,te->td", inverse_TDD, half_TD)
+    # r' (Z Z' + R)^-1 r by the matrix inversion lemma; negative only by rounding.
+    fit_T = ((weight_TS * residual_TS.square()).sum(1) - half_TD.square().sum(1)).clamp_min(0.0)
+    count_T = mask_TS.sum(1)
+    noise_scale_T = (noise_shape + fit_T) / (noise_shape + count_T) if noise_shape > 0 else torch.ones_like(count_T)
+    return {"mean": mean_TD, "factor": scale_D[:, None] * inverse_TDD.mT, "noise_scale": noise_scale_T}
+
+
+def contributions(
+    theta: MetaParams,
+    support_rows: tuple[Tensor, Tensor],
+    query_rows: tuple[Tensor, Tensor],
+    noise_TS: Tensor,
+    profile_TD: Tensor,
+    choice_TSD: Tensor,
+    support: Batch,
+) -> dict[str, Tensor]:
+    """Exact terms of the mean by the dual form; `support_rows` and `query_rows` are features and bias of the rows.
+
+    mu, b(q), phi(q)' W0 x and, for each support row j, alpha_j k(q, j) + phi(q)' (C phi_j + y_j) / sqrt(1 + |S|).
+    """
+    (phi_TSD, bias_TS), (phi_TQD, bias_TQ) = support_rows, query_rows
+    var_D, mask_TS = torch.exp(theta["prior.log_var"]), support.mask_TN.to(phi_TSD.dtype)
+    residual_TS = residual(theta, phi_TSD, bias_TS, profile_TD + choice_TSD.sum(1), support)
+    z_TSD = phi_TSD * mask_TS[..., None]
+    kernel_TSS = (z_TSD * var_D) @ z_TSD.mT + torch.diag_embed(noise_TS)
+    alpha_TS = torch.cholesky_solve((residual_TS * mask_TS)[..., None], torch.linalg.cholesky(kernel_TSS))[..., 0]
+    return {
+        "global": theta["mu"].expand_as(bias_TQ),
+        "item": bias_TQ,
+        "profile": torch.einsum("tqd,td->tq", phi_TQD, profile_TD),
+        "support": ((phi_TQD * var_D) @ z_TSD.mT) * alpha_TS[:, None, :] + phi_TQD @ choice_TSD.mT,
+    }
 
 
 def mean(theta: MetaParams, fast: FastWeights, phi_TQD: Tensor, bias_TQ: Tensor) -> Tensor:

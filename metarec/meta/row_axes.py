@@ -25,6 +25,9 @@ Floats = NDArray[np.float64]
 NORM = 2.8
 """Root mean square length of a row's axes."""
 
+MAP_SCALE = 0.035
+"""Deviation of the entries of the map of axes at the start."""
+
 ROWS_PER_AXIS = 16
 """Known rows for each axis at least: a map of many axes learns the few rows of small data by heart."""
 
@@ -54,6 +57,14 @@ def row_axes(stats: LabelStats, rows: EntityTable, dim: int) -> Tensor:
         axes_CA[:, first : first + rank] = _leading(table_TC, rank)
     axes_CA[0] = 0.0
     return torch.from_numpy((axes_CA * (NORM / np.sqrt(2 * max(rank, 1)))).astype(np.float32))
+
+
+def start_axes(stats: LabelStats, rows: EntityTable, axes: int, dim: int, generator: torch.Generator) -> MetaParams:
+    """What training adds to theta for `axes` axes of each table: `axes.row`, `axes.map` (2 axes, dim) and `axes.bias`."""
+    axes_CA = row_axes(stats, rows, axes)
+    width = axes_CA.shape[1]
+    map_AD = torch.randn(width, dim, generator=generator) * MAP_SCALE
+    return {"axes.row": axes_CA, "axes.map": map_AD, "axes.bias": torch.zeros(width)}
 
 
 def _off_islands(task_N: NDArray[np.int64], code_N: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]:
