@@ -14,6 +14,7 @@ from metarec.adaptation.shifts import decode_shifts, encode_shifts, item_shift
 from metarec.adaptation.view import ItemShift
 from metarec.errors import MetarecError
 from metarec.interactions.log import InteractionLog
+from services.adaptation.background import Background
 from services.adaptation.publisher import Publisher
 from services.runtime.features import LazyStore
 from services.runtime.item_shifts import SHIFTS_KEY
@@ -25,8 +26,6 @@ MAX_RATERS = 100
 """Labels of an item that its shift is worked out from: the newest ones."""
 MAX_ITEMS = 1_000
 """Items that have a shift: those that got a label last."""
-PAUSE_SECONDS = 5.0
-"""After how long it is tried again when the store was away."""
 
 
 class ItemShifts:
@@ -38,48 +37,35 @@ class ItemShifts:
         self._checkpoint: str | None = None
         self._unwritten = False
         self._asked: dict[str, None] = {}
-        self._lock, self._wake, self._stopped = threading.Lock(), threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="item-shifts", daemon=True)
+        self._lock = threading.Lock()
+        self._background = Background("shifts of emerging items", self._work)
 
     def start(self) -> None:
         """Begin; what was published before is worked out anew for the live checkpoint."""
-        self._live.listen(lambda engine: self._wake.set())
-        self._wake.set()
-        self._thread.start()
+        self._live.listen(lambda engine: self._background.wake())
+        self._background.wake()
+        self._background.start()
 
     def learn(self, item_ids: Iterable[str]) -> None:
         """These items have labels that are new, or gone. Returns at once."""
         with self._lock:
             self._asked |= dict.fromkeys(item_ids)
-        self._wake.set()
+        self._background.wake()
 
     def close(self) -> None:
         """Stop."""
-        self._stopped.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._background.close()
 
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            if self._stopped.is_set():
-                return
-            with self._lock:
-                asked, self._asked = list(self._asked), {}
-            try:
-                self._work(asked)
-            # The store may be away; nothing of this may end the thread.
-            except Exception as error:
-                if isinstance(error, MetarecError):
-                    logger.warning("the shifts of emerging items are not up to date: %s", error.message)
-                else:
-                    logger.exception("working out the shifts of emerging items failed")
-                self.learn(asked)
-                self._stopped.wait(PAUSE_SECONDS)
+    def _work(self) -> None:
+        with self._lock:
+            asked, self._asked = list(self._asked), {}
+        try:
+            self._update(asked)
+        except Exception:
+            self.learn(asked)
+            raise
 
-    def _work(self, asked: list[str]) -> None:
+    def _update(self, asked: list[str]) -> None:
         engine = self._live.current
         if engine is None or self._store.schema is None:
             return

@@ -7,8 +7,6 @@ worked out for another checkpoint is dropped.
 """
 
 import logging
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
@@ -16,8 +14,8 @@ from metarec.adaptation.adapted import UserInput
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.scenarios import as_shift, encode_scenarios, fit_scenarios
 from metarec.adaptation.view import ScenarioShift
-from metarec.errors import MetarecError
 from metarec.interactions.log import InteractionLog
+from services.adaptation.background import Background
 from services.adaptation.publisher import Publisher
 from services.runtime.features import LazyStore
 from services.runtime.live import LiveCheckpoint
@@ -29,8 +27,6 @@ MAX_SCENARIOS = 64
 """Scenarios that have a shift: those with most interactions."""
 MAX_USERS = 1_000
 """Users of a scenario that its shift is worked out from: those who acted there last."""
-PAUSE_SECONDS = 5.0
-"""After how long it is tried again when the store was away."""
 IDLE_SHARE = 9.0
 """Seconds of rest for each second of work."""
 
@@ -41,51 +37,21 @@ class ScenarioShifts:
     def __init__(self, log: InteractionLog, store: LazyStore, live: LiveCheckpoint, publisher: Publisher) -> None:
         self._log, self._store, self._live, self._publisher = log, store, live, publisher
         self._published = False
-        self._wake, self._stopped, self._rested = threading.Event(), threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="scenario-shifts", daemon=True)
+        self._background = Background("shifts of scenarios", self._work, idle_share=IDLE_SHARE)
 
     def start(self) -> None:
         """Begin; what was published before is worked out anew for the live checkpoint."""
-        self._live.listen(lambda engine: self._hurry())
+        self._live.listen(lambda engine: self._background.hurry())
         self.learn()
-        self._thread.start()
+        self._background.start()
 
     def learn(self) -> None:
         """There are interactions in scenarios that are new, or gone. Returns at once."""
-        self._wake.set()
+        self._background.wake()
 
     def close(self) -> None:
         """Stop."""
-        self._stopped.set()
-        self._hurry()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _hurry(self) -> None:
-        self._wake.set()
-        self._rested.set()
-
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            self._rested.clear()
-            if self._stopped.is_set():
-                return
-            started = time.monotonic()
-            try:
-                self._work()
-            # The store may be away; nothing of this may end the thread.
-            except Exception as error:
-                if isinstance(error, MetarecError):
-                    logger.warning("the shifts of scenarios are not up to date: %s", error.message)
-                else:
-                    logger.exception("working out the shifts of scenarios failed")
-                # Owed until it succeeds: what is gone must not stay published.
-                self._wake.set()
-                self._stopped.wait(PAUSE_SECONDS)
-            else:
-                self._rested.wait(IDLE_SHARE * (time.monotonic() - started))
+        self._background.close()
 
     def _work(self) -> None:
         engine = self._live.current
@@ -116,7 +82,7 @@ class ScenarioShifts:
 
     def _outdated(self, engine: Engine) -> bool:
         """Whether nobody waits for shifts of this engine's checkpoint any more."""
-        return self._stopped.is_set() or self._live.current is not engine
+        return self._background.stopped.is_set() or self._live.current is not engine
 
 
 def stored_users(log: InteractionLog, publisher: Publisher, user_ids: Sequence[str]) -> Iterator[UserInput]:

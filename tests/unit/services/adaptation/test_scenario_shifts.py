@@ -121,7 +121,7 @@ def test_the_end_waits_for_one_user_at_most(around: Surroundings) -> None:
     assert reading.wait(WAIT_SECONDS)
     closing = threading.Thread(target=shifts.close)
     closing.start()
-    assert shifts._stopped.wait(WAIT_SECONDS)
+    assert shifts._background.stopped.wait(WAIT_SECONDS)
     stopped.set()
     closing.join()
     assert (around.read, around.published) == (1, [])
