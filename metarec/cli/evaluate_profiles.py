@@ -70,7 +70,7 @@ def show_profiles(report: Json) -> None:
         ]
         users = next(score.users for score in scores if score.field == name)
         print_table(rows, title=f"field '{name}' of {users} held-out users (gain: log loss below that of the frequencies)")
-    audience = [AudienceScores(**entry) for entry in report["audience"]]  # type: ignore[attr-defined]
+    audience = [AudienceScores(**entry) for entry in report["audience"]]  # type: ignore[attr-defined]  # written by profiles_report
     rows = [
         {
             "field": score.field,

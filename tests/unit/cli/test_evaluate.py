@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from metarec.cli import evaluate
+from metarec.cli import evaluate_output
 from metarec.cli.evaluate_inputs import Loaded
 from metarec.meta.prior import Prior
 from metarec.training.recipes import get_recipe
@@ -28,10 +28,10 @@ def test_a_single_head_is_the_ranking() -> None:
 
 def test_without_a_terminal_there_is_a_line_every_ten_seconds_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     now, said = [100.0], []
-    monkeypatch.setattr(evaluate.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(evaluate, "note", said.append)
-    monkeypatch.setattr(evaluate.sys, "stderr", cast(Any, SimpleNamespace(isatty=lambda: False)))
-    with evaluate._watching() as watch:
+    monkeypatch.setattr(evaluate_output.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(evaluate_output, "note", said.append)
+    monkeypatch.setattr(evaluate_output.sys, "stderr", cast(Any, SimpleNamespace(isatty=lambda: False)))
+    with evaluate_output.watching() as watch:
         for at in np.arange(0.0, 25.0, 0.5):
             now[0] = 100.0 + at
             watch(f"{at:g} s")
