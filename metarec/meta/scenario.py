@@ -23,7 +23,7 @@ for the most part): what a scenario has in common is counted from how users of t
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ from metarec.meta.scenario_kappa import KAPPAS, Spectra, spectrum, weigh
 from metarec.models.contract import MetaParams
 from metarec.models.linear_gaussian import LinearGaussian
 from metarec.tasks.batch import Batch
+
+Key = TypeVar("Key")
 
 NEGLIGIBLE = 1e-4
 """Weight below which a kappa is left out of means."""
@@ -101,14 +103,14 @@ class Evidence:
             weight_K = weight_T[task_K]
             pull_KE = (z_KNE.mT @ r_TN[task_K][..., None] - c_KEE.mT @ half_TE[task_K][..., None])[..., 0]
             self._count(k, len(task_K), int(here_TN.sum()))
-            self._sum(self.moment, k, weight_K @ pull_KE)
+            _add(self.moment, k, weight_K @ pull_KE)
             own_EE = torch.einsum("k,keg->eg", weight_K, b_KEE) - torch.einsum("k,kfe,kfg->eg", weight_K, c_KEE, c_KEE)
-            self._sum(self.precision, (k, k), own_EE)
+            _add(self.precision, (k, k), own_EE)
             for other, (task_L, c_LEE) in parts.items():
                 both_K, both_L = torch.isin(task_K, task_L), torch.isin(task_L, task_K)
                 if bool(both_K.any()):
                     shared_EE = torch.einsum("k,kfe,kfg->eg", weight_K[both_K], c_LEE[both_L], c_KEE[both_K])
-                    self._sum(self.precision, (other, k), -shared_EE)
+                    _add(self.precision, (other, k), -shared_EE)
             parts[k] = (task_K, c_KEE)
 
     def _weights(self, support: Batch, fit_T: Tensor) -> Tensor:
@@ -119,9 +121,6 @@ class Evidence:
     def _count(self, k: int, users: int, rows: int) -> None:
         self.num_users[k] = self.num_users.get(k, 0) + users
         self.num_rows[k] = self.num_rows.get(k, 0) + rows
-
-    def _sum(self, sums: dict, key: object, value: Tensor) -> None:  # type: ignore[type-arg]
-        sums[key] = sums[key] + value if key in sums else value
 
     def solve(self, kappas: Sequence[float] = KAPPAS) -> dict[int, Scenario]:
         """The posterior of each scenario that has users, given the others', averaged over these kappas by their evidence."""
@@ -248,3 +247,7 @@ def _whitened(head: Head, support: Batch) -> tuple[Tensor, Tensor]:
 def _lower(chol_TEE: Tensor, value_TEX: Tensor) -> Tensor:
     found: Tensor = torch.linalg.solve_triangular(chol_TEE, value_TEX, upper=False)
     return found
+
+
+def _add(sums: dict[Key, Tensor], key: Key, value: Tensor) -> None:
+    sums[key] = sums[key] + value if key in sums else value

@@ -72,10 +72,10 @@ def learn_decay(head: Head, episodes: Sequence[Episode]) -> Tensor:
         def loss(value_2: Tensor = value_2, descent: torch.optim.LBFGS = descent) -> Tensor:
             descent.zero_grad()
             total = _losses(_with(head, value_2), episodes).mean()
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return total.detach()
 
-        descent.step(loss)  # type: ignore[no-untyped-call]
+        descent.step(loss)  # type: ignore[no-untyped-call]  # as above
         reached = float(loss())
         if reached < best_loss:
             best, best_loss = value_2.detach().clone(), reached

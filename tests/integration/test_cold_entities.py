@@ -63,7 +63,7 @@ async def client(learned: Path, trained: Path, tmp_path: Path) -> AsyncIterator[
 @pytest.fixture
 def run(client: AsyncClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     for service in ("gateway", "recall", "adaptation"):
-        monkeypatch.setenv(f"METAREC_{service.upper()}_ADDRESS", client._connections.settings.address(service))  # type: ignore[arg-type]
+        monkeypatch.setenv(f"METAREC_{service.upper()}_ADDRESS", client._connections.settings.address(service))  # type: ignore[arg-type]  # the loop's names are those of services
 
     async def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()

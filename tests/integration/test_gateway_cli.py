@@ -103,7 +103,7 @@ def run(client: AsyncClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """Runs `metarec ...` against the fakes: exit status, standard output, standard error."""
     settings = client._connections.settings
     for service in ("gateway", "recall", "adaptation"):
-        monkeypatch.setenv(f"METAREC_{service.upper()}_ADDRESS", settings.address(service))  # type: ignore[arg-type]
+        monkeypatch.setenv(f"METAREC_{service.upper()}_ADDRESS", settings.address(service))  # type: ignore[arg-type]  # the loop's names are those of services
 
     async def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -86,7 +86,7 @@ async def test_a_request_may_bring_its_id(ruled: AsyncClient, stages: Any) -> No
 @pytest.mark.parametrize("name", ["diversity", "exploration"])
 async def test_shares_out_of_range_are_refused(ruled: AsyncClient, name: str) -> None:
     with pytest.raises(InvalidInputError, match="0 to 1") as caught:
-        await ruled.recommend("u1", **{name: 1.5})  # type: ignore[arg-type]
+        await ruled.recommend("u1", **{name: 1.5})  # type: ignore[arg-type]  # the name is the case's
     assert caught.value.field == name
 
 

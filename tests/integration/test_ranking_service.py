@@ -134,7 +134,7 @@ def store(service: Service) -> Iterator[FeatureStore]:
 
 def request(user_id: str, items: Sequence[str] = ITEMS, **more: object) -> Rank:
     candidates = [types_pb2.Candidate(item_id=item_id) for item_id in items]
-    return Rank(user_id=user_id, candidates=candidates, **more)  # type: ignore[arg-type]
+    return Rank(user_id=user_id, candidates=candidates, **more)  # type: ignore[arg-type]  # settings of the case
 
 
 def adapt(service: Service, store: FeatureStore, user_id: str, labels: dict[str, float], checkpoint: str = "live") -> Engine:
@@ -276,7 +276,7 @@ def test_it_listens_on_loopback_only(service: Service) -> None:
 
 
 def mapped_loopback(address: str) -> bool:
-    mapped = ip_address(address).ipv4_mapped  # type: ignore[union-attr]
+    mapped = ip_address(address).ipv4_mapped  # type: ignore[union-attr]  # IPv6 sockets have it
     return mapped is not None and mapped.is_loopback
 
 

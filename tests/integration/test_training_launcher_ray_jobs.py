@@ -57,9 +57,9 @@ def client(address: str, environment: dict[str, str], folder: Path) -> dict[str,
 def test_jobs_are_submitted_once_followed_and_cancelled(ray_head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     said = client(*ray_head, tmp_path)
     assert said["launched"] == said["again"] == "fails"
-    assert said["failed"] == {"state": "failed", "error": said["failed"]["error"]}  # type: ignore[index]
-    assert str(tmp_path / "nothing") in said["failed"]["error"]  # type: ignore[index]
-    assert "\n" not in said["failed"]["error"], "the job's own error, not the tail of its log"  # type: ignore[index]
+    assert said["failed"] == {"state": "failed", "error": said["failed"]["error"]}  # type: ignore[index]  # said holds dictionaries
+    assert str(tmp_path / "nothing") in said["failed"]["error"]  # type: ignore[index]  # said holds dictionaries
+    assert "\n" not in said["failed"]["error"], "the job's own error, not the tail of its log"  # type: ignore[index]  # said holds dictionaries
     assert said["cancelled"] == "cancelled"
     assert said["unheard_of"] == "NOT_FOUND"
 

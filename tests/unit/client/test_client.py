@@ -45,7 +45,7 @@ def test_every_call_has_a_request_id_and_a_write_has_the_same_in_its_message() -
     assert re.fullmatch(r"[0-9a-f]{32}", first.request_id)
     assert first.request_id != second.request_id
     job = calls.create_training_job(request_id="mine")
-    assert job.request_id == job.message.request_id == "mine"  # type: ignore[attr-defined]
+    assert job.request_id == job.message.request_id == "mine"  # type: ignore[attr-defined]  # the stand-in's request
 
 
 @pytest.mark.parametrize("value", ["text", 1.5, ("a", "b"), (0.5, 1.0)])

@@ -32,7 +32,7 @@ SCHEMA = Schema(
 
 
 def _dataset() -> Dataset:
-    objects = lambda *values: np.array([*values, None], dtype=object)[:-1]  # noqa: E731
+    objects = lambda *values: np.array([*values, None], dtype=object)[:-1]  # noqa: E731  # one line says it best
     return Dataset(
         path=Path("unused"),
         schema=SCHEMA,

@@ -73,7 +73,7 @@ def sandbox(tmp_path: Path) -> Sandbox:
 
 def _findings(imported: Imported) -> dict[tuple[str, str], tuple[str, int, int | None]]:
     return {
-        (str(f["table"]), str(f["problem"])): (str(f["action"]), f["rows"], f["first_row"])  # type: ignore[misc]
+        (str(f["table"]), str(f["problem"])): (str(f["action"]), f["rows"], f["first_row"])  # type: ignore[misc]  # findings are plain dictionaries
         for f in imported.report.findings()
     }
 
@@ -516,7 +516,7 @@ def test_further_targets_may_be_missing(sandbox: Sandbox):
     assert events.label_N.tolist() == [1, 1, 0]
     assert events.extra_NK is not None
     np.testing.assert_array_equal(events.extra_NK, [[1, 4], [np.nan, np.nan], [0, np.nan]])
-    np.testing.assert_array_equal(events.select(np.array([2])).extra_NK, [[0, np.nan]])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(events.select(np.array([2])).extra_NK, [[0, np.nan]])  # type: ignore[arg-type]  # it is not None here
     found = {(str(f["column"]), str(f["problem"])): (f["action"], f["rows"], f["bad"]) for f in imported.report.findings()}
     assert found["bought", "value is missing"] == ("left out", 1, False)
     assert found["rating", "value is missing"] == ("left out", 2, False)

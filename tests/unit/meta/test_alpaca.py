@@ -37,7 +37,7 @@ def tasks(family: PlantedFamily) -> TaskBatch:
     return next(EpisodeSampler(family.layout, family.tables, EpisodeConfig(batch_size=8, max_support=9, max_query=3), 0).epoch(0))
 
 
-def textbook(theta: dict[str, torch.Tensor], family: PlantedFamily, tasks: TaskBatch, t: int, shape: float) -> tuple:  # type: ignore[type-arg]
+def textbook(theta: dict[str, torch.Tensor], family: PlantedFamily, tasks: TaskBatch, t: int, shape: float) -> tuple:  # type: ignore[type-arg]  # any dtype will do
     """Mean and variance of the query labels of task t, in numpy, straight from the model's definition."""
     par = {name: value.numpy() for name, value in theta.items()}
     items, users = family.tables.rows, family.tables.tasks
@@ -122,7 +122,7 @@ def test_hidden_ids_look_like_unknown_entities(family: PlantedFamily, tasks: Tas
     assert never["loss"] != pytest.approx(EXACT.meta_gradient(model, theta, tasks, generator())[1]["loss"], rel=1e-3)
 
 
-def trained(family: PlantedFamily, learner: Alpaca, model: LinearGaussian, config: EpisodeConfig, epochs: int):  # type: ignore[no-untyped-def]
+def trained(family: PlantedFamily, learner: Alpaca, model: LinearGaussian, config: EpisodeConfig, epochs: int):  # type: ignore[no-untyped-def]  # theta and the losses
     sampler = EpisodeSampler(family.layout, family.tables, config, 0)
     theta = learner.init(model, family.tables, generator(), label_stats(family.layout, family.tables.rows))
     optimizer, schedule = Adam(), OneCycle(peak=0.05, num_steps=epochs * sampler.steps_per_epoch, warmup_fraction=0.2)

@@ -74,12 +74,12 @@ def test_the_posterior_is_the_dual_form_of_the_same_regression() -> None:
     np.testing.assert_allclose(covariance, spread - gain @ x @ spread, atol=1e-10)
 
 
-def curved(content_IP: "np.ndarray") -> "np.ndarray":  # type: ignore[type-arg]
+def curved(content_IP: "np.ndarray") -> "np.ndarray":  # type: ignore[type-arg]  # any dtype will do
     """An item's vector and offset as the planted truth: a step in the offset, a line in the taste."""
     return np.column_stack([0.8 * content_IP[:, :1], np.zeros((len(content_IP), 1)), np.sign(content_IP[:, 1])])
 
 
-def drawn(truth: "Callable[[np.ndarray], np.ndarray]", num_items: int = 160) -> tuple[UserVectors, EntityTable]:  # type: ignore[type-arg]
+def drawn(truth: "Callable[[np.ndarray], np.ndarray]", num_items: int = 160) -> tuple[UserVectors, EntityTable]:  # type: ignore[type-arg]  # any dtype will do
     """Users known for sure, and labels of items that follow from their content."""
     rng = np.random.default_rng(3)
     content = rng.normal(size=(num_items, 4)).astype(np.float32)

@@ -24,7 +24,7 @@ def test_labels_that_the_score_separates_leave_probabilities_inside_the_unit_int
 
 
 @pytest.mark.parametrize("score", [np.zeros(40), -np.r_[np.zeros(30), np.ones(10)]])
-def test_a_score_that_tells_nothing_or_misleads_gives_the_share_of_ones(score: "np.ndarray") -> None:  # type: ignore[type-arg]
+def test_a_score_that_tells_nothing_or_misleads_gives_the_share_of_ones(score: "np.ndarray") -> None:  # type: ignore[type-arg]  # any dtype will do
     label = np.r_[np.zeros(30), np.ones(10)]
     found = fit_link(score, label)
     assert found.probability(np.array([-5.0, 5.0])) == pytest.approx([11 / 42] * 2, abs=1e-6)

@@ -21,7 +21,7 @@ def test_weights_are_those_of_scikit_learn(exclusive: bool) -> None:
     label_N = noisy_NC.argmax(1)
     y_NC = np.eye(3)[label_N] if exclusive else (noisy_NC > 0).astype(float)
     found_FC = fit_logistic(x_NF, y_NC, np.zeros((1, 3)), 0.1, exclusive=exclusive)
-    make = lambda: LogisticRegression(C=1 / (0.1 * len(x_NF)), fit_intercept=False, tol=1e-8, max_iter=1000)  # noqa: E731
+    make = lambda: LogisticRegression(C=1 / (0.1 * len(x_NF)), fit_intercept=False, tol=1e-8, max_iter=1000)  # noqa: E731  # one line says it best
     if exclusive:
         expected_FC = make().fit(x_NF, label_N).coef_.T
     else:

@@ -20,7 +20,7 @@ DIM = 3
 SHIFT = np.array([0.7, -0.5, 0.0])
 
 
-def planted(shift: "np.ndarray", num_tasks: int = 80) -> tuple[PlantedFamily, Head, TaskBatch]:  # type: ignore[type-arg]
+def planted(shift: "np.ndarray", num_tasks: int = 80) -> tuple[PlantedFamily, Head, TaskBatch]:  # type: ignore[type-arg]  # any dtype will do
     """A family whose users are all moved by `shift`, the head that knows everything else, and support and query of every user."""
     family = linear_family(num_tasks=num_tasks, num_rows=40, rows_per_task=12, known=False, seed=1)
     layout = replace(

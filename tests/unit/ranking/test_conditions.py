@@ -68,7 +68,7 @@ def test_what_depends_on_features_that_cannot_be_read_is_undecided(condition: Co
     ],
 )
 def test_questions_must_fit_the_kind_of_the_field(condition: OneOf, kind: str, problem: str | None) -> None:
-    found = condition.misfit(Field(name="f", kind=kind, dim=2 if kind == "vector" else None))  # type: ignore[arg-type]
+    found = condition.misfit(Field(name="f", kind=kind, dim=2 if kind == "vector" else None))  # type: ignore[arg-type]  # kinds are the cases
     assert found is None if problem is None else found is not None and problem in found
 
 

@@ -7,7 +7,7 @@ from metarec.ranking.diversity import Marginal, mean_similarity, unit_rows
 from metarec.ranking.place import Layout, Plan
 
 
-def plain(strength: float, score_C: np.ndarray, unit_CE: np.ndarray, num: int) -> list[int]:  # type: ignore[type-arg]
+def plain(strength: float, score_C: np.ndarray, unit_CE: np.ndarray, num: int) -> list[int]:  # type: ignore[type-arg]  # any dtype will do
     """The formula as it is written, over everything at every step."""
     relevance_C = (score_C - score_C.min()) / (score_C.max() - score_C.min())
     chosen: list[int] = []

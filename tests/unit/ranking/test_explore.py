@@ -46,7 +46,7 @@ def test_the_budget_is_never_exceeded(share: float, num_places: int, slots: tupl
 )
 def test_settings_out_of_range_are_named(settings: dict[str, object], field: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Exploration(**settings)  # type: ignore[arg-type]
+        Exploration(**settings)  # type: ignore[arg-type]  # wrong ones are the case
     assert caught.value.field == field
 
 

@@ -17,7 +17,7 @@ def members(size: int, *places: int) -> np.ndarray[tuple[int], np.dtype[np.bool_
 
 
 def laid_out(size: int, num_places: int, **more: object) -> Layout:
-    layout = Layout(Plan(known_C=np.ones(size, bool), num_places=num_places, **more))  # type: ignore[arg-type]
+    layout = Layout(Plan(known_C=np.ones(size, bool), num_places=num_places, **more))  # type: ignore[arg-type]  # settings of the case
     assert layout.advance() is None
     return layout
 

@@ -35,7 +35,7 @@ def test_what_workers_read_is_what_the_driver_wrote(inputs: Inputs, tmp_path: Pa
 
 
 def test_held_out_users_are_a_share_drawn_from_the_seed(tiny_dataset: "Dataset", small_recipe: Recipe) -> None:
-    def drawn(seed: int, recipe: Recipe = small_recipe) -> "np.ndarray":  # type: ignore[type-arg]
+    def drawn(seed: int, recipe: Recipe = small_recipe) -> "np.ndarray":  # type: ignore[type-arg]  # any dtype will do
         return hold_out_users(tiny_dataset.interactions, len(tiny_dataset.user_ids), recipe, seed)
 
     np.testing.assert_array_equal(drawn(0), drawn(0))

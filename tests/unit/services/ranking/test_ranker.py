@@ -66,7 +66,7 @@ def store() -> MemoryStore:
 
 
 def ask(user_id: str, *item_ids: str, **more: object) -> Request:
-    return Request(user_id=user_id, revisions=dict.fromkeys(item_ids or [f"i{k}" for k in range(60)], 0), **more)  # type: ignore[arg-type]
+    return Request(user_id=user_id, revisions=dict.fromkeys(item_ids or [f"i{k}" for k in range(60)], 0), **more)  # type: ignore[arg-type]  # settings of the case
 
 
 def answered(found: Answer | MetarecError) -> Answer:
@@ -77,8 +77,8 @@ def answered(found: Answer | MetarecError) -> Answer:
 def stored(engine: Engine, labels: dict[str, float], features: dict[str, object] | None = None) -> OnlineUser:
     """A user as the adaptation service stores one."""
     support = [Interaction(user_id="", item_id=item_id, label=label, timestamp=1.0) for item_id, label in labels.items()]
-    state = engine.adapt(support, features, revision=3).state  # type: ignore[arg-type]
-    return OnlineUser(features=features, adaptation=state.encode(), shots=len(labels), checkpoint=engine.checkpoint)  # type: ignore[arg-type]
+    state = engine.adapt(support, features, revision=3).state  # type: ignore[arg-type]  # values of the case
+    return OnlineUser(features=features, adaptation=state.encode(), shots=len(labels), checkpoint=engine.checkpoint)  # type: ignore[arg-type]  # values of the case
 
 
 LOVES_SPACE = {"i0": 5.0, "i4": 5.0, "i8": 5.0, "i1": 1.0, "i2": 1.0, "i3": 1.0}
@@ -269,7 +269,7 @@ def test_ranking_reads_a_real_store(tiny_registry: Path, engine: Engine, tmp_pat
     try:
         state = engine.adapt(
             [Interaction(user_id="u1", item_id="i1", label=5.0, timestamp=1.0)],
-            real.read_user("u1").features,  # type: ignore[union-attr]
+            real.read_user("u1").features,  # type: ignore[union-attr]  # the user is there
         ).state
         real.write_user_adaptation("u1", state.encode(), 1, engine.checkpoint, 1)
         real.write_items([Item(item_id="new", features={"title": "space story"}, revision=1)])

@@ -109,7 +109,7 @@ def test_what_a_list_is_asked_to_be_is_read_and_checked() -> None:
     asked = rank_request(message, None)
     assert (asked.diversity, asked.exploration) == (0.0, 0.5)
     for name in ("diversity", "exploration"):
-        wrong = ranking_pb2.RankCandidatesRequest(user_id="u", candidates=message.candidates, **{name: 1.5})  # type: ignore[arg-type]
+        wrong = ranking_pb2.RankCandidatesRequest(user_id="u", candidates=message.candidates, **{name: 1.5})  # type: ignore[arg-type]  # the name is the case's
         with pytest.raises(InvalidInputError, match="0 to 1") as caught:
             rank_request(wrong, None)
         assert caught.value.field == name

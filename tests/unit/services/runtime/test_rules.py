@@ -49,7 +49,7 @@ def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(path: Path) ->
     assert book.current(None) is book.current(None)
     assert first.version == book.current(None).version
     write(path, GOOD.replace("add: 1", "add: 2"))
-    assert book.current(None).rules[0].add == 2  # type: ignore[attr-defined]
+    assert book.current(None).rules[0].add == 2  # type: ignore[attr-defined]  # the file's rule has it
 
 
 def test_a_file_gone_wrong_leaves_the_rules_before_it_in_force_and_says_so(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -79,6 +79,6 @@ def test_fields_are_checked_against_the_live_schema(path: Path, tiny_dataset: "D
     assert book.current(tiny_dataset.schema)
     assert book.degradation() is None
     write(path, GOOD.replace("genres", "genre"))
-    assert book.current(tiny_dataset.schema).rules[0].items.field == "genres"  # type: ignore[attr-defined]
+    assert book.current(tiny_dataset.schema).rules[0].items.field == "genres"  # type: ignore[attr-defined]  # the file's rule has it
     assert book.degradation() is not None
-    assert book.current(None).rules[0].items.field == "genre", "without a schema nothing speaks against it"  # type: ignore[attr-defined]
+    assert book.current(None).rules[0].items.field == "genre", "without a schema nothing speaks against it"  # type: ignore[attr-defined]  # the file's rule has it

@@ -98,7 +98,7 @@ async def ready(echo: Echo, channel: grpc.aio.Channel) -> gateway_pb2_grpc.Gatew
 
 async def failure(call: object) -> MetarecError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call  # type: ignore[misc]
+        await call  # type: ignore[misc]  # a call of grpc.aio is awaitable
     return from_rpc_error(caught.value)
 
 
@@ -282,4 +282,4 @@ async def test_a_taken_port_is_an_error_not_a_shared_port(server: Server) -> Non
 
 
 async def _await(call: object) -> gateway_pb2.RecommendResponse:
-    return await call  # type: ignore[misc, no-any-return]
+    return await call  # type: ignore[misc, no-any-return]  # the stub is untyped
