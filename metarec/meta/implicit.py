@@ -28,7 +28,8 @@ from torch.nn.functional import softplus
 from metarec.errors import ConfigError
 from metarec.meta.contract import Metrics
 from metarec.meta.implicit_past import choose_evidence
-from metarec.models.catalogue_scorer import NUM_STAGES, CatalogueScorer, stages
+from metarec.meta.implicit_terms import columns, members, stage_weights, system, trust, vectors
+from metarec.models.catalogue_scorer import NUM_STAGES, CatalogueScorer
 from metarec.models.catalogue_start import choose_recency
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
@@ -151,60 +152,15 @@ class ImplicitAlpaca:
         """`mean` (T, D + R): the task vectors, ending in the weights of the stages."""
         scorer = _catalogue(model)
         phi_IE, bias_I = scorer.row_features(theta, support.tables.rows)
-        return {"mean": self._vectors(scorer, theta, support, phi_IE, bias_I)}
+        return {"mean": vectors(scorer, theta, support, phi_IE, bias_I)}
 
     def factor(self, model: Scorer, theta: MetaParams, support: Batch) -> Tensor:
         """F (T, D + R, D) with F F' the posterior covariance of the task vectors; stages are certain, their rows are 0."""
         scorer = _catalogue(model)
-        chol_TDD, _, _ = self._system(scorer, theta, support, *scorer.row_features(theta, support.tables.rows))
+        chol_TDD, _, _ = system(scorer, theta, support, *scorer.row_features(theta, support.tables.rows))
         eye_DD = torch.eye(chol_TDD.shape[-1], dtype=chol_TDD.dtype, device=chol_TDD.device)
         inverse_TDD: Tensor = torch.linalg.solve_triangular(chol_TDD, eye_DD.expand_as(chol_TDD), upper=False)
         return torch.cat([inverse_TDD.mT, inverse_TDD.new_zeros(len(inverse_TDD), NUM_STAGES, inverse_TDD.shape[2])], 1)
-
-    def _vectors(self, scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_IE: Tensor, bias_I: Tensor) -> Tensor:
-        """The task vectors (T, D + R)."""
-        chol_TDD, weight_TS, prior_TD = self._system(scorer, theta, support, phi_IE, bias_I)
-        moment_TE = torch.einsum("ts,tse->te", weight_TS, phi_IE[support.row_TN])
-        w_TD = torch.cholesky_solve((prior_TD + moment_TE[:, : prior_TD.shape[1]])[..., None], chol_TDD)[..., 0]
-        start_TD = scorer.task_prior(theta, support.tables.tasks, support.task_T)
-        w_TD = start_TD + _trust(theta) * (w_TD - start_TD)
-        return torch.cat([w_TD, _stages(support, w_TD.dtype)], 1)
-
-    def _system(
-        self, scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_IE: Tensor, bias_I: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cholesky factor of A (T, D, D), c (t - b) of the support rows (T, S; 0 where padded), and Lambda w0 (T, D)."""
-        confidence_TS, positive_TS = self._evidence(theta, support, phi_IE.dtype)
-        precision_D = torch.exp(theta["solve.log_precision"])
-        phi_ID = phi_IE[:, : len(precision_D)]
-        gram_DD = theta["cache.gram"] if "cache.gram" in theta else phi_ID.T @ phi_ID
-        phi_TSD = phi_ID[support.row_TN]
-        shared_DD = torch.diag(precision_D) + torch.exp(theta["solve.log_unobserved"]) * gram_DD
-        matrix_TDD = shared_DD + (phi_TSD * confidence_TS[..., None]).mT @ phi_TSD
-        prior_TD = scorer.task_prior(theta, support.tables.tasks, support.task_T) * precision_D
-        surprise_TS = positive_TS - bias_I[support.row_TN]
-        return torch.linalg.cholesky(matrix_TDD), confidence_TS * surprise_TS, prior_TD
-
-    def _evidence(self, theta: MetaParams, support: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Confidence (0 where padded) and target of each support row (T, S)."""
-        low, high = theta["range.label"].to(dtype)
-        share_TS = (
-            ((support.label_TN.to(dtype) - low) / (high - low)).clamp(0, 1)
-            if high > low
-            else torch.ones_like(support.label_TN, dtype=dtype)
-        )
-        place_TS = share_TS * (self.levels - 1)
-        below_TS = place_TS.floor().clamp(max=self.levels - 2)
-        part_TS, at_TS = place_TS - below_TS, below_TS.long()
-
-        def level(values_L: Tensor) -> Tensor:
-            return values_L[at_TS] * (1 - part_TS) + values_L[at_TS + 1] * part_TS
-
-        log_confidence_TS = level(theta["solve.log_confidence"])
-        if support.timestamp_TN is not None:
-            newer_TS = _newer(support.timestamp_TN, support.mask_TN).to(dtype)
-            log_confidence_TS = log_confidence_TS - torch.log1p(newer_TS * torch.exp(-theta["solve.log_fading"]))
-        return torch.exp(log_confidence_TS) * support.mask_TN, torch.exp(level(theta["solve.log_positive"]))
 
     def predict(self, model: Scorer, theta: MetaParams, fast: FastWeights, query: Batch) -> Prediction:
         """Ranking scores of the query rows."""
@@ -220,8 +176,8 @@ class ImplicitAlpaca:
         rows = support.tables.rows
         keep_I = (torch.rand(len(rows), generator=generator) >= self.id_dropout).to(rows.code_N.device)
         phi_IE, bias_I = scorer.row_features(live, rows, keep_I)
-        w_TE = self._vectors(scorer, live, support, phi_IE, bias_I)
-        pick_C, scale_C = self._columns(tasks, len(rows), generator)
+        w_TE = vectors(scorer, live, support, phi_IE, bias_I)
+        pick_C, scale_C = columns(tasks, len(rows), self.sampled_items, generator)
         score_TC = bias_I[pick_C] + w_TE @ phi_IE[pick_C].T
         seen_TC = members(support, len(rows))[:, pick_C]
         relevant_TC = members(query, len(rows))[:, pick_C] & ~seen_TC
@@ -248,20 +204,6 @@ class ImplicitAlpaca:
         rate_TC = self.softness * softplus(score_TC / self.softness) + 1e-6
         total_T = (weight_TC * rate_TC).sum(1)
         return torch.log(total_T) - (positive_TC * torch.log(rate_TC)).sum(1) / count_T
-
-    def _columns(self, tasks: TaskBatch, num_items: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Items of the outer loss and how many each stands for: all of them, or the batch's own plus a uniform sample."""
-        device = tasks.query.row_TN.device
-        if num_items <= self.sampled_items:
-            return torch.arange(num_items, device=device), torch.ones(num_items, device=device)
-        own_I = (members(tasks.query, num_items) | members(tasks.support, num_items)).any(0)
-        others = torch.nonzero(~own_I)[:, 0]
-        order = torch.randperm(len(others), generator=generator)[: self.sampled_items].to(device)
-        own = torch.nonzero(own_I)[:, 0]
-        scale = len(others) / max(1, len(order))
-        return torch.cat([own, others[order]]), torch.cat(
-            [torch.ones(len(own), device=device), torch.full((len(order),), scale, device=device)]
-        )
 
     def _recency(self, theta: MetaParams, query: Batch) -> Tensor:
         """Outer weight (T,) of a task by its newest query: the tasks to come resemble the newest ones."""
@@ -294,45 +236,20 @@ class ImplicitAlpaca:
         query_phi_IE, query_bias_I = (
             (phi_IE, bias_I) if query.tables.rows is support.tables.rows else scorer.row_features(theta, query.tables.rows)
         )
-        chol_TDD, weight_TS, prior_TD = self._system(scorer, theta, support, phi_IE, bias_I)
+        chol_TDD, weight_TS, prior_TD = system(scorer, theta, support, phi_IE, bias_I)
         dim = prior_TD.shape[1]
         lifted_TDQ = torch.cholesky_solve(query_phi_IE[query.row_TN][..., :dim].mT, chol_TDD)
-        stage_TR = _stages(support, prior_TD.dtype)
+        stage_TR = stage_weights(support, prior_TD.dtype)
         item_TQ = query_bias_I[query.row_TN] + torch.einsum("tqr,tr->tq", query_phi_IE[query.row_TN][..., dim:], stage_TR)
-        trust, start_TD = _trust(theta), scorer.task_prior(theta, support.tables.tasks, support.task_T)
+        gamma, start_TD = trust(theta), scorer.task_prior(theta, support.tables.tasks, support.task_T)
         start_TQ = torch.einsum("tqd,td->tq", query_phi_IE[query.row_TN][..., :dim], start_TD)
         kernel_TQS = lifted_TDQ.mT @ phi_IE[support.row_TN][..., :dim].mT
         return {
             "global": torch.zeros_like(item_TQ),
             "item": item_TQ,
-            "profile": trust * torch.einsum("tdq,td->tq", lifted_TDQ, prior_TD) + (1 - trust) * start_TQ,
-            "support": trust * kernel_TQS * weight_TS[:, None, :],
+            "profile": gamma * torch.einsum("tdq,td->tq", lifted_TDQ, prior_TD) + (1 - gamma) * start_TQ,
+            "support": gamma * kernel_TQS * weight_TS[:, None, :],
         }
-
-
-def members(batch: Batch, num_rows: int) -> Tensor:
-    """Which rows (T, I) occur among the unmasked entries of a batch."""
-    found_TI = torch.zeros(batch.num_tasks, num_rows + 1, dtype=torch.bool, device=batch.row_TN.device)
-    found_TI.scatter_(1, torch.where(batch.mask_TN, batch.row_TN, num_rows), True)
-    return found_TI[:, :num_rows]
-
-
-def _trust(theta: MetaParams) -> Tensor:
-    """gamma; 1 for heads that were trained before there was one."""
-    if "solve.log_trust" not in theta:
-        return theta["solve.log_fading"].new_ones(())
-    return torch.exp(theta["solve.log_trust"])
-
-
-def _newer(time_TS: Tensor, mask_TS: Tensor) -> Tensor:
-    """How many rows of the same set are newer than each one (T, S)."""
-    time_TS = time_TS.masked_fill(~mask_TS, -math.inf)
-    older_TS = torch.searchsorted(time_TS.sort(1).values, time_TS, right=True)
-    return time_TS.shape[1] - older_TS
-
-
-def _stages(support: Batch, dtype: torch.dtype) -> Tensor:
-    return stages(support.mask_TN.sum(1).to(dtype))
 
 
 def _catalogue(model: Scorer) -> CatalogueScorer:

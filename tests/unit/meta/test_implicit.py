@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from metarec.errors import ConfigError
-from metarec.meta.implicit import ImplicitAlpaca, members
+from metarec.meta.implicit import ImplicitAlpaca
+from metarec.meta.implicit_terms import columns, evidence, members
 from metarec.models.catalogue_scorer import CatalogueScorer
 from metarec.models.contract import MetaParams
 from metarec.models.linear_gaussian import LinearGaussian
@@ -53,7 +54,7 @@ def test_the_solve_equals_weighted_least_squares_over_the_whole_catalogue() -> N
     support, rows = tasks.support, tasks.support.tables.rows
     phi_IE, bias_I = LEARNER.row_vectors(MODEL, theta, rows)
     phi_ID = phi_IE[:, :4]
-    confidence_TS, positive_TS = LEARNER._evidence(theta, support, torch.float64)
+    confidence_TS, positive_TS = evidence(theta, support, torch.float64)
     prior_TD = MODEL.task_prior(theta, support.tables.tasks, support.task_T)
     fast = LEARNER.adapt(MODEL, theta, support)["mean"][:, :4]
     for t in range(support.num_tasks):
@@ -107,16 +108,16 @@ def test_labels_between_levels_are_interpolated_and_labels_beyond_the_range_clip
     theta["solve.log_positive"] = torch.arange(5).double()
     label_TN = torch.full_like(tasks.support.label_TN, 3.5)
     support = replace(tasks.support, label_TN=label_TN, timestamp_TN=None)
-    _, positive_TS = LEARNER._evidence(theta, support, torch.float64)
+    _, positive_TS = evidence(theta, support, torch.float64)
     torch.testing.assert_close(positive_TS.log(), torch.full_like(positive_TS, 2.5))
-    _, positive_TS = LEARNER._evidence(theta, replace(support, label_TN=label_TN * 9), torch.float64)
+    _, positive_TS = evidence(theta, replace(support, label_TN=label_TN * 9), torch.float64)
     torch.testing.assert_close(positive_TS.log(), torch.full_like(positive_TS, 4.0))
 
 
 def test_labels_of_one_value_are_the_highest_level() -> None:
     theta, tasks = family_batch()
     theta["range.label"] = torch.tensor([1.0, 1.0]).double()
-    _, positive_TS = LEARNER._evidence(theta, tasks.support, torch.float64)
+    _, positive_TS = evidence(theta, tasks.support, torch.float64)
     torch.testing.assert_close(positive_TS, theta["solve.log_positive"][-1].exp().expand_as(positive_TS))
 
 
@@ -124,7 +125,7 @@ def test_older_support_rows_count_less() -> None:
     theta, tasks = family_batch()
     day = 86400.0 * torch.arange(tasks.support.row_TN.shape[1]).double().expand(tasks.support.row_TN.shape)
     timed = replace(tasks.support, timestamp_TN=day, mask_TN=torch.ones_like(tasks.support.mask_TN), label_TN=0 * day + 3)
-    confidence_TS, _ = LEARNER._evidence(theta, timed, torch.float64)
+    confidence_TS, _ = evidence(theta, timed, torch.float64)
     assert bool((confidence_TS[:, 1:] > confidence_TS[:, :-1]).all())
     newer_TS = torch.arange(day.shape[1] - 1, -1, -1).expand_as(day)
     faded_TS = 1 / (1 + newer_TS / theta["solve.log_fading"].exp())
@@ -135,8 +136,8 @@ def test_equal_times_fade_alike() -> None:
     theta, tasks = family_batch()
     support = tasks.support
     same = replace(support, timestamp_TN=7.0 * support.mask_TN, label_TN=0 * support.label_TN + 3)
-    confidence_TS, _ = LEARNER._evidence(theta, same, torch.float64)
-    plain_TS, _ = LEARNER._evidence(theta, replace(same, timestamp_TN=None), torch.float64)
+    confidence_TS, _ = evidence(theta, same, torch.float64)
+    plain_TS, _ = evidence(theta, replace(same, timestamp_TN=None), torch.float64)
     torch.testing.assert_close(confidence_TS, plain_TS, rtol=0, atol=0)
 
 
@@ -191,7 +192,7 @@ def test_a_sampled_outer_loss_covers_the_batch_and_stands_for_every_item() -> No
     _, tasks = family_batch()
     learner = ImplicitAlpaca(sampled_items=3)
     one = TaskBatch(support=_first(tasks.support), query=_first(tasks.query), weight_T=tasks.weight_T[:1])
-    pick_C, scale_C = learner._columns(one, 20, torch.Generator().manual_seed(0))
+    pick_C, scale_C = columns(one, 20, learner.sampled_items, torch.Generator().manual_seed(0))
     own = set((members(one.support, 20) | members(one.query, 20)).any(0).nonzero()[:, 0].tolist())
     assert own <= set(pick_C.tolist())
     assert len(pick_C) == len(own) + 3 == len(set(pick_C.tolist()))

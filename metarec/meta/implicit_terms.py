@@ -1,0 +1,104 @@
+"""The solve over the whole catalogue that adaptation, explanations and the outer loss of `alpaca_implicit` share.
+
+Its equations are those of metarec.meta.implicit.
+Shapes: T tasks, S support rows, I items, C items of the outer loss, D dimensions, R stages, E = D + R, L label levels.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from metarec.models.catalogue_scorer import CatalogueScorer, stages
+from metarec.models.contract import MetaParams
+from metarec.tasks.batch import Batch, TaskBatch
+
+
+def vectors(scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_IE: Tensor, bias_I: Tensor) -> Tensor:
+    """The task vectors (T, D + R)."""
+    chol_TDD, weight_TS, prior_TD = system(scorer, theta, support, phi_IE, bias_I)
+    moment_TE = torch.einsum("ts,tse->te", weight_TS, phi_IE[support.row_TN])
+    w_TD = torch.cholesky_solve((prior_TD + moment_TE[:, : prior_TD.shape[1]])[..., None], chol_TDD)[..., 0]
+    start_TD = scorer.task_prior(theta, support.tables.tasks, support.task_T)
+    w_TD = start_TD + trust(theta) * (w_TD - start_TD)
+    return torch.cat([w_TD, stage_weights(support, w_TD.dtype)], 1)
+
+
+def system(
+    scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_IE: Tensor, bias_I: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cholesky factor of A (T, D, D), c (t - b) of the support rows (T, S; 0 where padded), and Lambda w0 (T, D)."""
+    confidence_TS, positive_TS = evidence(theta, support, phi_IE.dtype)
+    precision_D = torch.exp(theta["solve.log_precision"])
+    phi_ID = phi_IE[:, : len(precision_D)]
+    gram_DD = theta["cache.gram"] if "cache.gram" in theta else phi_ID.T @ phi_ID
+    phi_TSD = phi_ID[support.row_TN]
+    shared_DD = torch.diag(precision_D) + torch.exp(theta["solve.log_unobserved"]) * gram_DD
+    matrix_TDD = shared_DD + (phi_TSD * confidence_TS[..., None]).mT @ phi_TSD
+    prior_TD = scorer.task_prior(theta, support.tables.tasks, support.task_T) * precision_D
+    surprise_TS = positive_TS - bias_I[support.row_TN]
+    return torch.linalg.cholesky(matrix_TDD), confidence_TS * surprise_TS, prior_TD
+
+
+def evidence(theta: MetaParams, support: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Confidence (0 where padded) and target of each support row (T, S)."""
+    levels = len(theta["solve.log_confidence"])
+    low, high = theta["range.label"].to(dtype)
+    share_TS = (
+        ((support.label_TN.to(dtype) - low) / (high - low)).clamp(0, 1)
+        if high > low
+        else torch.ones_like(support.label_TN, dtype=dtype)
+    )
+    place_TS = share_TS * (levels - 1)
+    below_TS = place_TS.floor().clamp(max=levels - 2)
+    part_TS, at_TS = place_TS - below_TS, below_TS.long()
+
+    def level(values_L: Tensor) -> Tensor:
+        return values_L[at_TS] * (1 - part_TS) + values_L[at_TS + 1] * part_TS
+
+    log_confidence_TS = level(theta["solve.log_confidence"])
+    if support.timestamp_TN is not None:
+        newer_TS = _newer(support.timestamp_TN, support.mask_TN).to(dtype)
+        log_confidence_TS = log_confidence_TS - torch.log1p(newer_TS * torch.exp(-theta["solve.log_fading"]))
+    return torch.exp(log_confidence_TS) * support.mask_TN, torch.exp(level(theta["solve.log_positive"]))
+
+
+def trust(theta: MetaParams) -> Tensor:
+    """gamma; 1 for heads that were trained before there was one."""
+    if "solve.log_trust" not in theta:
+        return theta["solve.log_fading"].new_ones(())
+    return torch.exp(theta["solve.log_trust"])
+
+
+def stage_weights(support: Batch, dtype: torch.dtype) -> Tensor:
+    """Weights (T, R) of the stages by how many rows each task holds."""
+    return stages(support.mask_TN.sum(1).to(dtype))
+
+
+def _newer(time_TS: Tensor, mask_TS: Tensor) -> Tensor:
+    """How many rows of the same set are newer than each one (T, S)."""
+    time_TS = time_TS.masked_fill(~mask_TS, -math.inf)
+    older_TS = torch.searchsorted(time_TS.sort(1).values, time_TS, right=True)
+    return time_TS.shape[1] - older_TS
+
+
+def members(batch: Batch, num_rows: int) -> Tensor:
+    """Which rows (T, I) occur among the unmasked entries of a batch."""
+    found_TI = torch.zeros(batch.num_tasks, num_rows + 1, dtype=torch.bool, device=batch.row_TN.device)
+    found_TI.scatter_(1, torch.where(batch.mask_TN, batch.row_TN, num_rows), True)
+    return found_TI[:, :num_rows]
+
+
+def columns(tasks: TaskBatch, num_items: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Items of the outer loss and how many each stands for: all of them, or the batch's own plus a sample of `most`."""
+    device = tasks.query.row_TN.device
+    if num_items <= most:
+        return torch.arange(num_items, device=device), torch.ones(num_items, device=device)
+    own_I = (members(tasks.query, num_items) | members(tasks.support, num_items)).any(0)
+    others = torch.nonzero(~own_I)[:, 0]
+    order = torch.randperm(len(others), generator=generator)[:most].to(device)
+    own = torch.nonzero(own_I)[:, 0]
+    scale = len(others) / max(1, len(order))
+    return torch.cat([own, others[order]]), torch.cat(
+        [torch.ones(len(own), device=device), torch.full((len(order),), scale, device=device)]
+    )
