@@ -1,61 +1,34 @@
-"""Every call of the client as a plain value: the message to send and how to read the answer.
+"""Every call of the client as a plain value: the message to send and how to read the answer. Those of the training
+service are in training_calls.
 
 `Client` and `AsyncClient` differ only in how they send one, so each call is written once, here. Every function takes `timeout` in
 seconds; None takes the policy's. Each call carries a new request id.
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
-
-from google.protobuf.message import Message
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from metarec.client import cold, convert, lists
-from metarec.client.channel import ServiceName
-from metarec.client.policy import deadlines
+from metarec.client.call import Call, new_call
 from metarec.client.results import (
     AdaptedTask,
-    Checkpoint,
     Explanation,
     InferredProfile,
     ItemPreview,
-    LauncherName,
     Page,
     Recommendations,
     Recorded,
-    TrainingJob,
 )
-from metarec.errors import InvalidInputError
 from metarec.types import AdaptedKind, Interaction, Item, User
-from metarec.v1 import adaptation_pb2, gateway_pb2, recall_pb2, training_pb2
+from metarec.v1 import adaptation_pb2, gateway_pb2, recall_pb2
 
-T = TypeVar("T")
-
-PROTO_SERVICES: dict[ServiceName, str] = {
-    "gateway": "metarec.v1.GatewayService",
-    "recall": "metarec.v1.RecallService",
-    "adaptation": "metarec.v1.AdaptationService",
-    "training": "metarec.v1.TrainingService",
-}
 KINDS = {
     "user": adaptation_pb2.TASK_KIND_USER,
     "item": adaptation_pb2.TASK_KIND_ITEM,
     "scenario": adaptation_pb2.TASK_KIND_SCENARIO,
     "user_in_scenario": adaptation_pb2.TASK_KIND_USER_IN_SCENARIO,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """One call: where it goes, what it sends, how its answer is read, and how long it may take in seconds."""
-
-    service: ServiceName
-    method: str
-    message: Message
-    parse: Callable[[Any], T]
-    timeout: float
-    request_id: str
 
 
 def recommend(
@@ -91,7 +64,7 @@ def recommend(
     if features is not None:
         request.user.user_id = user_id
         convert.put_features(request.user.features, features, "features")
-    call = _call("gateway", "Recommend", request, lists.get_recommendations, timeout)
+    call = new_call("gateway", "Recommend", request, lists.get_recommendations, timeout)
     return replace(call, request_id=request_id) if request_id else call
 
 
@@ -111,7 +84,7 @@ def record_interactions(interactions: Iterable[Interaction], *, timeout: float |
             event_ids=tuple(interaction.event_id for interaction in request.interactions),
         )
 
-    return _call("gateway", "RecordInteractions", request, parse, timeout)
+    return new_call("gateway", "RecordInteractions", request, parse, timeout)
 
 
 def explain(
@@ -124,7 +97,7 @@ def explain(
 ) -> Call[Explanation]:
     """Explain the score of an item for a user, under `target_weights` as `recommend` takes them, as terms that add up to it."""
     request = gateway_pb2.ExplainRequest(user_id=user_id, item_id=item_id, scenario=scenario, target_weights=target_weights)
-    return _call("gateway", "Explain", request, lists.get_explanation, timeout)
+    return new_call("gateway", "Explain", request, lists.get_explanation, timeout)
 
 
 def upsert_items(items: Iterable[Item], *, timeout: float | None = None) -> Call[tuple[Item, ...]]:
@@ -137,7 +110,7 @@ def upsert_items(items: Iterable[Item], *, timeout: float | None = None) -> Call
     def parse(response: gateway_pb2.UpsertItemsResponse) -> tuple[Item, ...]:
         return tuple(map(convert.get_item, response.items))
 
-    return _call("gateway", "UpsertItems", request, parse, timeout)
+    return new_call("gateway", "UpsertItems", request, parse, timeout)
 
 
 def upsert_users(users: Iterable[User], *, timeout: float | None = None) -> Call[int]:
@@ -150,7 +123,7 @@ def upsert_users(users: Iterable[User], *, timeout: float | None = None) -> Call
     def parse(response: gateway_pb2.UpsertUsersResponse) -> int:
         return response.num_upserted
 
-    return _call("gateway", "UpsertUsers", request, parse, timeout)
+    return new_call("gateway", "UpsertUsers", request, parse, timeout)
 
 
 def delete_user(user_id: str, *, allow_missing: bool = False, timeout: float | None = None) -> Call[int]:
@@ -160,12 +133,12 @@ def delete_user(user_id: str, *, allow_missing: bool = False, timeout: float | N
     def parse(response: gateway_pb2.DeleteUserResponse) -> int:
         return response.num_interactions_deleted
 
-    return _call("gateway", "DeleteUser", request, parse, timeout)
+    return new_call("gateway", "DeleteUser", request, parse, timeout)
 
 
 def get_item(item_id: str, *, timeout: float | None = None) -> Call[Item]:
     """One item of the catalogue. NotFoundError when there is none."""
-    return _call("recall", "GetItem", recall_pb2.GetItemRequest(item_id=item_id), convert.get_item, timeout)
+    return new_call("recall", "GetItem", recall_pb2.GetItemRequest(item_id=item_id), convert.get_item, timeout)
 
 
 def list_items(*, page_size: int = 50, page_token: str = "", timeout: float | None = None) -> Call[Page[Item]]:
@@ -179,7 +152,7 @@ def list_items(*, page_size: int = 50, page_token: str = "", timeout: float | No
         )
 
     request = recall_pb2.ListItemsRequest(page_size=page_size, page_token=page_token)
-    return _call("recall", "ListItems", request, parse, timeout)
+    return new_call("recall", "ListItems", request, parse, timeout)
 
 
 def list_interactions(
@@ -191,7 +164,7 @@ def list_interactions(
         return Page(items=tuple(map(convert.get_interaction, response.interactions)), next_page_token=response.next_page_token)
 
     request = adaptation_pb2.ListInteractionsRequest(user_id=user_id, page_size=page_size, page_token=page_token)
-    return _call("adaptation", "ListInteractions", request, parse, timeout)
+    return new_call("adaptation", "ListInteractions", request, parse, timeout)
 
 
 def adapt_task(
@@ -220,7 +193,7 @@ def adapt_task(
         further = (labels or {}).get(row[-2], {})
         request.support.add(user_id=row[0] if len(row) == 3 else "", id=row[-2], label=row[-1], labels=further)
     convert.put_features(request.features, features or {}, "features")
-    return _call("adaptation", "AdaptTask", request, convert.get_adapted, timeout)
+    return new_call("adaptation", "AdaptTask", request, convert.get_adapted, timeout)
 
 
 def infer_profile(
@@ -236,7 +209,7 @@ def infer_profile(
     for item_id, label in support:
         request.support.add(item_id=item_id, label=label)
     convert.put_features(request.features, features or {}, "features")
-    return _call("gateway", "InferProfile", request, cold.get_profile, timeout)
+    return new_call("gateway", "InferProfile", request, cold.get_profile, timeout)
 
 
 def preview_items(
@@ -248,79 +221,4 @@ def preview_items(
     for number, item in enumerate(items):
         message = request.items.add(item_id=item.item_id)
         convert.put_features(message.features, item.features, f"items[{number}].features")
-    return _call("recall", "PreviewItems", request, cold.get_previews, timeout)
-
-
-def create_training_job(
-    *,
-    data: str = "",
-    recipe: str = "",
-    num_workers: int = 0,
-    seed: int = 0,
-    launcher: LauncherName = "",
-    request_id: str = "",
-    timeout: float | None = None,
-) -> Call[TrainingJob]:
-    """Start a meta-training job; empty values take the server's defaults. The same `request_id` starts a job once."""
-    request = training_pb2.CreateTrainingJobRequest(request_id=request_id or uuid.uuid4().hex)
-    job = request.training_job
-    job.data, job.recipe, job.num_workers, job.seed = data, recipe, num_workers, seed
-    job.launcher = convert.LAUNCHERS[launcher]
-    return _call("training", "CreateTrainingJob", request, convert.get_job, timeout)
-
-
-def get_training_job(job_id: str, *, timeout: float | None = None) -> Call[TrainingJob]:
-    """One job, as its launcher sees it now."""
-    request = training_pb2.GetTrainingJobRequest(name=convert.resource_name("trainingJobs", job_id))
-    return _call("training", "GetTrainingJob", request, convert.get_job, timeout)
-
-
-def list_training_jobs(*, page_size: int = 50, page_token: str = "", timeout: float | None = None) -> Call[Page[TrainingJob]]:
-    """A page of jobs, newest first."""
-
-    def parse(response: training_pb2.ListTrainingJobsResponse) -> Page[TrainingJob]:
-        return Page(items=tuple(map(convert.get_job, response.training_jobs)), next_page_token=response.next_page_token)
-
-    request = training_pb2.ListTrainingJobsRequest(page_size=page_size, page_token=page_token)
-    return _call("training", "ListTrainingJobs", request, parse, timeout)
-
-
-def cancel_training_job(job_id: str, *, timeout: float | None = None) -> Call[TrainingJob]:
-    """Ask a job to stop. FailedPreconditionError when it has ended."""
-    request = training_pb2.CancelTrainingJobRequest(name=convert.resource_name("trainingJobs", job_id))
-    return _call("training", "CancelTrainingJob", request, convert.get_job, timeout)
-
-
-def get_checkpoint(checkpoint_id: str, *, timeout: float | None = None) -> Call[Checkpoint]:
-    """One checkpoint; `live` is the live one."""
-    request = training_pb2.GetCheckpointRequest(name=convert.resource_name("checkpoints", checkpoint_id))
-    return _call("training", "GetCheckpoint", request, convert.get_checkpoint, timeout)
-
-
-def list_checkpoints(*, page_size: int = 50, page_token: str = "", timeout: float | None = None) -> Call[Page[Checkpoint]]:
-    """A page of checkpoints, newest first."""
-
-    def parse(response: training_pb2.ListCheckpointsResponse) -> Page[Checkpoint]:
-        return Page(items=tuple(map(convert.get_checkpoint, response.checkpoints)), next_page_token=response.next_page_token)
-
-    request = training_pb2.ListCheckpointsRequest(page_size=page_size, page_token=page_token)
-    return _call("training", "ListCheckpoints", request, parse, timeout)
-
-
-def promote_checkpoint(checkpoint_id: str, *, force: bool = False, timeout: float | None = None) -> Call[Checkpoint]:
-    """Make a checkpoint live. GateNotPassedError when it is not better than the plain baselines, unless `force`."""
-    request = training_pb2.PromoteCheckpointRequest(name=convert.resource_name("checkpoints", checkpoint_id), force=force)
-    return _call("training", "PromoteCheckpoint", request, convert.get_checkpoint, timeout)
-
-
-def rollback_checkpoint(*, timeout: float | None = None) -> Call[Checkpoint]:
-    """Make the checkpoint live again that was live before the current one."""
-    return _call("training", "RollbackCheckpoint", training_pb2.RollbackCheckpointRequest(), convert.get_checkpoint, timeout)
-
-
-def _call(service: ServiceName, method: str, message: Message, parse: Callable[[Any], T], timeout: float | None) -> Call[T]:
-    if timeout is not None and not timeout > 0:
-        raise InvalidInputError(f"timeout must be above 0 seconds, not {timeout:g}", field="timeout")
-    seconds = deadlines()[f"{PROTO_SERVICES[service]}/{method}"] if timeout is None else timeout
-    request_id = getattr(message, "request_id", "") or uuid.uuid4().hex
-    return Call(service, method, message, parse, seconds, request_id)
+    return new_call("recall", "PreviewItems", request, cold.get_previews, timeout)

@@ -10,8 +10,8 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 import grpc
 
-from metarec.client import calls
-from metarec.client.calls import Call
+from metarec.client import calls, training_calls
+from metarec.client.call import Call
 from metarec.client.channel import Channels, ClientSettings, ServiceName, open_channel
 from metarec.client.errors import client_error
 from metarec.errors import InvalidInputError
@@ -128,14 +128,14 @@ class Client:
     adapt_task = _Sync(calls.adapt_task)
     infer_profile = _Sync(calls.infer_profile)
     preview_items = _Sync(calls.preview_items)
-    create_training_job = _Sync(calls.create_training_job)
-    get_training_job = _Sync(calls.get_training_job)
-    list_training_jobs = _Sync(calls.list_training_jobs)
-    cancel_training_job = _Sync(calls.cancel_training_job)
-    get_checkpoint = _Sync(calls.get_checkpoint)
-    list_checkpoints = _Sync(calls.list_checkpoints)
-    promote_checkpoint = _Sync(calls.promote_checkpoint)
-    rollback_checkpoint = _Sync(calls.rollback_checkpoint)
+    create_training_job = _Sync(training_calls.create_training_job)
+    get_training_job = _Sync(training_calls.get_training_job)
+    list_training_jobs = _Sync(training_calls.list_training_jobs)
+    cancel_training_job = _Sync(training_calls.cancel_training_job)
+    get_checkpoint = _Sync(training_calls.get_checkpoint)
+    list_checkpoints = _Sync(training_calls.list_checkpoints)
+    promote_checkpoint = _Sync(training_calls.promote_checkpoint)
+    rollback_checkpoint = _Sync(training_calls.rollback_checkpoint)
 
     def __init__(self, settings: ClientSettings | None = None) -> None:
         """`settings` are those of the environment by default."""
@@ -174,14 +174,14 @@ class AsyncClient:
     adapt_task = _Async(calls.adapt_task)
     infer_profile = _Async(calls.infer_profile)
     preview_items = _Async(calls.preview_items)
-    create_training_job = _Async(calls.create_training_job)
-    get_training_job = _Async(calls.get_training_job)
-    list_training_jobs = _Async(calls.list_training_jobs)
-    cancel_training_job = _Async(calls.cancel_training_job)
-    get_checkpoint = _Async(calls.get_checkpoint)
-    list_checkpoints = _Async(calls.list_checkpoints)
-    promote_checkpoint = _Async(calls.promote_checkpoint)
-    rollback_checkpoint = _Async(calls.rollback_checkpoint)
+    create_training_job = _Async(training_calls.create_training_job)
+    get_training_job = _Async(training_calls.get_training_job)
+    list_training_jobs = _Async(training_calls.list_training_jobs)
+    cancel_training_job = _Async(training_calls.cancel_training_job)
+    get_checkpoint = _Async(training_calls.get_checkpoint)
+    list_checkpoints = _Async(training_calls.list_checkpoints)
+    promote_checkpoint = _Async(training_calls.promote_checkpoint)
+    rollback_checkpoint = _Async(training_calls.rollback_checkpoint)
 
     def __init__(self, settings: ClientSettings | None = None) -> None:
         """`settings` are those of the environment by default."""
