@@ -1,7 +1,7 @@
 import inspect
 import re
-from collections.abc import Callable
 import socket
+from collections.abc import Callable
 
 import grpc
 import pytest
