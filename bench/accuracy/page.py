@@ -12,6 +12,16 @@ from bench.accuracy.tables import NOT_RUN, markdown_table
 TABLES = {"p1": ("p1",), "p3": ("p3",), "p4": ("p4-total", "p4-domains", "p4-leave-out"), "p5": ("p5",)}
 """Tables by protocol, each with `<name>.md`, `.json` and `.svg` in the folder of the protocol."""
 
+TITLES = {
+    "p1": "P1 and P2: new users, new items, both (MovieLens-1M)",
+    "p3": "P3: emerging items (MovieLens-1M)",
+    "p4-total": "P4: one model of all domains (MovieLens-1M clicks)",
+    "p4-domains": "P4: the learner trained on each domain alone",
+    "p4-leave-out": "P4: each domain left out of training, then adapted to",
+    "p5": "P5: lists in time order (MovieLens-100K)",
+}
+"""Sections of tables that were not run; tables bring their own titles."""
+
 ABOUT = """Every table of the evaluation protocols, made by one command and not edited by hand:
 
     python -m bench.accuracy --ml-1m DIR --ml-100k DIR --out OUT --publish docs/results.md
@@ -38,7 +48,7 @@ def write_page(out: Path, page: Path, plots: Path, data: dict[str, str]) -> None
     for protocol, names in TABLES.items():
         for name in names:
             if not found[name]:
-                parts.append(f"## {name.upper().replace('-', ', ', 1)}\n\n{NOT_RUN.capitalize()}.")
+                parts.append(f"## {TITLES[name]}\n\n{NOT_RUN.capitalize()}.")
                 continue
             # One page: each protocol's title becomes a section.
             parts.append("#" + (out / protocol / f"{name}.md").read_text().strip())
