@@ -56,6 +56,11 @@ def alone_recipe(recipe: Recipe) -> Recipe:
     (head,) = (head for head in recipe.heads if head.target == "explicit")
     kept = {name: value for name, value in head.learner_settings.items() if name not in ("l2_map", "extra_weight")}
     single = replace(
-        head, learner=EXPLICIT.learner, model=EXPLICIT.model, learner_settings=kept, penalty_std=EXPLICIT.penalty_std
+        head,
+        learner=EXPLICIT.learner,
+        model=EXPLICIT.model,
+        learner_settings=kept,
+        penalty_std=EXPLICIT.penalty_std,
+        label_std=EXPLICIT.label_std,
     )
     return replace(recipe, heads=(single,))

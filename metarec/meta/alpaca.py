@@ -34,6 +34,7 @@ from metarec.meta.alpaca_terms import (
     mean,
     noise,
     posterior,
+    rescaled,
     support_noise,
     unknown,
     variance,
@@ -191,6 +192,10 @@ class Alpaca:
             torch.cat([unknown_N, torch.ones_like(unknown_N)]),
             at_TN + cold_T.to(at_TN.dtype)[:, None] * len(code_N),
         )
+
+    def rescaled(self, theta: MetaParams, scale: float) -> MetaParams:
+        """Theta that predicts `scale` times as much from labels `scale` times as large."""
+        return rescaled(theta, scale)
 
     def prepare(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> MetaParams:
         """Theta with the vectors of all `rows` cached."""

@@ -27,6 +27,7 @@ from metarec.meta.alpaca_terms import (
     few_of_each,
     mean,
     posterior,
+    rescaled,
     unknown,
     variance,
 )
@@ -168,6 +169,12 @@ class AlpacaTargets:
         by_row = self.l2_id * live["row.id"][code_N].square().sum() + self.l2_bias * bias
         by_row = by_row + self.l2_choice * live["row.choice"][code_N].square().sum()
         return by_row / len(code_N) + self.l2_content * content + self.l2_map * apart / maps_KDD.shape[-1]
+
+    def rescaled(self, theta: MetaParams, scale: float) -> MetaParams:
+        """Theta that predicts `scale` times as much of the label from labels `scale` times as large; further targets stay."""
+        std_K = theta["range.std"].clone()
+        std_K[0] *= scale
+        return {**rescaled(theta, scale), "targets.map": theta["targets.map"] / scale, "range.std": std_K}
 
     def prepare(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> MetaParams:
         """Theta with the vectors of all `rows` cached."""

@@ -3,6 +3,8 @@
 Shapes: T tasks, S support rows, Q query rows, N rows of either, D + 1 features with the constant last.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
@@ -13,6 +15,34 @@ from metarec.tasks.batch import Batch
 
 NLL_ROWS = 64
 """Query rows of a task, at most, on which the scales of the predictive variance are trained."""
+
+
+IN_LABELS = (
+    "mu",
+    "row.id_bias",
+    "row.content_bias",
+    "axes.bias",
+    "task.content",
+    "task.content_bias",
+    "task.mean",
+    "task.choice",
+    "row.choice",
+)
+"""Of theta: what is in units of the label. Vectors of rows have no unit, those of tasks have the label's."""
+
+LOG_VARIANCES = ("prior.log_var", "noise.log_var")
+"""Of theta: logarithms of squared labels."""
+
+
+def rescaled(theta: MetaParams, scale: float) -> MetaParams:
+    """Theta that predicts `scale` times what `theta` does from labels `scale` times as large."""
+    found = dict(theta)
+    for name in IN_LABELS:
+        if name in theta:
+            found[name] = theta[name] * scale
+    for name in LOG_VARIANCES:
+        found[name] = theta[name] + 2 * math.log(scale)
+    return found
 
 
 def choice(theta: MetaParams, phi_TSD: Tensor, support: Batch, unknown_TS: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ A learner is a frozen dataclass: the object is its configuration. It holds no te
 parameters travel as `MetaParams`.
 """
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -83,6 +83,19 @@ class TargetsLearner(VectorLearner, Protocol):
     def target_offsets(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> Tensor:
         """Offsets (I, K) such that the score of target t = offset + phi @ (L_t' w)."""
         ...
+
+
+class ScaledLearner(MetaLearner, Protocol):
+    """A learner that can be trained on labels of one scale and serve those of another."""
+
+    def rescaled(self, theta: MetaParams, scale: float) -> MetaParams:
+        """Theta that predicts `scale` times as much from labels `scale` times as large; to be used, not to be trained on."""
+        ...
+
+
+def takes_scale(learner: MetaLearner) -> TypeGuard[ScaledLearner]:
+    """Whether the learner is one that can be rescaled."""
+    return hasattr(learner, "rescaled")
 
 
 def takes_targets(learner: MetaLearner) -> bool:

@@ -24,6 +24,7 @@ from metarec.tasks.stats import LabelStats, label_stats
 from metarec.training.batches import pick_device, tables_on, tasks_on
 from metarec.training.heads import episode_config, head_seed, make_head, training_learner
 from metarec.training.inputs import Inputs
+from metarec.training.label_scale import in_labels, in_scale, label_scale, told
 from metarec.training.optimizer import Adam, OneCycle
 from metarec.training.progress import Progress, early_stop_note
 from metarec.training.recipes import HeadRecipe
@@ -50,11 +51,17 @@ class _HeadRun:
         host = inputs.tables(recipe.kind)
         targets = takes_targets(make_head(recipe, {}).learner)
         layout = inputs.layout(recipe.kind, validation=False, targets=targets)
+        self.scale = label_scale(recipe, layout.label_N)
+        layout = in_scale(layout, self.scale)
         self.sampler = EpisodeSampler(layout, host, config, self.seed)
         if self.sampler.num_tasks == 0:
             raise FailedPreconditionError("no task has enough interactions to train on; import more data")
         self.validation = validation_sampler(
-            inputs.layout(recipe.kind, validation=True, targets=targets), host, config, self.seed, recipe.validation_tasks
+            in_scale(inputs.layout(recipe.kind, validation=True, targets=targets), self.scale),
+            host,
+            config,
+            self.seed,
+            recipe.validation_tasks,
         )
         self.tables: Tables = tables_on(host, pick_device(around.device))
         stats = label_stats(layout, host.rows)
@@ -111,6 +118,8 @@ class _HeadRun:
             patience = self.recipe.patience
             waited = state.epoch - 1 - state.lowest_epoch
             state.finished = state.epoch >= self.recipe.epochs or (0 < patience <= waited)
+            if state.finished:
+                state.best = in_labels(self.head.learner, state.best, self.scale)
             self._save()
             if state.finished and state.epoch < self.recipe.epochs:
                 note = early_stop_note(state.epoch, self.recipe.epochs, state.lowest_epoch + 1)
@@ -185,7 +194,7 @@ class _HeadRun:
     def _finish_epoch(self) -> None:
         state = self.state
         validation, kept = self._validate()
-        metrics: EpochMetrics = {"train_loss": state.loss_sum / state.weight_sum, "kept": float(kept)}
+        metrics: EpochMetrics = {"train_loss": self.scale**2 * state.loss_sum / state.weight_sum, "kept": float(kept)}
         metrics |= {f"validation_{name}": value for name, value in validation.items()}
         if kept:
             state.best_epoch = state.epoch
@@ -215,7 +224,7 @@ class _HeadRun:
         *means, lowest, kept = shared.tolist()
         if lowest:
             state.lowest_epoch = state.epoch
-        return dict(zip(names, means, strict=True)), bool(kept)
+        return told(dict(zip(names, means, strict=True)), self.scale), bool(kept)
 
     def _progress(self, metrics: EpochMetrics | None = None) -> Progress:
         state = self.state

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 
 from metarec.errors import ConfigError
-from metarec.meta.contract import MetaLearner
+from metarec.meta.contract import MetaLearner, takes_scale
 from metarec.meta.prior import Head
 from metarec.meta.registry import learner_settings, learner_type, make_learner
 from metarec.models.contract import MetaParams
@@ -37,6 +37,8 @@ def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
         raise ConfigError(f"wrong learner or model settings of head '{recipe.target}': {error}", field="learner") from error
     check_types(learner)
     check_types(model)
+    if recipe.label_std and not takes_scale(learner):
+        raise ConfigError(f"learner '{recipe.learner}' takes labels as they are; leave label_std at 0", field="label_std")
     return Head(target=recipe.target, kind=recipe.kind, learner=learner, model=model, theta=theta)
 
 

@@ -38,6 +38,8 @@ class HeadRecipe:
                          sqrt(penalty_rows / n), threefold at most, since less data must be trusted less; 0: never
     penalty_std          deviation of the labels for which the learner's l2_* settings are meant; with another, s, they are
                          multiplied by (s / penalty_std)^2, as the squared error is; 0: never
+    label_std            deviation of the labels for which all settings are meant: others are brought to it while the head is
+                         trained (metarec.training.label_scale); 0: never
     """
 
     target: Target
@@ -58,6 +60,7 @@ class HeadRecipe:
     validation_tasks: int = 256
     penalty_rows: int = 0
     penalty_std: float = 0.0
+    label_std: float = 0.0
 
     def __post_init__(self) -> None:
         if self.target not in get_args(Target):
@@ -68,7 +71,7 @@ class HeadRecipe:
         for name in ("epochs", "batch_size", "gradient_shards"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}", field=name)
-        for name in ("patience", "validation_tasks", "clip_norm", "penalty_rows", "penalty_std"):
+        for name in ("patience", "validation_tasks", "clip_norm", "penalty_rows", "penalty_std", "label_std"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}", field=name)
         if self.outer_lr <= 0:
@@ -158,10 +161,11 @@ class Recipe:
 
 
 GRADES_STD = 1.117
-"""Deviation of the grades of MovieLens-1M, on which the recipes' penalties were chosen."""
+"""Deviation of the grades of MovieLens-1M, on which the recipes' settings were chosen."""
 
 
 def _on_clicks(head: HeadRecipe) -> HeadRecipe:
+    head = replace(head, label_std=0.0)
     closed_form = head.target == "explicit" and head.model in ("linear_gaussian", "linear_targets")
     return replace(head, penalty_std=GRADES_STD) if closed_form and not head.penalty_std else head
 
@@ -221,6 +225,7 @@ EXPLICIT = HeadRecipe(
     # Under a one-cycle rate validation wavers until the rate falls: 8 stopped ML-100K at .747 instead of .740.
     patience=16,
     penalty_rows=600_000,
+    label_std=GRADES_STD,
 )
 IMPLICIT = HeadRecipe(
     target="implicit",

@@ -19,6 +19,7 @@ from metarec.meta.prior import Head
 from metarec.training.head_run import train_head
 from metarec.training.heads import make_head
 from metarec.training.inputs import Inputs
+from metarec.training.label_scale import in_labels, label_scale
 from metarec.training.progress import Progress
 from metarec.training.recipes import HeadRecipe
 from metarec.training.refit import refitted
@@ -106,7 +107,11 @@ class _Judging(StateStore):
         if state.step or not state.history or not (state.finished or state.epoch % self.every == 0):
             return
         started = time.monotonic()
-        head = make_head(self.recipe, state.best if state.finished else state.theta)
+        head = make_head(self.recipe, state.best)
+        if not state.finished:
+            label_N = self.inputs.layout(self.recipe.kind, validation=False).label_N
+            theta = in_labels(head.learner, state.theta, label_scale(self.recipe, label_N))
+            head = replace(head, theta=theta)
         head = refitted(head, self.inputs) if state.finished else head
         judged = self.judge(head, self.inputs)
         costs = self.judge.costs(head, self.inputs) if state.finished else {}
