@@ -10,7 +10,7 @@ import click
 
 from metarec.cli.connection import Command, address_option, connect
 from metarec.cli.output import emit, json_option, note
-from metarec.cli.values import iso
+from metarec.cli.values import figure, iso
 from metarec.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -170,17 +170,18 @@ def _show(checkpoint: Mapping[str, object], as_json: bool) -> None:
     if as_json:
         emit(checkpoint, as_json=True)
         return
-    metrics = checkpoint["metrics"]
-    shown = {name: value for name, value in checkpoint.items() if name not in ("metrics", "gate_passed") and value != ""}
+    parts = [value for value in checkpoint.values() if isinstance(value, Mapping)]
+    left_out = ("metrics", "gate_metrics", "gate_passed")
+    shown = {name: value for name, value in checkpoint.items() if name not in left_out and value != ""}
     shown |= {"created": _time(checkpoint), "live": "yes" if checkpoint["live"] else "no", "gate": _gate(checkpoint)}
-    emit({**shown, **(metrics if isinstance(metrics, Mapping) else {})}, as_json=False)
+    emit({**shown, **{name: figure(name, value) for part in parts for name, value in part.items()}}, as_json=False)
 
 
 def _plain(checkpoint: "Checkpoint | CheckpointInfo") -> dict[str, object]:
     """What both sources know; the rest of a registry entry is for machines on that machine."""
     known = asdict(checkpoint)
-    names = ("id", "recipe", "created", "live", "gate_passed", "delta", "schema_hash", "data_fingerprint", "metrics")
-    return {name: known[name] for name in names}
+    names = ("id", "recipe", "created", "live", "gate_passed", "delta", "schema_hash", "data_fingerprint")
+    return {name: known[name] for name in (*names, "metrics", "gate_metrics")}
 
 
 def _gate(checkpoint: Mapping[str, object]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from metarec.cli.output import cell, emit, json_option, note, print_error, print_table
+from metarec.cli.values import figure
 from metarec.data.schema import Schema
 from metarec.errors import InterruptedRunError
 from metarec.training.progress import early_stop_note
@@ -140,11 +141,14 @@ def train(
         except GateNotPassedError as error:
             refusal = error.message
     _report(info, as_json=as_json)
+    where = f"{info.id} --registry {shlex.quote(str(out))}"
     if refusal:
         print_error(refusal)
+        note(f"every figure again: metarec checkpoints get {where}")
+        note(f"make it live all the same: metarec checkpoints promote {where} --force")
         ctx.exit(1)
     if not as_json and not info.live:
-        note(f"make it live with: metarec checkpoints promote {info.id}")
+        note(f"make it live with: metarec checkpoints promote {where}")
 
 
 def _several_targets(data: Path) -> bool:
@@ -203,9 +207,9 @@ def _report(info: "CheckpointInfo", *, as_json: bool) -> None:
         {"": "recipe", "value": info.recipe},
         {"": "train seconds", "value": f"{manifest['train_seconds']:.1f}"},
         {"": "blend", "value": cell(manifest["blend"])},
-        *({"": name, "value": cell(figure)} for name, figure in info.metrics.items()),
+        *({"": name, "value": cell(value)} for name, value in info.metrics.items()),
         {"": "gate", "value": verdict},
-        *({"": name, "value": cell(figure)} for name, figure in info.gate_metrics.items()),
+        *({"": name, "value": cell(figure(name, value))} for name, value in info.gate_metrics.items()),
         {"": "live", "value": "yes" if info.live else "no"},
     ]
     emit(value, as_json=as_json, rows=rows, title="checkpoint")

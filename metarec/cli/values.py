@@ -183,3 +183,8 @@ def read_entities(
 def iso(seconds: float | None) -> str | None:
     """Seconds since the epoch as an ISO 8601 time in UTC; None stays None."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def figure(name: str, value: float) -> int | float:
+    """A figure of the promotion gate as people read it: counts as whole numbers."""
+    return int(value) if name in ("users", "cold_users") else value

@@ -155,6 +155,7 @@ def get_checkpoint(checkpoint: training_pb2.Checkpoint) -> Checkpoint:
         schema_hash=checkpoint.schema_hash,
         data_fingerprint=checkpoint.data_fingerprint,
         metrics=dict(checkpoint.metrics),
+        gate_metrics=dict(checkpoint.gate_metrics),
     )
 
 

@@ -235,7 +235,8 @@ class TrainingJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint of the registry; `delta` is the gain over the best plain baseline (metarec.evaluation)."""
+    """A checkpoint of the registry; `delta` is the gain over the best plain baseline, with the figures behind it in
+    `gate_metrics` (metarec.evaluation)."""
 
     id: str
     recipe: str
@@ -246,3 +247,4 @@ class Checkpoint:
     schema_hash: str
     data_fingerprint: str
     metrics: Mapping[str, float] = field(default_factory=dict)
+    gate_metrics: Mapping[str, float] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 from metarec.errors import CorruptCheckpointError, FailedPreconditionError, GateNotPassedError, NoCheckpointError, NotFoundError
 from metarec.training.files import Json, sync_directory, write_atomically
 from metarec.training.manifest import MANIFEST, Manifest, corrupt, read_manifest
+from metarec.training.verdict import decisive
 
 if TYPE_CHECKING:
     from metarec.meta.prior import Prior
@@ -120,15 +121,15 @@ class Registry:
         return promoted[-1] if promoted else None
 
     def promote(self, checkpoint_id: str, force: bool = False) -> CheckpointInfo:
-        """Make a checkpoint live. GateNotPassedError (with the figures) unless its gate was passed or `force`."""
+        """Make a checkpoint live. GateNotPassedError (with the figures that decided) unless its gate was passed or `force`."""
         self.get(checkpoint_id)  # before the lock, which would make a directory where there is no registry
         with self._lock():
             info = self.get(checkpoint_id)
             if not info.gate_passed and not force:
-                figures = "".join(f", {name} {value:.4f}" for name, value in info.gate_metrics.items())
+                why = f"is not better than the best plain baseline; {decisive(info.gate_metrics, info.delta)}"
                 raise GateNotPassedError(
-                    f"checkpoint '{info.id}' is not better than the best plain baseline (delta {info.delta:+.4f}{figures}); "
-                    "train a better one, or force the promotion"
+                    f"checkpoint '{info.id}' {why}; train a better one ('When the gate refuses' in docs/training.md), "
+                    "or force the promotion"
                     if info.judged
                     else f"checkpoint '{info.id}' was never judged by the gate; train with the gate, or force the promotion",
                     metadata={"checkpoint": info.id, "delta": f"{info.delta:.6f}"},

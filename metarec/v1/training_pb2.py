@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19metarec/v1/training.proto\x12\nmetarec.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x02\n\x0bTrainingJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\t\x12\x0e\n\x06recipe\x18\x03 \x01(\t\x12\x13\n\x0bnum_workers\x18\x04 \x01(\x05\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12&\n\x08launcher\x18\x06 \x01(\x0e\x32\x14.metarec.v1.Launcher\x12+\n\x05state\x18\x07 \x01(\x0e\x32\x1c.metarec.v1.TrainingJobState\x12\x12\n\ncheckpoint\x18\x08 \x01(\t\x12\r\n\x05\x65rror\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa2\x02\n\nCheckpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04live\x18\x04 \x01(\x08\x12\x13\n\x0bgate_passed\x18\x05 \x01(\x08\x12\r\n\x05\x64\x65lta\x18\x06 \x01(\x01\x12\x34\n\x07metrics\x18\x07 \x03(\x0b\x32#.metarec.v1.Checkpoint.MetricsEntry\x12\x13\n\x0bschema_hash\x18\x08 \x01(\t\x12\x18\n\x10\x64\x61ta_fingerprint\x18\t \x01(\t\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"]\n\x18\x43reateTrainingJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x0ctraining_job\x18\x02 \x01(\x0b\x32\x17.metarec.v1.TrainingJob\"%\n\x15GetTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x17ListTrainingJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x18ListTrainingJobsResponse\x12.\n\rtraining_jobs\x18\x01 \x03(\x0b\x32\x17.metarec.v1.TrainingJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x18\x43\x61ncelTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x14GetCheckpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x16ListCheckpointsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x17ListCheckpointsResponse\x12+\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x16.metarec.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x18PromoteCheckpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x1b\n\x19RollbackCheckpointRequest*e\n\x08Launcher\x12\x18\n\x14LAUNCHER_UNSPECIFIED\x10\x00\x12\x12\n\x0eLAUNCHER_LOCAL\x10\x01\x12\x15\n\x11LAUNCHER_RAY_JOBS\x10\x02\x12\x14\n\x10LAUNCHER_KUBERAY\x10\x03*\xd9\x01\n\x10TrainingJobState\x12\"\n\x1eTRAINING_JOB_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aTRAINING_JOB_STATE_PENDING\x10\x01\x12\x1e\n\x1aTRAINING_JOB_STATE_RUNNING\x10\x02\x12 \n\x1cTRAINING_JOB_STATE_SUCCEEDED\x10\x03\x12\x1d\n\x19TRAINING_JOB_STATE_FAILED\x10\x04\x12 \n\x1cTRAINING_JOB_STATE_CANCELLED\x10\x05\x32\xb5\x05\n\x0fTrainingService\x12R\n\x11\x43reateTrainingJob\x12$.metarec.v1.CreateTrainingJobRequest\x1a\x17.metarec.v1.TrainingJob\x12L\n\x0eGetTrainingJob\x12!.metarec.v1.GetTrainingJobRequest\x1a\x17.metarec.v1.TrainingJob\x12]\n\x10ListTrainingJobs\x12#.metarec.v1.ListTrainingJobsRequest\x1a$.metarec.v1.ListTrainingJobsResponse\x12R\n\x11\x43\x61ncelTrainingJob\x12$.metarec.v1.CancelTrainingJobRequest\x1a\x17.metarec.v1.TrainingJob\x12I\n\rGetCheckpoint\x12 .metarec.v1.GetCheckpointRequest\x1a\x16.metarec.v1.Checkpoint\x12Z\n\x0fListCheckpoints\x12\".metarec.v1.ListCheckpointsRequest\x1a#.metarec.v1.ListCheckpointsResponse\x12Q\n\x11PromoteCheckpoint\x12$.metarec.v1.PromoteCheckpointRequest\x1a\x16.metarec.v1.Checkpoint\x12S\n\x12RollbackCheckpoint\x12%.metarec.v1.RollbackCheckpointRequest\x1a\x16.metarec.v1.Checkpointb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19metarec/v1/training.proto\x12\nmetarec.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x02\n\x0bTrainingJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\t\x12\x0e\n\x06recipe\x18\x03 \x01(\t\x12\x13\n\x0bnum_workers\x18\x04 \x01(\x05\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12&\n\x08launcher\x18\x06 \x01(\x0e\x32\x14.metarec.v1.Launcher\x12+\n\x05state\x18\x07 \x01(\x0e\x32\x1c.metarec.v1.TrainingJobState\x12\x12\n\ncheckpoint\x18\x08 \x01(\t\x12\r\n\x05\x65rror\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x95\x03\n\nCheckpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04live\x18\x04 \x01(\x08\x12\x13\n\x0bgate_passed\x18\x05 \x01(\x08\x12\r\n\x05\x64\x65lta\x18\x06 \x01(\x01\x12\x34\n\x07metrics\x18\x07 \x03(\x0b\x32#.metarec.v1.Checkpoint.MetricsEntry\x12\x13\n\x0bschema_hash\x18\x08 \x01(\t\x12\x18\n\x10\x64\x61ta_fingerprint\x18\t \x01(\t\x12=\n\x0cgate_metrics\x18\n \x03(\x0b\x32\'.metarec.v1.Checkpoint.GateMetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x32\n\x10GateMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"]\n\x18\x43reateTrainingJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x0ctraining_job\x18\x02 \x01(\x0b\x32\x17.metarec.v1.TrainingJob\"%\n\x15GetTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x17ListTrainingJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x18ListTrainingJobsResponse\x12.\n\rtraining_jobs\x18\x01 \x03(\x0b\x32\x17.metarec.v1.TrainingJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x18\x43\x61ncelTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x14GetCheckpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x16ListCheckpointsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x17ListCheckpointsResponse\x12+\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x16.metarec.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x18PromoteCheckpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x1b\n\x19RollbackCheckpointRequest*e\n\x08Launcher\x12\x18\n\x14LAUNCHER_UNSPECIFIED\x10\x00\x12\x12\n\x0eLAUNCHER_LOCAL\x10\x01\x12\x15\n\x11LAUNCHER_RAY_JOBS\x10\x02\x12\x14\n\x10LAUNCHER_KUBERAY\x10\x03*\xd9\x01\n\x10TrainingJobState\x12\"\n\x1eTRAINING_JOB_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aTRAINING_JOB_STATE_PENDING\x10\x01\x12\x1e\n\x1aTRAINING_JOB_STATE_RUNNING\x10\x02\x12 \n\x1cTRAINING_JOB_STATE_SUCCEEDED\x10\x03\x12\x1d\n\x19TRAINING_JOB_STATE_FAILED\x10\x04\x12 \n\x1cTRAINING_JOB_STATE_CANCELLED\x10\x05\x32\xb5\x05\n\x0fTrainingService\x12R\n\x11\x43reateTrainingJob\x12$.metarec.v1.CreateTrainingJobRequest\x1a\x17.metarec.v1.TrainingJob\x12L\n\x0eGetTrainingJob\x12!.metarec.v1.GetTrainingJobRequest\x1a\x17.metarec.v1.TrainingJob\x12]\n\x10ListTrainingJobs\x12#.metarec.v1.ListTrainingJobsRequest\x1a$.metarec.v1.ListTrainingJobsResponse\x12R\n\x11\x43\x61ncelTrainingJob\x12$.metarec.v1.CancelTrainingJobRequest\x1a\x17.metarec.v1.TrainingJob\x12I\n\rGetCheckpoint\x12 .metarec.v1.GetCheckpointRequest\x1a\x16.metarec.v1.Checkpoint\x12Z\n\x0fListCheckpoints\x12\".metarec.v1.ListCheckpointsRequest\x1a#.metarec.v1.ListCheckpointsResponse\x12Q\n\x11PromoteCheckpoint\x12$.metarec.v1.PromoteCheckpointRequest\x1a\x16.metarec.v1.Checkpoint\x12S\n\x12RollbackCheckpoint\x12%.metarec.v1.RollbackCheckpointRequest\x1a\x16.metarec.v1.Checkpointb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,36 +34,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHECKPOINT_METRICSENTRY']._loaded_options = None
   _globals['_CHECKPOINT_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_LAUNCHER']._serialized_start=1306
-  _globals['_LAUNCHER']._serialized_end=1407
-  _globals['_TRAININGJOBSTATE']._serialized_start=1410
-  _globals['_TRAININGJOBSTATE']._serialized_end=1627
+  _globals['_CHECKPOINT_GATEMETRICSENTRY']._loaded_options = None
+  _globals['_CHECKPOINT_GATEMETRICSENTRY']._serialized_options = b'8\001'
+  _globals['_LAUNCHER']._serialized_start=1421
+  _globals['_LAUNCHER']._serialized_end=1522
+  _globals['_TRAININGJOBSTATE']._serialized_start=1525
+  _globals['_TRAININGJOBSTATE']._serialized_end=1742
   _globals['_TRAININGJOB']._serialized_start=75
   _globals['_TRAININGJOB']._serialized_end=382
   _globals['_CHECKPOINT']._serialized_start=385
-  _globals['_CHECKPOINT']._serialized_end=675
-  _globals['_CHECKPOINT_METRICSENTRY']._serialized_start=629
-  _globals['_CHECKPOINT_METRICSENTRY']._serialized_end=675
-  _globals['_CREATETRAININGJOBREQUEST']._serialized_start=677
-  _globals['_CREATETRAININGJOBREQUEST']._serialized_end=770
-  _globals['_GETTRAININGJOBREQUEST']._serialized_start=772
-  _globals['_GETTRAININGJOBREQUEST']._serialized_end=809
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=811
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=875
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=877
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=976
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=978
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=1018
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1020
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1056
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1058
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1121
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1123
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1218
-  _globals['_PROMOTECHECKPOINTREQUEST']._serialized_start=1220
-  _globals['_PROMOTECHECKPOINTREQUEST']._serialized_end=1275
-  _globals['_ROLLBACKCHECKPOINTREQUEST']._serialized_start=1277
-  _globals['_ROLLBACKCHECKPOINTREQUEST']._serialized_end=1304
-  _globals['_TRAININGSERVICE']._serialized_start=1630
-  _globals['_TRAININGSERVICE']._serialized_end=2323
+  _globals['_CHECKPOINT']._serialized_end=790
+  _globals['_CHECKPOINT_METRICSENTRY']._serialized_start=692
+  _globals['_CHECKPOINT_METRICSENTRY']._serialized_end=738
+  _globals['_CHECKPOINT_GATEMETRICSENTRY']._serialized_start=740
+  _globals['_CHECKPOINT_GATEMETRICSENTRY']._serialized_end=790
+  _globals['_CREATETRAININGJOBREQUEST']._serialized_start=792
+  _globals['_CREATETRAININGJOBREQUEST']._serialized_end=885
+  _globals['_GETTRAININGJOBREQUEST']._serialized_start=887
+  _globals['_GETTRAININGJOBREQUEST']._serialized_end=924
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=926
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=990
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=992
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=1091
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=1093
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=1133
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1135
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1171
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1173
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1236
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1238
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1333
+  _globals['_PROMOTECHECKPOINTREQUEST']._serialized_start=1335
+  _globals['_PROMOTECHECKPOINTREQUEST']._serialized_end=1390
+  _globals['_ROLLBACKCHECKPOINTREQUEST']._serialized_start=1392
+  _globals['_ROLLBACKCHECKPOINTREQUEST']._serialized_end=1419
+  _globals['_TRAININGSERVICE']._serialized_start=1745
+  _globals['_TRAININGSERVICE']._serialized_end=2438
 # @@protoc_insertion_point(module_scope)

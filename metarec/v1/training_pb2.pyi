@@ -176,6 +176,26 @@ class Checkpoint(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class GateMetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     RECIPE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -185,6 +205,7 @@ class Checkpoint(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     SCHEMA_HASH_FIELD_NUMBER: _builtins.int
     DATA_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    GATE_METRICS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, "checkpoints/{id}"."""
     recipe: _builtins.str
@@ -207,6 +228,12 @@ class Checkpoint(_message.Message):
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Validation metrics by name."""
 
+    @_builtins.property
+    def gate_metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Figures behind the verdict of its gate, by name: the learner's as METRIC, a plain baseline's as BASELINE_METRIC, and counts
+        of users. Empty when it was never judged.
+        """
+
     def __init__(
         self,
         *,
@@ -219,10 +246,11 @@ class Checkpoint(_message.Message):
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         schema_hash: _builtins.str = ...,
         data_fingerprint: _builtins.str = ...,
+        gate_metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "data_fingerprint", b"data_fingerprint", "delta", b"delta", "gate_passed", b"gate_passed", "live", b"live", "metrics", b"metrics", "name", b"name", "recipe", b"recipe", "schema_hash", b"schema_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "data_fingerprint", b"data_fingerprint", "delta", b"delta", "gate_metrics", b"gate_metrics", "gate_passed", b"gate_passed", "live", b"live", "metrics", b"metrics", "name", b"name", "recipe", b"recipe", "schema_hash", b"schema_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -286,6 +286,7 @@ def checkpoint_proto(info: CheckpointInfo) -> training_pb2.Checkpoint:
         metrics=info.metrics,
         schema_hash=info.schema_hash,
         data_fingerprint=info.data_fingerprint,
+        gate_metrics=info.gate_metrics,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,12 +84,17 @@ def test_a_passed_gate_promotes(data: str, tmp_path: Path, monkeypatch: pytest.M
     assert Registry(tmp_path).live() == said["checkpoint"]
 
 
-def test_a_failed_gate_refuses_with_the_figures_unless_forced(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    verdict(monkeypatch, GateReport(delta=-0.125, passed=False, metrics={"learner_mae": 0.8, "bias_mae": 0.7}))
+def test_a_failed_gate_refuses_with_what_decided(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict(
+        monkeypatch,
+        GateReport(delta=-0.125, passed=False, metrics={"users": 15.0, "mae": 0.8, "bias_mae": 0.7, "delta_mae": -0.125}),
+    )
     arguments = ["--data", data, "--out", str(tmp_path), "--promote", *QUICK]
     result = invoke(*arguments)
     assert result.exit_code == 1
-    assert "(delta -0.1250, learner_mae 0.8000, bias_mae 0.7000); train a better one, or force the promotion" in result.stderr
+    assert "mae 0.8000, the plain baseline bias 0.7000 (delta -0.1250; 15 users)" in result.stderr
+    assert re.search(r"│ users +│ 15 +│", result.stdout)
+    assert "every figure again: metarec checkpoints get " in result.stderr
     (info,) = Registry(tmp_path).list()
     assert info.id in result.stdout
     assert Registry(tmp_path).live() is None

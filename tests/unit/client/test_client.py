@@ -120,6 +120,7 @@ def test_jobs_and_checkpoints_are_read_whole() -> None:
     )
     assert convert.get_job(job) == expected
     checkpoint = training_pb2.Checkpoint(name="checkpoints/c-1", recipe="r", live=True, delta=0.5, metrics={"mae": 0.7})
+    checkpoint.gate_metrics["users"] = 15
     assert convert.get_checkpoint(checkpoint) == Checkpoint(
         id="c-1",
         recipe="r",
@@ -130,6 +131,7 @@ def test_jobs_and_checkpoints_are_read_whole() -> None:
         schema_hash="",
         data_fingerprint="",
         metrics={"mae": 0.7},
+        gate_metrics={"users": 15.0},
     )
     assert convert.resource_name("checkpoints", "c-1") == convert.resource_name("checkpoints", "checkpoints/c-1")
 

@@ -22,7 +22,9 @@ from metarec.training.registry import CHECKPOINTS, LIVE, STAGING, Registry
 from metarec.types import GateReport
 
 GOOD = GateReport(delta=0.031, passed=True, metrics={"learner_mae": 0.70, "bias_als_mae": 0.72})
-BAD = GateReport(delta=-0.02, passed=False, metrics={"learner_mae": 0.75, "bias_als_mae": 0.73})
+BAD = GateReport(
+    delta=-0.02, passed=False, metrics={"users": 12.0, "mae": 0.75, "bias_mae": 0.8, "bias_als_mae": 0.73, "delta_mae": -0.02}
+)
 
 
 @pytest.fixture
@@ -79,13 +81,14 @@ def test_promotion_and_rollback_move_along_the_history(registry: Registry, small
     assert registry.live() == one
 
 
-def test_the_gate_refuses_with_its_figures_unless_forced(registry: Registry, small_prior: Prior, manifest: Manifest) -> None:
+def test_the_gate_refuses_with_what_decided_unless_forced(registry: Registry, small_prior: Prior, manifest: Manifest) -> None:
     good = registry.publish(small_prior, manifest)
     bad = registry.publish(small_prior, replace(manifest, gate=BAD))
     registry.promote(good)
     with pytest.raises(GateNotPassedError) as caught:
         registry.promote(bad)
-    assert "delta -0.0200, learner_mae 0.7500, bias_als_mae 0.7300" in caught.value.message
+    assert "mae 0.7500, the plain baseline bias_als 0.7300 (delta -0.0200; 12 users)" in caught.value.message
+    assert "bias_mae" not in caught.value.message
     assert caught.value.metadata == {"checkpoint": bad, "delta": "-0.020000"}
     assert registry.live() == good
     assert registry.promote(bad, force=True).live

@@ -1,0 +1,37 @@
+"""Tests of the gate's verdict in words."""
+
+from metarec.training.verdict import decisive
+
+FIGURES = {
+    "users": 15.0,
+    "mae": 0.90,
+    "bias_mae": 0.89,
+    "bias_als_mae": 0.88,
+    "delta_mae": -0.0227,
+    "delta_mae_low": -0.03,
+    "delta_mae_high": -0.01,
+    "cut": 8.9e8,
+    "cold_users": 51.0,
+    "recall@20": 0.1,
+    "ndcg@20": 0.312,
+    "popularity_ndcg@20": 0.30,
+    "item_knn_ndcg@20": 0.33,
+    "delta_ndcg@20": -0.0269,
+}
+
+
+def test_lists_that_decided_are_told_with_the_best_plain_baseline_and_the_users_after_the_cut() -> None:
+    assert decisive(FIGURES, -0.0269) == (
+        "lists of new users: ndcg@20 0.3120, the plain baseline item_knn 0.3300 (delta -0.0269; 51 users)"
+    )
+
+
+def test_errors_that_decided_are_told_with_their_interval_and_the_held_out_users() -> None:
+    assert decisive(FIGURES, -0.0227) == (
+        "estimated labels of held-out users: mae 0.9000, the plain baseline bias_als 0.8800 "
+        "(delta -0.0227, 95 % interval -0.0300 to -0.0100; 15 users)"
+    )
+
+
+def test_figures_of_another_gate_leave_delta_alone() -> None:
+    assert decisive({"learner_mae": 0.75}, -0.02) == "delta -0.0200"
