@@ -214,7 +214,7 @@ def _costs(prepared: Prepared, heads: Mapping[str, HeadRecipe], seed: int) -> di
         head = heads[candidate.name]
         if candidate.recipe not in measured:
             measured[candidate.recipe] = probe(prepared.inputs, head, seed=seed)
-        found[candidate.name] = replace(measured[candidate.recipe], epochs=head.epochs)
+        found[candidate.name] = replace(measured[candidate.recipe], epochs=head.epochs, members=head.members)
     return found
 
 

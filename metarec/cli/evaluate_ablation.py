@@ -85,6 +85,6 @@ def ablation_report(
 def _show(watch: Callable[[str], None]) -> Watch:
     def show(progress: Progress) -> None:
         if progress.metrics:
-            watch(f"{progress.target} epoch {progress.epoch}/{progress.epochs}")
+            watch(f"{progress.target} {progress.where}")
 
     return show

@@ -104,7 +104,7 @@ def _temporal(
     def trainer(recipe: "Recipe") -> "Callable[[Dataset, int], Prior]":
         def show(progress: "Progress") -> None:
             if progress.metrics:
-                evaluation.watch(f"{progress.target} epoch {progress.epoch}/{progress.epochs}")
+                evaluation.watch(f"{progress.target} {progress.where}")
 
         return lambda train, seed: fit(train, recipe, seed=seed, progress=show)
 

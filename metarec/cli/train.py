@@ -221,11 +221,23 @@ def stopped_early(manifest: Mapping[str, object]) -> dict[str, str]:
     assert isinstance(recipe, dict)
     assert isinstance(history, dict)
     planned = {head["target"]: head["epochs"] for head in recipe["heads"]}
-    return {
-        target: early_stop_note(len(epochs), planned[target], lowest_epoch(epochs))
-        for target, epochs in history.items()
-        if len(epochs) < planned[target]
-    }
+    said: dict[str, str] = {}
+    for target, epochs in history.items():
+        members = by_member(epochs)
+        notes = [
+            (f"member {number} " if len(members) > 1 else "") + early_stop_note(len(mine), planned[target], lowest_epoch(mine))
+            for number, mine in enumerate(members, 1)
+            if len(mine) < planned[target]
+        ]
+        if notes:
+            said[target] = "; ".join(notes)
+    return said
+
+
+def by_member(epochs: Sequence[Mapping[str, float]]) -> list[list[Mapping[str, float]]]:
+    """A head's epochs by the training they are of."""
+    numbers = sorted({epoch.get("member", 1) for epoch in epochs})
+    return [[epoch for epoch in epochs if epoch.get("member", 1) == number] for number in numbers]
 
 
 def lowest_epoch(epochs: Sequence[Mapping[str, float]]) -> int:
@@ -240,7 +252,12 @@ def published_epoch(epochs: Sequence[Mapping[str, float]]) -> int:
 
 
 def epoch_rows(epochs: Sequence[Mapping[str, float]]) -> list[dict[str, object]]:
-    """A head's epochs as table rows, the one that was published marked."""
-    published = published_epoch(epochs)
-    rows = [{name: value for name, value in epoch.items() if name != "kept"} for epoch in epochs]
-    return [{**row, "epoch": int(row["epoch"]), "": "published" if row["epoch"] == published else ""} for row in rows]
+    """A head's epochs as table rows, those that were published marked."""
+    rows: list[dict[str, object]] = []
+    for mine in by_member(epochs):
+        published = published_epoch(mine)
+        for epoch in mine:
+            whole = {name: int(epoch[name]) for name in ("member", "epoch") if name in epoch}
+            mark = "published" if epoch["epoch"] == published else ""
+            rows.append({**{name: value for name, value in epoch.items() if name != "kept"}, **whole, "": mark})
+    return rows

@@ -22,6 +22,8 @@ STAGES = {
     "publish": "publishing",
     "stopping": "stopping: saving the state (once more to stop at once)",
 }
+QUIET = ("member", "epoch", "seconds", "kept")
+"""Figures of an epoch that are told otherwise or not at all."""
 
 
 class TrainDisplay:
@@ -58,19 +60,19 @@ class TrainDisplay:
             return
         if self._bars is None:
             if progress.metrics:
-                self._say(f"{progress.target} epoch {progress.epoch}/{progress.epochs} {self._figures(progress)}")
+                self._say(f"{progress.target} {progress.where} {self._figures(progress)}")
             return
         if progress.target not in self._tasks:
             self._tasks[progress.target] = self._bars.add_task(progress.target, total=None, note="")
         task = self._tasks[progress.target]
         if progress.steps:
-            done = (progress.epoch - 1) * progress.steps + progress.step
-            self._bars.update(task, completed=done, total=progress.epochs * progress.steps)
+            done, total = progress.fraction
+            self._bars.update(task, completed=done, total=total)
         if progress.metrics:
-            self._bars.update(task, note=f"epoch {progress.epoch}/{progress.epochs} {self._figures(progress)}")
+            self._bars.update(task, note=f"{progress.where} {self._figures(progress)}")
 
     def _figures(self, progress: Progress) -> str:
-        figures = [f"{name} {value:.4f}" for name, value in progress.metrics.items() if name not in ("epoch", "seconds", "kept")]
+        figures = [f"{name} {value:.4f}" for name, value in progress.metrics.items() if name not in QUIET]
         return " ".join([*figures, f"{progress.metrics.get('seconds', 0.0):.1f} s", *filter(None, [progress.note])])
 
     def _say(self, line: str) -> None:

@@ -4,6 +4,8 @@ The gradient of a batch is always the weighted sum over `gradient_shards` parts 
 (seed, epoch, step, shard). Workers share the parts, so N of them compute what one computes, up to the order of the sum.
 Within a worker the parts run side by side in threads, each with few threads of its own: operations are small, and where cores are
 busy torch's own threads wait for one another longer than they compute. Parts are added in order: no bit depends on threads.
+
+A head of several members is trained as many times, each with a seed of its own, and ends as what they make together.
 """
 
 import math
@@ -17,10 +19,11 @@ import torch
 
 from metarec.errors import FailedPreconditionError, InterruptedRunError
 from metarec.meta.contract import takes_targets
+from metarec.meta.members import merged
 from metarec.models.contract import MetaParams, trainable
 from metarec.tasks.batch import Tables, TaskBatch
 from metarec.tasks.sampler import EpisodeSampler
-from metarec.tasks.stats import LabelStats, label_stats
+from metarec.tasks.stats import label_stats
 from metarec.training.batches import pick_device, tables_on, tasks_on
 from metarec.training.heads import episode_config, head_seed, make_head, training_learner
 from metarec.training.inputs import Inputs
@@ -34,7 +37,9 @@ from metarec.training.validation import as_good, validate, validation_sampler
 
 
 def train_head(inputs: Inputs, recipe: HeadRecipe, seed: int, around: Surroundings) -> HeadState:
-    """Train one head from its saved state, or from the start, to its end; returns the finished state (use its `best`).
+    """Train one head, all its members, from its saved state or from the start to its end; returns the finished state.
+
+    Its `best` is theta (as wide as all members together: metarec.meta.members).
 
     Raises InterruptedRunError after saving when `around.stopped` says so, FailedPreconditionError when the loss diverges.
     """
@@ -46,40 +51,53 @@ class _HeadRun:
 
     def __init__(self, inputs: Inputs, recipe: HeadRecipe, seed: int, around: Surroundings) -> None:
         self.recipe, self.around = recipe, around
-        self.seed = head_seed(seed, recipe.target)
+        self.seeds = [head_seed(seed, recipe.target, member) for member in range(recipe.members)]
         config = episode_config(recipe)
-        host = inputs.tables(recipe.kind)
+        self.host = inputs.tables(recipe.kind)
         targets = takes_targets(make_head(recipe, {}).learner)
         layout = inputs.layout(recipe.kind, validation=False, targets=targets)
         self.scale = label_scale(recipe, layout.label_N)
         layout = in_scale(layout, self.scale)
-        self.sampler = EpisodeSampler(layout, host, config, self.seed)
-        if self.sampler.num_tasks == 0:
+        self.samplers = [EpisodeSampler(layout, self.host, config, own) for own in self.seeds]
+        if self.samplers[0].num_tasks == 0:
             raise FailedPreconditionError("no task has enough interactions to train on; import more data")
         self.validation = validation_sampler(
             in_scale(inputs.layout(recipe.kind, validation=True, targets=targets), self.scale),
-            host,
+            self.host,
             config,
-            self.seed,
+            self.seeds[0],
             recipe.validation_tasks,
         )
-        self.tables: Tables = tables_on(host, pick_device(around.device))
-        stats = label_stats(layout, host.rows)
-        self.head = replace(make_head(recipe, {}), learner=training_learner(recipe, len(layout.row_N), stats.std))
+        self.tables: Tables = tables_on(self.host, pick_device(around.device))
+        self.stats = label_stats(layout, self.host.rows)
+        self.head = replace(make_head(recipe, {}), learner=training_learner(recipe, len(layout.row_N), self.stats.std))
         self.schedule = OneCycle(
             peak=recipe.outer_lr,
-            num_steps=recipe.epochs * self.sampler.steps_per_epoch,
+            num_steps=recipe.epochs * self.samplers[0].steps_per_epoch,
             warmup_fraction=recipe.warmup_fraction,
         )
-        self.state = self._restore() or self._start(host, stats)
+        self.state = self._restore() or self._start(HeadState(theta={}, optimizer=Adam(), best={}))
         self.state.optimizer.beta2 = recipe.beta2
         self.names = [name for name, value in sorted(self.state.theta.items()) if value.is_floating_point()]
 
-    def _start(self, host: Tables, stats: LabelStats) -> HeadState:
-        generator = torch.Generator().manual_seed(self.seed)
-        theta = self.head.learner.init(self.head.model, host, generator, stats)
+    @property
+    def member(self) -> int:
+        """The number of the training that runs."""
+        return min(len(self.state.members), self.recipe.members - 1)
+
+    @property
+    def sampler(self) -> EpisodeSampler:
+        """Its episodes."""
+        return self.samplers[self.member]
+
+    def _start(self, before: HeadState) -> HeadState:
+        """The state at the start of a training, after those of `before`."""
+        generator = torch.Generator().manual_seed(self.seeds[len(before.members)])
+        theta = self.head.learner.init(self.head.model, self.host, generator, self.stats)
         theta = {name: value.detach().clone() for name, value in trainable(theta).items()}
-        return self._on_device(HeadState(theta=theta, optimizer=Adam(), best={}))
+        optimizer = Adam(beta2=self.recipe.beta2)
+        fresh = HeadState(theta=theta, optimizer=optimizer, best={}, members=before.members, history=before.history)
+        return self._on_device(fresh)
 
     def _restore(self) -> HeadState | None:
         saved = self.around.store.load(self.recipe.target) if self.around.store else None
@@ -117,14 +135,28 @@ class _HeadRun:
             self._epoch(pool)
             patience = self.recipe.patience
             waited = state.epoch - 1 - state.lowest_epoch
-            state.finished = state.epoch >= self.recipe.epochs or (0 < patience <= waited)
-            if state.finished:
-                state.best = in_labels(self.head.learner, state.best, self.scale)
+            if state.epoch >= self.recipe.epochs or (0 < patience <= waited):
+                if state.epoch < self.recipe.epochs:
+                    note = early_stop_note(state.epoch, self.recipe.epochs, state.lowest_epoch + 1)
+                    self.around.watch(Progress(stage="early_stop", target=self.recipe.target, note=note))
+                state = self._next_member()
             self._save()
-            if state.finished and state.epoch < self.recipe.epochs:
-                note = early_stop_note(state.epoch, self.recipe.epochs, state.lowest_epoch + 1)
-                self.around.watch(Progress(stage="early_stop", target=self.recipe.target, note=note))
-        state.best = {name: value.detach().cpu() for name, value in state.best.items()}
+        return state
+
+    def _next_member(self) -> HeadState:
+        """The state at the start of the next training, or the finished one after the last."""
+        state = self.state
+        figures = state.history[-self.state.epoch :][state.best_epoch]
+        state.members.append({name: value.detach().cpu() for name, value in state.best.items()})
+        if len(state.members) < self.recipe.members:
+            self.state = self._start(state)
+            return self.state
+        state.finished, state.best = True, merged(state.members)
+        state.metrics = {name: value for name, value in figures.items() if name not in ("epoch", "member", "seconds", "kept")}
+        if self.recipe.members > 1:
+            state.metrics |= {f"validation_{name}": value for name, value in self._figures(state.best).items()}
+        state.best = in_labels(self.head.learner, state.best, self.scale)
+        state.members = []
         return state
 
     def _epoch(self, pool: ThreadPoolExecutor) -> None:
@@ -185,7 +217,7 @@ class _HeadRun:
         weight = float(tasks.weight_T.sum())
         if weight == 0:
             return 0.0, {}, 0.0
-        seeds = np.random.SeedSequence([self.seed, state.epoch, state.step, shard]).generate_state(1, np.uint64)
+        seeds = np.random.SeedSequence([self.seeds[self.member], state.epoch, state.step, shard]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(seeds[0] >> np.uint64(1)))
         batch = tasks_on(tasks, self.tables)
         gradient, metrics = self.head.learner.meta_gradient(self.head.model, state.theta, batch, generator)
@@ -199,15 +231,15 @@ class _HeadRun:
         if kept:
             state.best_epoch = state.epoch
             state.best = {name: value.detach().clone() for name, value in state.theta.items()}
-        state.history.append({"epoch": state.epoch + 1, **metrics, "seconds": round(state.seconds, 3)})
+        member = {"member": self.member + 1.0} if self.recipe.members > 1 else {}
+        state.history.append({**member, "epoch": state.epoch + 1, **metrics, "seconds": round(state.seconds, 3)})
         ended = self._progress(state.history[-1])
         state.epoch, state.step, state.loss_sum, state.weight_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
         self.around.watch(ended)
 
     def _validate(self) -> tuple[EpochMetrics, bool]:
         """Means over tasks, and whether to keep the epoch's theta: worker 0 tells the others, who must agree on when to stop."""
-        workers, state = self.around.workers, self.state
-        names = ("loss", "ndcg@10") if self.recipe.target == "implicit" else ("loss", "mae")
+        workers, state, names = self.around.workers, self.state, self._measures
         if self.validation.num_tasks == 0:
             state.lowest_epoch = state.epoch
             return {}, True  # the last epoch is the best one there is to know of
@@ -226,10 +258,30 @@ class _HeadRun:
             state.lowest_epoch = state.epoch
         return told(dict(zip(names, means, strict=True)), self.scale), bool(kept)
 
+    @property
+    def _measures(self) -> tuple[str, str]:
+        """What validation tells of."""
+        return ("loss", "ndcg@10") if self.recipe.target == "implicit" else ("loss", "mae")
+
+    def _figures(self, theta: MetaParams) -> EpochMetrics:
+        """Validation of what members make together, by worker 0 for all."""
+        device = self.tables.rows.dense_NP.device
+        if self.validation.num_tasks == 0:
+            return {}
+        shared = torch.zeros(len(self._measures), dtype=torch.float64, device=device)
+        if self.around.workers.rank == 0:
+            head = replace(self.head, theta={name: value.to(device) for name, value in theta.items()})
+            found = validate(head, self.validation, self.tables)
+            shared += torch.stack([found[name].mean() for name in self._measures]).to(device)
+        self.around.workers.sum_(shared)
+        return told(dict(zip(self._measures, shared.tolist(), strict=True)), self.scale)
+
     def _progress(self, metrics: EpochMetrics | None = None) -> Progress:
         state = self.state
         return Progress(
             target=self.recipe.target,
+            member=self.member + 1,
+            members=self.recipe.members,
             epoch=state.epoch + 1,
             epochs=self.recipe.epochs,
             step=state.step,

@@ -7,6 +7,7 @@ import numpy as np
 
 from metarec.errors import ConfigError
 from metarec.meta.contract import MetaLearner, takes_scale
+from metarec.meta.members import as_wide, has_members
 from metarec.meta.prior import Head
 from metarec.meta.registry import learner_settings, learner_type, make_learner
 from metarec.models.contract import MetaParams
@@ -31,6 +32,10 @@ def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
     target = learner_type(recipe.learner).target
     if target != recipe.target:
         raise ConfigError(f"learner '{recipe.learner}' predicts '{target}', not '{recipe.target}'", field="learner")
+    if recipe.members > 1 and not has_members(recipe.learner):
+        raise ConfigError(
+            f"learner '{recipe.learner}' cannot be made of {recipe.members} trainings; set members to 1", field="members"
+        )
     try:
         learner, model = make_learner(recipe.learner, recipe.learner_settings), make_model(recipe.model, recipe.model_settings)
     except TypeError as error:  # a comparison with a value of the wrong type, before check_types can name it
@@ -39,7 +44,7 @@ def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
     check_types(model)
     if recipe.label_std and not takes_scale(learner):
         raise ConfigError(f"learner '{recipe.learner}' takes labels as they are; leave label_std at 0", field="label_std")
-    return Head(target=recipe.target, kind=recipe.kind, learner=learner, model=model, theta=theta)
+    return as_wide(Head(target=recipe.target, kind=recipe.kind, learner=learner, model=model, theta=theta))
 
 
 def check_labels(recipe: Recipe, label_kind: str) -> None:
@@ -54,9 +59,10 @@ def check_labels(recipe: Recipe, label_kind: str) -> None:
             )
 
 
-def head_seed(seed: int, target: Target) -> int:
-    """The seed of everything random about one head of a run."""
-    return int(np.random.SeedSequence([seed, STREAMS[target]]).generate_state(1)[0])
+def head_seed(seed: int, target: Target, member: int = 0) -> int:
+    """The seed of everything random about one training of a head."""
+    words = [seed, STREAMS[target], *([member] if member else [])]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 def training_learner(recipe: HeadRecipe, num_rows: int, label_std: float) -> MetaLearner:

@@ -7,7 +7,9 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """`step` of `steps` in `epoch` of `epochs` (both count from 1) of head `target`; `metrics` only when the epoch has ended.
+    """`step` of `steps` in `epoch` of `epochs` in training `member` of `members` of head `target`; all count from 1.
+
+    `metrics` only when the epoch has ended.
 
     `stage` names what happens where it is no outer step: features, encoder, workers, waiting, early_stop, stopping, blend,
     profiles, gate, publish; `note` says more where there is more to say.
@@ -15,12 +17,26 @@ class Progress:
 
     stage: str = "train"
     target: str = ""
+    member: int = 1
+    members: int = 1
     epoch: int = 0
     epochs: int = 0
     step: int = 0
     steps: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def where(self) -> str:
+        """The place in the training, for people."""
+        member = f"member {self.member}/{self.members} " if self.members > 1 else ""
+        return f"{member}epoch {self.epoch}/{self.epochs}"
+
+    @property
+    def fraction(self) -> tuple[int, int]:
+        """Steps behind, of all steps of the head."""
+        before = ((self.member - 1) * self.epochs + self.epoch - 1) * self.steps
+        return before + self.step, self.members * self.epochs * self.steps
 
     def to_dict(self) -> dict[str, object]:
         """JSON-able."""

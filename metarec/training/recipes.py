@@ -25,6 +25,7 @@ class HeadRecipe:
     learner, model       names in the registries of metarec.meta and metarec.models, with their settings
     kind                 what a task is: a user, or an item
     episodes             settings of the episode sampler (metarec.tasks.sampler)
+    members              trainings, each with a seed of its own, that make up the head (metarec.meta.members)
     epochs, batch_size   passes over the training tasks; tasks per outer step
     outer_lr             peak rate of Adam under the one-cycle schedule
     warmup_fraction      part of the steps during which the rate rises
@@ -49,6 +50,7 @@ class HeadRecipe:
     model_settings: Settings = field(default_factory=dict)
     kind: TaskKind = "user"
     episodes: Settings = field(default_factory=dict)
+    members: int = 1
     epochs: int = 12
     batch_size: int = 128
     outer_lr: float = 4e-3
@@ -68,7 +70,7 @@ class HeadRecipe:
         if self.kind not in get_args(TaskKind):
             raise ConfigError(f"kind must be one of {', '.join(get_args(TaskKind))}, not '{self.kind}'", field="kind")
         check_types(self)
-        for name in ("epochs", "batch_size", "gradient_shards"):
+        for name in ("members", "epochs", "batch_size", "gradient_shards"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}", field=name)
         for name in ("patience", "validation_tasks", "clip_norm", "penalty_rows", "penalty_std", "label_std"):

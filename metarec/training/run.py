@@ -250,10 +250,11 @@ class _Run:
 
     def _replay(self, target: Target, state: HeadState) -> None:
         """Show the epochs of an earlier attempt again."""
-        epochs = next(head.epochs for head in self.recipe.heads if head.target == target)
+        head = next(head for head in self.recipe.heads if head.target == target)
         for metrics in state.history:
-            epoch = int(metrics["epoch"])
-            self.watch(Progress(target=target, epoch=epoch, epochs=epochs, metrics=metrics, note="resumed"))
+            epoch, member = int(metrics["epoch"]), int(metrics.get("member", 1))
+            told = Progress(target=target, member=member, members=head.members, epoch=epoch, epochs=head.epochs, note="resumed")
+            self.watch(replace(told, metrics=metrics))
 
     def _finish(self, checkpoint: str) -> None:
         """Leave the events for people and nothing to resume."""
@@ -269,10 +270,5 @@ class _Run:
 
 
 def best_metrics(states: dict[Target, HeadState]) -> dict[str, float]:
-    """The metrics of each head's published epoch, as `<target>_<name>`."""
-    return {
-        f"{target}_{name}": value
-        for target, state in states.items()
-        for name, value in state.history[state.best_epoch].items()
-        if name not in ("epoch", "seconds", "kept")
-    }
+    """The metrics of what each head was published with, as `<target>_<name>`."""
+    return {f"{target}_{name}": value for target, state in states.items() for name, value in state.metrics.items()}

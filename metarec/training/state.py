@@ -24,7 +24,9 @@ class HeadState:
     """Where the training of one head is: `epoch` and `step` are the next ones to run; sums are of the unfinished epoch.
 
     `lowest_T` are the validation losses of the tasks after `lowest_epoch`, whose mean is the lowest; `best` is theta after
-    `best_epoch`, the last one that was not shown to be worse.
+    `best_epoch`, the last one that was not shown to be worse. `members` are the best thetas of trainings that have ended, where
+    a head is made of several; all else but `history` is of the one that runs. Of a finished state `best` is what all make
+    together, and `metrics` are its figures.
     """
 
     theta: MetaParams
@@ -39,10 +41,12 @@ class HeadState:
     weight_sum: float = 0.0
     seconds: float = 0.0
     finished: bool = False
+    members: list[MetaParams] = field(default_factory=list)
+    metrics: EpochMetrics = field(default_factory=dict)
     history: list[EpochMetrics] = field(default_factory=list)
 
 
-PLAIN = tuple(f.name for f in fields(HeadState) if f.name not in {"theta", "optimizer", "best", "lowest_T"})
+PLAIN = tuple(f.name for f in fields(HeadState) if f.name not in {"theta", "optimizer", "best", "lowest_T", "members"})
 
 
 class StateStore:
@@ -61,6 +65,7 @@ class StateStore:
         if not state.finished:
             groups |= {"theta": trainable(state.theta), "mean": state.optimizer.mean, "square": state.optimizer.square}
             groups["lowest"] = {} if state.lowest_T is None else {"loss": state.lowest_T}
+            groups |= {f"member {number}": theta for number, theta in enumerate(state.members)}
         tensors = {f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()}
         plain = asdict_plain(state) | {"optimizer_steps": state.optimizer.steps}
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -82,7 +87,9 @@ class StateStore:
             optimizer = Adam(mean=groups.get("mean", {}), square=groups.get("square", {}), steps=steps)
             best = groups.get("best", {})
             lowest_T = groups.get("lowest", {}).get("loss")
-            return HeadState(theta=groups.get("theta", best), optimizer=optimizer, best=best, lowest_T=lowest_T, **plain)
+            members = [groups[f"member {number}"] for number in range(sum(name.startswith("member ") for name in groups))]
+            theta = groups.get("theta", best)
+            return HeadState(theta=theta, optimizer=optimizer, best=best, lowest_T=lowest_T, members=members, **plain)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptCheckpointError(
                 f"saved state '{path}' cannot be read: {error}; run again with --no-resume", metadata={"file": path.name}

@@ -90,12 +90,12 @@ class Report:
 
 
 class _Judging(StateStore):
-    """Keeps nothing: where a run would save the state of an epoch, it is judged."""
+    """Keeps nothing: where a run would save the state of an epoch, it is judged; members alone until they are together."""
 
     def __init__(self, first: Report, inputs: Inputs, recipe: HeadRecipe, judge: Judge, say: Callable[[Report], None]) -> None:
         super().__init__(Path())
         self.first, self.inputs, self.recipe, self.judge, self.say = first, inputs, recipe, judge, say
-        self.every = max(1, recipe.epochs // POINTS)
+        self.every = max(1, recipe.epochs * recipe.members // POINTS)
         self.began, self.judging = time.monotonic(), 0.0
 
     def load(self, target: str) -> HeadState | None:
@@ -104,7 +104,8 @@ class _Judging(StateStore):
 
     def save(self, target: str, state: HeadState) -> None:
         """Judge at the end of every few epochs and of the last one, which counts in full."""
-        if state.step or not state.history or not (state.finished or state.epoch % self.every == 0):
+        trained, between = len(state.history), state.step > 0 or state.epoch == 0
+        if between or not (state.finished or trained % self.every == 0):
             return
         started = time.monotonic()
         head = make_head(self.recipe, state.best)
@@ -117,7 +118,8 @@ class _Judging(StateStore):
         costs = self.judge.costs(head, self.inputs) if state.finished else {}
         report = replace(
             self.first,
-            epoch=state.epoch,
+            # Of each member on average, so that epochs mean the same as in the recipe.
+            epoch=-(-trained // self.recipe.members),
             epochs=self.recipe.epochs,
             seconds=started - self.began - self.judging,
             metrics=judged.metrics,
@@ -151,15 +153,16 @@ def run_trial(
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What training of one head costs on one core: `start` seconds once, then `epoch` seconds for each of `epochs` epochs."""
+    """What training of one head costs on one core: `start` seconds and `epoch` for each of `epochs` epochs, `members` times."""
 
     start: float
     epoch: float
     epochs: int
+    members: int = 1
 
     def seconds(self, epochs: int) -> float:
         """Of a training of so many epochs."""
-        return self.start + epochs * self.epoch
+        return self.members * (self.start + epochs * self.epoch)
 
 
 def probe(inputs: Inputs, recipe: HeadRecipe, *, seed: int) -> Cost:
@@ -177,6 +180,7 @@ def probe(inputs: Inputs, recipe: HeadRecipe, *, seed: int) -> Cost:
     # One thread, as in a trial.
     with contextlib.suppress(InterruptedRunError), threadpool_limits(1):
         # Where an epoch is one step it is not interrupted, so there must not be many of them.
-        train_head(inputs, replace(recipe, epochs=PROBE_STEPS), seed, around)
+        train_head(inputs, replace(recipe, epochs=PROBE_STEPS, members=1), seed, around)
     step = (at[-1] - at[1]) / (len(at) - 2) if len(at) > 2 else at[1] - at[0]
-    return Cost(start=max(0.0, at[1] - at[0] - step), epoch=steps * step, epochs=recipe.epochs)
+    start = max(0.0, at[1] - at[0] - step)
+    return Cost(start=start, epoch=steps * step, epochs=recipe.epochs, members=recipe.members)

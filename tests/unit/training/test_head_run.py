@@ -12,7 +12,9 @@ from torch import Tensor
 
 from metarec.errors import ConfigError, CorruptCheckpointError, FailedPreconditionError, InterruptedRunError
 from metarec.features.encoder import FeatureEncoder
+from metarec.models.linear_gaussian import LinearGaussian
 from metarec.training.head_run import train_head
+from metarec.training.heads import make_head
 from metarec.training.inputs import Inputs, prepare
 from metarec.training.progress import Progress
 from metarec.training.recipes import HeadRecipe, Recipe, get_recipe
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 
 SMALL = {"epochs": "3", "batch_size": "16", "model.embedding_dim": "4", "validation_fraction": "0.1", "patience": "0"}
 RECIPE = get_recipe("alpaca").override(SMALL)
-HEADS = [*RECIPE.heads, *get_recipe("fomaml").override(SMALL).heads]
+PAIR = replace(RECIPE.heads[0], members=2)
+HEADS = [*RECIPE.heads, *get_recipe("fomaml").override(SMALL).heads, PAIR]
 STEPS = 5
+ALL_STEPS = 3 * STEPS
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,7 @@ def inputs(tiny_dataset: "Dataset") -> Inputs:
 def same(one: HeadState, two: HeadState) -> bool:
     equal = [
         set(one.best) == set(two.best),
+        one.metrics == two.metrics,
         [{**e, "seconds": 0} for e in one.history] == [{**e, "seconds": 0} for e in two.history],
     ]
     return all(equal) and all(torch.equal(one.best[name], two.best[name]) for name in one.best)
@@ -82,6 +87,40 @@ def test_a_run_killed_between_saves_goes_on_from_the_last_one(inputs: Inputs, tm
     with pytest.raises(SystemExit):
         train_head(inputs, head, 0, Surroundings(store=store, watch=kill, save_every_steps=2))
     assert same(whole, train_head(inputs, head, 0, Surroundings(store=store, save_every_steps=2)))
+
+
+@pytest.mark.parametrize("stops", [(ALL_STEPS,), (ALL_STEPS + 2,), (2, ALL_STEPS + 1, STEPS)])
+def test_a_head_of_two_members_goes_on_in_the_one_it_was_stopped_in(
+    inputs: Inputs, tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    whole = train_head(inputs, PAIR, 0, Surroundings())
+    store = StateStore(tmp_path)
+    for count in stops:
+        with pytest.raises(InterruptedRunError):
+            train_head(inputs, PAIR, 0, Surroundings(store=store, stopped=stop_after(count)))
+    seen: list[Progress] = []
+    again = train_head(inputs, PAIR, 0, Surroundings(store=store, watch=seen.append))
+    assert same(whole, again)
+    assert next((p.member, p.members) for p in seen) == (1 if sum(stops) < ALL_STEPS else 2, 2)
+
+
+def test_members_differ_and_make_one_head_that_is_as_wide_as_both(inputs: Inputs) -> None:
+    alone, pair = (train_head(inputs, head, 0, Surroundings()) for head in (RECIPE.heads[0], PAIR))
+    assert pair.members == []
+    assert [epoch["member"] for epoch in pair.history] == [1, 1, 1, 2, 2, 2]
+    assert [epoch["validation_loss"] for epoch in pair.history[:3]] == [epoch["validation_loss"] for epoch in alone.history]
+    assert pair.best["row.id"].shape[1] == 2 * alone.best["task.content"].shape[1]
+    first, second = pair.best["task.content"].split(4, 1)
+    torch.testing.assert_close(first, alone.best["task.content"] / 2)
+    assert not torch.allclose(first, second)
+    assert alone.metrics["validation_loss"] == alone.history[alone.best_epoch]["validation_loss"]
+    assert pair.metrics["validation_loss"] not in [epoch["validation_loss"] for epoch in pair.history]
+    assert make_head(PAIR, pair.best).model == LinearGaussian(embedding_dim=8)
+
+
+def test_only_closed_forms_have_members(inputs: Inputs) -> None:
+    with pytest.raises(ConfigError, match="'fomaml' cannot be made of 2 trainings; set members to 1"):
+        train_head(inputs, replace(get_recipe("fomaml").heads[0], members=2), 0, Surroundings())
 
 
 def test_a_finished_head_is_not_trained_again(inputs: Inputs, tmp_path: Path) -> None:
