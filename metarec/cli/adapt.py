@@ -93,6 +93,8 @@ def adapt(
         titles.look_up(query, client)
     shown = [{"id": row.id, **titles.column(row.id), "mean": row.mean, "stddev": row.stddev} for row in found.predictions]
     emit(asdict(found), as_json=as_json, rows=shown, title=_title(found))
+    if not query:
+        note("nothing was asked for: name what to predict with --query ID")
     if found.unknown_ids:
         note(f"left out of the support set, for nobody knows them: {', '.join(found.unknown_ids)}")
 

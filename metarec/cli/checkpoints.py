@@ -170,7 +170,8 @@ def _show(checkpoint: Mapping[str, object], as_json: bool) -> None:
     if as_json:
         emit(checkpoint, as_json=True)
         return
-    parts = [value for value in checkpoint.values() if isinstance(value, Mapping)]
+    # A service sends maps in no order.
+    parts = [dict(sorted(value.items())) for value in checkpoint.values() if isinstance(value, Mapping)]
     left_out = ("metrics", "gate_metrics", "gate_passed")
     shown = {name: value for name, value in checkpoint.items() if name not in left_out and value != ""}
     shown |= {"created": _time(checkpoint), "live": "yes" if checkpoint["live"] else "no", "gate": _gate(checkpoint)}

@@ -19,6 +19,7 @@ def check_registry(path: Path) -> Iterator[Finding]:
     """Every checkpoint against its checksums, and which one is live."""
     from metarec.training.manifest import verify
     from metarec.training.registry import CHECKPOINTS, Registry
+    from metarec.training.verdict import promotion
 
     if not path.is_dir():
         advice = f"metarec train --data DIR --out {path}"
@@ -42,8 +43,8 @@ def check_registry(path: Path) -> Iterator[Finding]:
         yield failed("registry", error)
         return
     detail = f"{len(folders) - len(damaged)} of {len(folders)} checkpoints verified, live: {live or 'none'}"
-    newest = next((info.id for info in registry.list() if info.id not in damaged), None)
-    promote = f"metarec checkpoints promote {newest} --registry {path}" if newest else "train again"
+    newest = next((info for info in registry.list() if info.id not in damaged), None)
+    promote = promotion(newest, path) if newest else "train again"
     if live is None:
         yield warn("registry", detail, f"nothing is recommended before one is live: {promote}")
     elif live in damaged or live not in [folder.name for folder in folders]:

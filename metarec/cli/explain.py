@@ -8,7 +8,7 @@ import click
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, note
 from metarec.cli.titles import Titles, data_option
-from metarec.cli.values import read_weights, weight_option
+from metarec.cli.values import grade, read_weights, weight_option
 
 MEANINGS = {
     "global": "common to all",
@@ -50,7 +50,7 @@ def explain(
             "term": f"rule {part.rule}" if part.kind == "rule" else MEANINGS[part.kind],
             "item": part.item_id or None,
             **titles.column(part.item_id),
-            "label": part.label if part.kind == "support" else None,
+            "label": grade(part.label) if part.kind == "support" else None,
             "adds": part.value,
         }
         for part in found.contributions

@@ -15,7 +15,7 @@ BATCH = 1000
 KEYS = ("event_id", "timestamp", "scenario", "labels")
 
 
-@click.command(epilog="Examples: metarec feedback 42 50=5 181=4    metarec feedback --file events.json")
+@click.command(epilog="Example: metarec feedback 42 50=5 181=4\n\nExample: metarec feedback --file events.json")
 @click.argument("user", required=False)
 @click.argument("labels", nargs=-1, metavar="[ITEM=LABEL]...")
 @click.option(
@@ -96,7 +96,8 @@ def feedback(
         "event_ids": event_ids,
     }
     rows = [{"user": user_id, "shots": count} for user_id, count in shots.items()]
-    title = f"recorded {recorded}, known already {duplicates} (checkpoint {checkpoint or 'none'})"
+    by = f"checkpoint {checkpoint}" if checkpoint else "no checkpoint is live; users adapt once one is"
+    title = f"recorded {recorded}, known already {duplicates} ({by})"
     emit(value, as_json=as_json, rows=rows, title=title)
 
 

@@ -64,8 +64,11 @@ def get(item: str, recall: str | None, timeout: float | None, as_json: bool) -> 
         emit({"item": found.item_id, **_shown(found.features), "revision": found.revision}, as_json=False)
 
 
-@items.command(epilog="Examples: metarec items upsert m-1 --feature title=Alien --feature genre='[\"horror\"]'    "
-    "metarec items upsert --file items.yaml")  # fmt: skip
+@items.command(
+    short_help="Add ITEM or replace its content.",
+    epilog="Example: metarec items upsert m-1 --feature title=Alien --feature genre='[\"horror\"]'\n\n"
+    "Example: metarec items upsert --file items.yaml",
+)
 @click.argument("item", required=False)
 @feature_option
 @click.option(
@@ -95,11 +98,19 @@ def upsert(
             stored.extend(client.upsert_items(given[first : first + BATCH], timeout=timeout))
             advance(len(stored), len(given))
     rows = [{"item": one.item_id, "revision": one.revision} for one in stored]
-    emit([asdict(one) for one in stored], as_json=as_json, rows=rows, title=f"stored {len(stored)} items")
+    emit(
+        [asdict(one) for one in stored],
+        as_json=as_json,
+        rows=rows,
+        title=f"stored {len(stored)} {'item' if len(stored) == 1 else 'items'}",
+    )
 
 
-@items.command(epilog="Examples: metarec items preview --feature title=Alien --feature genre='[\"horror\"]'    "
-    "metarec items preview --items items.yaml --data data/ml-100k")  # fmt: skip
+@items.command(
+    short_help="What to expect of an unseen item.",
+    epilog="Example: metarec items preview --feature title=Alien --feature genre='[\"horror\"]'\n\n"
+    "Example: metarec items preview --items items.yaml --data data/ml-100k",
+)
 @feature_option
 @click.option(
     "--items",

@@ -62,7 +62,12 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Example: metarec data fetch ml-100k --out data && metarec train --data data --out registry",
+    epilog="""\b
+Example:
+  metarec data fetch ml-100k --out data
+  metarec train --data data --out registry --promote
+  metarec up --registry registry --data data
+""",
 )
 @click.version_option(__version__, prog_name="metarec")
 def cli() -> None:

@@ -58,7 +58,7 @@ def cell(value: object) -> str:
 
 
 def print_table(rows: Sequence[Mapping[str, object]], *, title: str | None = None, columns: Sequence[str] | None = None) -> None:
-    """Rows as a table; `columns` chooses and orders the keys. Numbers align right."""
+    """Rows as a table, or the title alone without any; `columns` chooses and orders the keys. Numbers align right."""
     names = list(columns or (rows[0].keys() if rows else ()))
     table = Table(header_style="bold")
     for name in names:
@@ -71,7 +71,8 @@ def print_table(rows: Sequence[Mapping[str, object]], *, title: str | None = Non
     if title:
         # A title of the table itself would be wrapped to the table's width.
         console.print(Text(title, style="italic"), soft_wrap=True)
-    console.print(table)
+    if rows or not title:
+        console.print(table)
 
 
 def emit(

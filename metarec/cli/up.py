@@ -152,10 +152,10 @@ def _fingerprint(data: Path) -> str:
 
 
 def _run_metarec(*arguments: str) -> None:
-    """A metarec command as a child: it imports what this process must not. Its result goes to standard error too."""
+    """A metarec command as a child: it imports what this process must not. Its progress is shown, its result is not."""
     command = [*METAREC, *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    status = subprocess.run(command, stdout=sys.stderr, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
+    status = subprocess.run(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
     if status:
         raise FailedPreconditionError(f"'metarec {' '.join(arguments)}' failed with status {status}")
 
@@ -163,12 +163,12 @@ def _run_metarec(*arguments: str) -> None:
 def _live(plan: Plan) -> str | None:
     """Id of the live checkpoint; says what to do when there is none."""
     from metarec.training.registry import Registry
+    from metarec.training.verdict import promotion
 
     registry = Registry(plan.registry)
     live = registry.live()
     if live is None:
         newest = next(iter(registry.list()), None)
-        promote = f"metarec checkpoints promote {newest.id} --registry {plan.registry}" if newest else ""
-        command = promote or f"metarec train --data DIR --out {plan.registry}"
+        command = promotion(newest, plan.registry) if newest else f"metarec train --data DIR --out {plan.registry} --promote"
         note(f"no checkpoint is live: the services start, but do not recommend before one is; make one live with: {command}")
     return live

@@ -8,7 +8,7 @@ import click
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, note, progress
 from metarec.cli.titles import Titles, data_option
-from metarec.cli.values import feature_option, iso, read_entities, read_features, read_labels, schema_fields, schema_option
+from metarec.cli.values import feature_option, grade, iso, read_entities, read_features, read_labels, schema_fields, schema_option
 from metarec.types import User
 
 BATCH = 1000
@@ -19,7 +19,7 @@ def users() -> None:
     """Upsert and delete users, complete their profiles, list their interactions."""
 
 
-@users.command(epilog="Examples: metarec users upsert 42 --feature age=30    metarec users upsert --file users.json")
+@users.command(epilog="Example: metarec users upsert 42 --feature age=30\n\nExample: metarec users upsert --file users.json")
 @click.argument("user", required=False)
 @feature_option
 @click.option(
@@ -48,7 +48,7 @@ def upsert(
         for first in range(0, len(given), BATCH):
             stored += client.upsert_users(given[first : first + BATCH], timeout=timeout)
             advance(stored, len(given))
-    emit({"num_upserted": stored}, as_json=as_json)
+    emit({"num_upserted": stored}, as_json=as_json, rows=[], title=f"stored {stored} {'user' if stored == 1 else 'users'}")
 
 
 @users.command(epilog="Example: metarec users delete 42 --yes")
@@ -67,7 +67,8 @@ def delete(user: str, allow_missing: bool, yes: bool, gateway: str | None, timeo
         click.confirm(f"forget user '{user}' and all their interactions?", abort=True, err=True)
     with connect(gateway=gateway) as client:
         deleted = client.delete_user(user, allow_missing=allow_missing, timeout=timeout)
-    emit({"user": user, "num_interactions_deleted": deleted}, as_json=as_json)
+    title = f"forgot user '{user}' and {deleted} {'interaction' if deleted == 1 else 'interactions'}"
+    emit({"user": user, "num_interactions_deleted": deleted}, as_json=as_json, rows=[], title=title)
 
 
 @users.command(epilog="Example: metarec users history 42 --limit 20 --data data/ml-100k")
@@ -97,7 +98,7 @@ def history(
             "time": iso(event.timestamp),
             "item": event.item_id,
             **titles.column(event.item_id),
-            "label": event.label,
+            "label": grade(event.label),
             **({"labels": ", ".join(f"{name}={label:g}" for name, label in event.labels.items())} if further else {}),
             "scenario": event.scenario or None,
             "event": event.event_id,
@@ -110,8 +111,12 @@ def history(
         note(f"there are more: --page-token {page.next_page_token}")
 
 
-@users.command("infer-profile", epilog="Examples: metarec users infer-profile 42    metarec users infer-profile --support 50=5 "
-    "--support 181=4 --feature gender=F --data data/ml-100k")  # fmt: skip
+@users.command(
+    "infer-profile",
+    short_help="Complete the profile of USER from what they did.",
+    epilog="Example: metarec users infer-profile 42\n\n"
+    "Example: metarec users infer-profile --support 50=5 --support 181=4 --feature gender=F --data data/ml-100k",
+)
 @click.argument("user", default="")
 @click.option(
     "--support",

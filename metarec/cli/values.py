@@ -188,3 +188,8 @@ def iso(seconds: float | None) -> str | None:
 def figure(name: str, value: float) -> int | float:
     """A figure of the promotion gate as people read it: counts as whole numbers."""
     return int(value) if name in ("users", "cold_users") else value
+
+
+def grade(label: float) -> int | float:
+    """A label as people read it: whole ones as whole numbers."""
+    return int(label) if label.is_integer() else label

@@ -4,7 +4,13 @@ A gate names its figures `METRIC` (the learner's), `BASELINE_METRIC` and `delta_
 of a delta over users (metarec/evaluation/gate.py); other figures are left to the list of all.
 """
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from metarec.training.registry import CheckpointInfo
 
 WORDS = {
     "ndcg@20": "lists of new users",
@@ -27,6 +33,15 @@ def decisive(metrics: Mapping[str, float], delta: float) -> str:
         count = "" if users is None else f"; {int(users)} users"
         return f"{judged}: {metric} {metrics[metric]:.4f}{_best_plain(metrics, metric)} ({said}{interval}{count})"
     return said
+
+
+def promotion(info: "CheckpointInfo", registry: Path) -> str:
+    """The command that makes a checkpoint live; where that takes force, why."""
+    command = f"metarec checkpoints promote {info.id} --registry {shlex.quote(str(registry))}"
+    if info.gate_passed:
+        return command
+    why = "it is not better than the plain baselines" if info.judged else "its gate never judged it"
+    return f"{command} --force (refused without --force, for {why})"
 
 
 def _best_plain(metrics: Mapping[str, float], metric: str) -> str:

@@ -343,7 +343,7 @@ async def test_items_are_listed_page_by_page_and_shown_whole(run: Run, stages: A
 async def test_items_are_upserted_from_options_and_files(run: Run, stages: Any, tmp_path: Path) -> None:
     status, out, err = await run("items", "upsert", "new", "--feature", "year=1979", "--feature", 'genre=["horror"]')
     assert status == 0, err
-    assert "stored 1 items" in out
+    assert "stored 1 item\n" in out
     item = stages.recall.seen[0].items[0]
     assert (item.features["year"].number, list(item.features["genre"].list.values)) == (1979, ["horror"])
     path = tmp_path / "items.json"
@@ -378,6 +378,8 @@ async def test_users_are_upserted_listed_and_deleted(run: Run, stages: Any) -> N
     status, out, _ = await run("users", "history", "u1")
     assert status == 0
     assert "1998-04-01T00:00:00+00:00" in out
+    assert "5.0" not in out
+    assert (await run("users", "delete", "u1", "--yes"))[1] == "forgot user 'u1' and 4 interactions\n"
     status, out, _ = await run("users", "delete", "u1", "--yes", "--json")
     assert json.loads(out) == {"user": "u1", "num_interactions_deleted": 4}
 

@@ -1,6 +1,11 @@
 """Tests of the gate's verdict in words."""
 
-from metarec.training.verdict import decisive
+from pathlib import Path
+
+import pytest
+
+from metarec.training.registry import CheckpointInfo
+from metarec.training.verdict import decisive, promotion
 
 FIGURES = {
     "users": 15.0,
@@ -35,3 +40,27 @@ def test_errors_that_decided_are_told_with_their_interval_and_the_held_out_users
 
 def test_figures_of_another_gate_leave_delta_alone() -> None:
     assert decisive({"learner_mae": 0.75}, -0.02) == "delta -0.0200"
+
+
+@pytest.mark.parametrize(
+    ("passed", "judged", "ending"),
+    [
+        (True, True, "promote c-1 --registry 'my registry'"),
+        (False, True, "--force (refused without --force, for it is not better than the plain baselines)"),
+        (False, False, "--force (refused without --force, for its gate never judged it)"),
+    ],
+)
+def test_the_command_that_promotes_is_forced_only_where_it_must_be(passed: bool, judged: bool, ending: str) -> None:
+    info = CheckpointInfo(
+        id="c-1",
+        path=Path("c-1"),
+        recipe="alpaca",
+        created=0.0,
+        live=False,
+        gate_passed=passed,
+        judged=judged,
+        delta=0.0,
+        schema_hash="",
+        data_fingerprint="",
+    )
+    assert promotion(info, Path("my registry")).endswith(ending)
