@@ -20,6 +20,7 @@ from metarec.meta.augmentation import augmented
 from metarec.meta.contract import Metrics
 from metarec.meta.dual import DualForm
 from metarec.meta.inner import ElementwiseForm, Form, Inputs, Rates, last
+from metarec.meta.label_scale import inside, outside, rescaled
 from metarec.meta.objectives import Objective, check_objective, expected_label, start_score, task_loss
 from metarec.models.contract import FastWeights, GradientScorer, LayeredScorer, MetaParams, Prediction, Scorer, trainable
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
@@ -112,13 +113,17 @@ class GradientLearner:
 
     def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:
         """The fast weights after `inner_steps` steps on the support loss; those of the prior without support."""
-        form = self.form(model)
+        form, support = self.form(model), inside(theta, support)
         with torch.no_grad():
             return self.adapted(form, theta, form.inputs(theta, support), support)
 
     def predict(self, model: Scorer, theta: MetaParams, fast: FastWeights, query: Batch) -> Prediction:
         """The expected label of each query row; no variance."""
-        return Prediction(mean_TQ=expected_label(self.objective, model.score(theta, fast, query)))
+        return outside(theta, Prediction(mean_TQ=expected_label(self.objective, model.score(theta, fast, query))))
+
+    def rescaled(self, theta: MetaParams, scale: float) -> MetaParams:
+        """Theta that predicts `scale` times as much from labels `scale` times as large."""
+        return rescaled(theta, scale)
 
     def prepare(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> MetaParams:
         """Theta with embedded rows cached."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from metarec.errors import ConfigError
 from metarec.meta.augmentation import augmented
 from metarec.meta.contract import Metrics
+from metarec.meta.label_scale import inside, outside, rescaled
 from metarec.meta.objectives import Objective, check_objective, expected_label, row_loss, start_score
 from metarec.models.attentive_set import AttentiveSet, Features
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
@@ -74,7 +75,7 @@ class NeuralProcess:
     def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:
         """`key`, `value` (T, S, H), `residual`, `mask` (T, S) and `taste` (T, D + 1): one forward pass."""
         with torch.no_grad():
-            return self._encode(_encoder(model), theta, support, None)
+            return self._encode(_encoder(model), theta, inside(theta, support), None)
 
     def _encode(self, model: AttentiveSet, theta: MetaParams, support: Batch, known_TS: Tensor | None) -> FastWeights:
         features = model.features(theta, support, known_TS)
@@ -88,7 +89,12 @@ class NeuralProcess:
         score_TQ, log_var_TQ = self._decode(encoder, theta, fast, encoder.features(theta, query), query, unknown_TQ)
         mean_TQ = expected_label(self.objective, score_TQ)
         binary = self.objective == "cross_entropy"
-        return Prediction(mean_TQ=mean_TQ, variance_TQ=mean_TQ * (1 - mean_TQ) if binary else torch.exp(log_var_TQ))
+        variance_TQ = mean_TQ * (1 - mean_TQ) if binary else torch.exp(log_var_TQ)
+        return outside(theta, Prediction(mean_TQ=mean_TQ, variance_TQ=variance_TQ))
+
+    def rescaled(self, theta: MetaParams, scale: float) -> MetaParams:
+        """Theta that predicts `scale` times as much from labels `scale` times as large."""
+        return rescaled(theta, scale)
 
     def _decode(
         self, model: AttentiveSet, theta: MetaParams, fast: FastWeights, features: Features, query: Batch, unknown_TQ: Tensor

@@ -256,6 +256,7 @@ GRADIENT = HeadRecipe(
     outer_lr=5e-3,
     # As for alpaca: validation wavers until the rate falls.
     patience=16,
+    label_std=GRADES_STD,
 )
 AMORTISED = HeadRecipe(
     target="explicit",
@@ -268,6 +269,7 @@ AMORTISED = HeadRecipe(
     batch_size=64,
     patience=16,
     penalty_rows=600_000,
+    label_std=GRADES_STD,
 )
 
 RECIPES: dict[str, Recipe] = {

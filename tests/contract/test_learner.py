@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarec.errors import ConfigError
-from metarec.meta.contract import MetaLearner, TargetsLearner, VectorLearner
+from metarec.meta.contract import MetaLearner, TargetsLearner, VectorLearner, takes_scale
 from metarec.meta.objectives import task_loss
 from metarec.meta.registry import LEARNERS, learner_settings, make_learner
 from metarec.models.contract import MetaParams, Scorer, trainable
@@ -121,6 +121,25 @@ def test_adapting_twice_gives_the_same_bits_and_changes_nothing(case: Case) -> N
     assert all(torch.equal(before[name], case.theta[name]) for name in before)
     assert torch.equal(label_TN, case.tasks.support.label_TN)
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("scale", [80.0, 0.01])
+def test_rescaled_parameters_say_the_same_in_another_unit_of_the_label(case: Case, scale: float) -> None:
+    learner = case.learner
+    if not takes_scale(learner):
+        pytest.skip("the learner takes labels as they are")
+    support, query = case.tasks.support, case.tasks.query
+    times_TS, times_TQ = (1 + (scale - 1) * (part.targets_TN == 0).double() for part in (support, query))
+    theta = learner.rescaled(case.theta, scale)
+    fast = learner.adapt(case.model, theta, replace(support, label_TN=support.label_TN * times_TS))
+    found = learner.predict(case.model, theta, fast, query)
+    before = learner.predict(case.model, case.theta, learner.adapt(case.model, case.theta, support), query)
+    torch.testing.assert_close(found.mean_TQ, before.mean_TQ * times_TQ, rtol=1e-10, atol=1e-10)
+    if before.variance_TQ is not None:
+        assert found.variance_TQ is not None
+        torch.testing.assert_close(found.variance_TQ, before.variance_TQ * times_TQ.square(), rtol=1e-10, atol=1e-10)
+    twice = learner.rescaled(theta, 1 / scale)
+    torch.testing.assert_close(case.means(support, query, twice), before.mean_TQ.detach(), rtol=1e-10, atol=1e-10)
 
 
 def test_meta_gradient_is_a_function_of_its_generator(case: Case) -> None:

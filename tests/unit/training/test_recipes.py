@@ -103,11 +103,11 @@ def test_binary_labels_keep_both_heads_with_penalties_on_their_scale() -> None:
     recipe = get_recipe("alpaca")
     clicks = recipe.for_labels("binary")
     assert [head.target for head in clicks.heads] == ["explicit", "implicit"]
-    assert (clicks.heads[0].penalty_std, clicks.heads[1]) == (GRADES_STD, recipe.heads[1])
+    assert (clicks.heads[0].penalty_std, clicks.heads[0].label_std, clicks.heads[1]) == (GRADES_STD, 0.0, recipe.heads[1])
     own = recipe.override({"explicit.penalty_std": "2.5"})
     assert own.for_labels("binary").heads[0].penalty_std == 2.5
     assert recipe.for_labels("rating") == recipe
-    assert get_recipe("maml").for_labels("binary") == get_recipe("maml")
+    assert get_recipe("maml").for_labels("binary") == get_recipe("maml").override({"label_std": "0.0"})
 
 
 def test_events_that_are_all_positive_leave_the_explicit_head_out() -> None:
