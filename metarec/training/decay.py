@@ -35,8 +35,11 @@ STEPS = 8
 STREAM = 71
 
 
-def with_decay(inputs: Inputs, head: Head, seed: int) -> Head:
-    """The head with its decay; as it is where there is no time, too little to learn from, or nothing gained."""
+def with_decay(inputs: Inputs, head: Head, seed: int, *, scale: float = 1.0) -> Head:
+    """The head with its decay; as it is where there is no time, too little to learn from, or nothing gained.
+
+    `scale` is what labels were divided by in training (metarec.training.label_scale).
+    """
     if head.learner.name != Alpaca.name or head.kind != "user":
         return head
     layouts = [inputs.layout("user", validation=held_out) for held_out in (False, True)]
@@ -50,8 +53,9 @@ def with_decay(inputs: Inputs, head: Head, seed: int) -> Head:
         train, held_out = (_episodes(layout, inputs, rng) for layout in layouts)
         if _tasks(held_out) < MIN_JUDGES:
             return head
-        learned_2 = learn_decay(head.prepared(inputs.items), train)
-        gain_T = _losses(head.prepared(inputs.items), held_out) - _losses(_with(head.prepared(inputs.items), learned_2), held_out)
+        prepared = head.prepared(inputs.items)
+        learned_2 = learn_decay(prepared, train, scale)
+        gain_T = _losses(prepared, held_out, scale) - _losses(_with(prepared, learned_2), held_out, scale)
         error = float(gain_T.std()) / math.sqrt(len(gain_T))
         newer_counts_more = float(learned_2[0]) > 0 and float(gain_T.mean()) > 2 * error
         return _with(head, learned_2) if newer_counts_more else head
@@ -62,7 +66,7 @@ def with_decay(inputs: Inputs, head: Head, seed: int) -> Head:
 Episode = tuple[Batch, Batch]
 
 
-def learn_decay(head: Head, episodes: Sequence[Episode]) -> Tensor:
+def learn_decay(head: Head, episodes: Sequence[Episode], scale: float) -> Tensor:
     """gamma and log tau (days) that minimise the query loss of these episodes, by L-BFGS from gamma = 0."""
     best, best_loss = torch.zeros(2), math.inf
     for tau in TAUS:
@@ -71,7 +75,7 @@ def learn_decay(head: Head, episodes: Sequence[Episode]) -> Tensor:
 
         def loss(value_2: Tensor = value_2, descent: torch.optim.LBFGS = descent) -> Tensor:
             descent.zero_grad()
-            total = _losses(_with(head, value_2), episodes).mean()
+            total = _losses(_with(head, value_2), episodes, scale).mean()
             total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return total.detach()
 
@@ -86,15 +90,15 @@ def _with(head: Head, decay_2: Tensor) -> Head:
     return replace(head, theta={**head.theta, NAME: decay_2.to(head.theta["mu"].dtype)})
 
 
-def _losses(head: Head, episodes: Sequence[Episode]) -> Tensor:
-    """Mean query loss (T,) of each task."""
+def _losses(head: Head, episodes: Sequence[Episode], scale: float) -> Tensor:
+    """Mean query loss (T,) of each task, in labels divided by `scale` as training counts it."""
     found = []
     huber = cast(Alpaca, head.learner).huber
     for support, query in episodes:
         with torch.set_grad_enabled(bool(head.theta.get(NAME, torch.zeros(0)).requires_grad)):
             fast = head.learner.adapt(head.model, head.theta, support)
             mean_TQ = head.learner.predict(head.model, head.theta, fast, query).mean_TQ
-            residual_TQ = (query.label_TN - mean_TQ) * query.mask_TN
+            residual_TQ = (query.label_TN - mean_TQ) * query.mask_TN / scale
             cost_TQ = residual_TQ.square()
             if huber:
                 cost_TQ = 2 * huber_loss(residual_TQ, torch.zeros_like(residual_TQ), reduction="none", delta=huber)

@@ -11,6 +11,7 @@ from metarec.training.head_run import train_head
 from metarec.training.heads import check_labels, make_head
 from metarec.training.inputs import Inputs, prepare
 from metarec.training.item_tasks import best_item_side
+from metarec.training.label_scale import label_scale
 from metarec.training.linking import best_link
 from metarec.training.progress import Watch, silent
 from metarec.training.recipes import Recipe
@@ -50,7 +51,8 @@ def assemble(
     recipes = {head.target: head for head in recipe.heads}
     heads = {head.target: refitted(make_head(head, states[head.target].best), inputs) for head in recipe.heads}
     if "explicit" in heads:
-        heads["explicit"] = with_reference(inputs, with_decay(inputs, heads["explicit"], seed), seed)
+        scale = label_scale(recipes["explicit"], inputs.layout("user", validation=False).label_N)
+        heads["explicit"] = with_reference(inputs, with_decay(inputs, heads["explicit"], seed, scale=scale), seed)
     return Prior(
         schema=dataset.schema,
         encoder=encoder,

@@ -1,6 +1,7 @@
 """How much newer support weighs more: learned where old labels tell little, and left out where they tell as much."""
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -62,6 +63,17 @@ def test_old_labels_that_tell_little_weigh_less() -> None:
     assert gamma > 0
     assert (1 + 365 / np.exp(log_tau)) ** gamma > 3
     assert {name for name in learned.theta if name not in head.theta} == {NAME}
+
+
+def test_the_unit_of_labels_does_not_matter() -> None:
+    inputs, head = planted(old_noise=3.0)
+    learner = replace(cast(Alpaca, head.learner), huber=1.0)
+    head = replace(head, learner=learner)
+    events = inputs.interactions
+    points = replace(inputs, interactions=replace(events, label_N=events.label_N * np.float32(64)))
+    learned = with_decay(inputs, head, seed=0)
+    other = with_decay(points, replace(head, theta=learner.rescaled(head.theta, 64.0)), seed=0, scale=64.0)
+    torch.testing.assert_close(other.theta[NAME], learned.theta[NAME], rtol=1e-3, atol=1e-3)
 
 
 def test_labels_that_tell_as_much_weigh_alike() -> None:
