@@ -83,7 +83,9 @@ def advise(
     halving on Ray Tune: everyone trains briefly, the best third three times as long, and so on. All are judged on the same
     held-out users, beside the plain baselines, after a few interactions each (k shots).
 
-    Exit status: 0 with a recommendation, 1 where nothing could be compared, 2 for wrong usage, 130 when interrupted.
+    Where no trial ends within the budget, the default recipe is recommended and said to be untried.
+
+    Exit status: 0 with a recommendation, 1 without one, 2 for wrong usage, 130 when interrupted.
     """
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise click.UsageError(f"--plot writes .png, .svg or .pdf, not '{plot.name}'")
@@ -116,7 +118,7 @@ def advise(
             print_error("stopped before the trials had ended")
             note(f"the same command {'goes on' if out else 'with --out DIR could go on'} from what has ended")
             ctx.exit(EXIT_INTERRUPTED)
-    result = to_json(found, str(data), budget)
+    result = to_json(found, str(data))
     if plot is not None:
         advice, metric = found.advice, found.prepared.judge.metrics[0]
         best = found.floor.best(metric)
@@ -135,8 +137,8 @@ def advise(
             Path(json_path).write_text(json.dumps(result, indent=1))
     for path in written:
         note(f"wrote {path}")
-    if found.advice is None:
-        print_error("no trial came to its end; give a larger --budget")
+    if result["recommendation"] is None:
+        print_error("no trial came to its end; the table says why")
         ctx.exit(1)
 
 

@@ -68,6 +68,9 @@ class AdviseDisplay:
 
         if not self._quiet:
             print_table(eligibility_rows(prepared, costs, plan), title="the learners")
+        if not plan.admitted:
+            self._line("the budget leaves no time for any trial")
+            return
         shares = ", ".join(f"{share:.0%}" for share in plan.shares)
         self._line(f"{len(plan.admitted)} trials; rungs of {shares} of the recipes' epochs; about {plan.seconds:.0f} s")
 

@@ -4,11 +4,12 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from metarec.cli.output import print_table, stdout
 from metarec.data.inspection import FEW
-from metarec.evaluation.advice_reasons import columns, command, reasons, table_rows
+from metarec.evaluation.advice_reasons import columns, command, reasons, table_rows, train_command
+from metarec.evaluation.advice_untried import untried_reasons
 from metarec.training.recipes import RECIPES, TARGETS_RECIPE
 
 if TYPE_CHECKING:
@@ -69,13 +70,15 @@ def eligibility_rows(prepared: "Prepared", costs: "Mapping[str, Cost]", plan: "P
 def show(found: "Found", data: str) -> None:
     """The table of trials, the reasons and the command, on standard output."""
     print_table(_rows(found), title=f"after {found.seconds:.0f} s", columns=columns(found.prepared.judge.metrics))
-    if found.advice is None:
+    recommended = _recommendation(found, data)
+    if recommended is None:
         return
     console = stdout()
-    console.print(f"\nrecommended: {found.advice.chosen.outcome.name}", soft_wrap=True, markup=False)
-    for sentence in _reasons(found):
+    tried = "" if recommended["tried"] else " (the default, untried)"
+    console.print(f"\nrecommended: {recommended['learner']}{tried}", soft_wrap=True, markup=False)
+    for sentence in cast(list[str], recommended["reasons"]):
         console.print(f"- {sentence}", soft_wrap=True, markup=False)
-    console.print(f"\n{shlex.join(command(found.advice, data))}", soft_wrap=True, markup=False)
+    console.print(f"\n{shlex.join(cast(list[str], recommended['command']))}", soft_wrap=True, markup=False)
 
 
 def order(found: "Found") -> list[str]:
@@ -87,14 +90,12 @@ def _rows(found: "Found") -> list[dict[str, object]]:
     return table_rows(found.advice, found.outcomes, found.floor, found.prepared.judge.metrics, len(found.plan.shares))
 
 
-def to_json(found: "Found", data: str, budget: float) -> dict[str, object]:
-    """Everything; figures that are not defined are null."""
-    prepared, advice = found.prepared, found.advice
-    in_full = {name: cost.seconds(cost.epochs) for name, cost in found.costs.items()}
-    recommendation: dict[str, object] | None = None
+def _recommendation(found: "Found", data: str) -> dict[str, object] | None:
+    advice = found.advice
     if advice is not None:
-        recommendation = {
+        return {
             "learner": advice.chosen.outcome.name,
+            "tried": True,
             "recipe": advice.chosen.outcome.recipe,
             "settings": advice.chosen.settings,
             "epochs": advice.chosen.trained.epochs,
@@ -106,6 +107,29 @@ def to_json(found: "Found", data: str, budget: float) -> dict[str, object]:
             "reasons": _reasons(found),
             "command": command(advice, data),
         }
+    if found.untried is None:
+        return None
+    prepared = found.prepared
+    return {
+        "learner": found.untried.name,
+        "tried": False,
+        "recipe": found.untried.recipe,
+        "settings": dict(found.untried.settings),
+        "reasons": untried_reasons(
+            found.floor,
+            prepared.judge.metrics[0],
+            users=f"{prepared.users} {prepared.who}",
+            budget=found.budget,
+            enough=found.enough,
+        ),
+        "command": train_command(found.untried.recipe, found.untried.settings, prepared.target, data),
+    }
+
+
+def to_json(found: "Found", data: str) -> dict[str, object]:
+    """Everything; figures that are not defined are null."""
+    prepared = found.prepared
+    in_full = {name: cost.seconds(cost.epochs) for name, cost in found.costs.items()}
     value: dict[str, object] = {
         "data": data,
         "findings": prepared.findings.to_dict(),
@@ -117,13 +141,13 @@ def to_json(found: "Found", data: str, budget: float) -> dict[str, object]:
         "shots": list(prepared.findings.shots),
         "sampled": prepared.sampled,
         "encoded_bytes": prepared.encoded_bytes,
-        "budget_seconds": budget,
+        "budget_seconds": found.budget,
         "seconds": found.seconds,
         "rungs": list(found.plan.shares),
         "baselines": {name: dict(by) for name, by in found.floor.metrics.items()},
         "candidates": [{**asdict(outcome), "seconds_in_full": in_full[outcome.name]} for outcome in found.outcomes],
         "not_eligible": dict(prepared.eligibility.refused),
-        "recommendation": recommendation,
+        "recommendation": _recommendation(found, data),
     }
     plain = _plain(value)
     assert isinstance(plain, dict)

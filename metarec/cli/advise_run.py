@@ -16,6 +16,7 @@ from metarec.data.inspection import Findings, inspect
 from metarec.errors import FailedPreconditionError
 from metarec.evaluation.advice import Advice, Floor, Outcome, advise
 from metarec.evaluation.advice_judge import HeldOutJudge
+from metarec.evaluation.advice_untried import untried
 from metarec.evaluation.advice_users import MOST, hold_out
 from metarec.evaluation.gate import whole_users
 from metarec.features.encoder import FeatureEncoder
@@ -25,11 +26,13 @@ from metarec.training.inputs import Inputs, prepare
 from metarec.training.recipes import HeadRecipe, get_recipe
 from metarec.training.trial import Cost, Report, probe
 from metarec.training.tuning import Trials
-from metarec.training.tuning_plan import MARGIN, Plan, plan
+from metarec.training.tuning_plan import Plan, plan, shortest
 from metarec.types import Target
 
 START_SECONDS = 12.0
 """What a local Ray cluster and the first processes of trials take to start, about, on an idle machine."""
+SPARE = 1.5
+"""By how much more a budget is named than should just do: estimates are rough on a machine that others use."""
 END_SECONDS = 2.0
 """What is kept of the budget for telling the result."""
 
@@ -87,7 +90,10 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Everything a run has found; `curves` are the points (seconds, metric) of each training by candidate."""
+    """Everything a run has found; `curves` are the points (seconds, metric) of each training by candidate.
+
+    `untried` is recommended where no trial ended within `budget` seconds; `enough` of them should do, by what was measured.
+    """
 
     prepared: Prepared
     costs: Mapping[str, Cost]
@@ -96,6 +102,9 @@ class Found:
     outcomes: tuple[Outcome, ...]
     curves: Mapping[str, list[list[tuple[float, float]]]]
     advice: Advice | None
+    untried: Outcome | None
+    budget: float
+    enough: float
     seconds: float
 
 
@@ -152,13 +161,13 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
     until = started + options.budget - END_SECONDS
     left = until - time.time() - START_SECONDS
     chosen = store.plan or plan(costs, slots=options.slots, seconds=left)
+    enough = SPARE * (options.budget - left + shortest(costs, slots=options.slots))
     if chosen is None:
-        least = min(cost.seconds(1) for cost in costs.values())
-        raise FailedPreconditionError(
-            f"the budget of {options.budget:.0f} s leaves {max(0.0, left):.0f} s for trials, and the cheapest one of a single "
-            f"epoch takes about {max(1.0, MARGIN * least):.0f} s; give a larger --budget"
+        chosen = Plan(
+            shares=(), admitted=(), left_out={name: cost.seconds(cost.epochs) for name, cost in costs.items()}, seconds=0.0
         )
-    store.begin(floor, costs, chosen)
+    else:
+        store.begin(floor, costs, chosen)
     watching.planned(prepared, costs, chosen)
     halving = Halving(
         plan=chosen,
@@ -176,12 +185,13 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
         store.add(report)
         watching.report(report, halving.metric)
 
-    watching.say("starting Ray")
-    trials = Trials(
-        prepared.inputs, prepared.judge, slots=options.slots, seed=options.seed, directory=options.directory, watch=hear
-    )
-    with trials:
-        trials.run(halving, heads, lambda: watching.say("stopping"))
+    if chosen.admitted:
+        watching.say("starting Ray")
+        trials = Trials(
+            prepared.inputs, prepared.judge, slots=options.slots, seed=options.seed, directory=options.directory, watch=hear
+        )
+        with trials:
+            trials.run(halving, heads, lambda: watching.say("stopping"))
     outcomes = tuple(outcome(one, costs[one.name], chosen, halving) for one in prepared.eligibility.candidates)
     return Found(
         prepared=prepared,
@@ -191,6 +201,9 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
         outcomes=outcomes,
         curves=store.curves(halving.metric),
         advice=advise(outcomes, floor, halving.metric, target=prepared.target),
+        untried=untried(outcomes, get_recipe(several_targets=bool(prepared.findings.further_targets)).name),
+        budget=options.budget,
+        enough=enough,
         seconds=time.time() - started,
     )
 

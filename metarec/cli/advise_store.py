@@ -94,7 +94,7 @@ def outcome(candidate: Candidate, cost: Cost, chosen: Plan, halving: Halving) ->
             rung = min(report.rung, len(chosen.shares))
             by_rung.setdefault(rung, []).append(_trained(report, rung, cost.epochs))
     estimate = chosen.left_out.get(candidate.name)
-    refused = f"not tried: no room in the budget for its {estimate:.0f} s of training in full, about" if estimate else ""
+    refused = f"not tried: too dear for the budget (about {estimate:.0f} s in full)" if estimate is not None else ""
     return Outcome(
         name=candidate.name,
         recipe=candidate.recipe,

@@ -1,6 +1,6 @@
 """Advice for people: the table of what was tried, the reasons in sentences, the command that follows from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from metarec.evaluation.advice import Advice, Choice, Floor, Outcome, is_noise
 from metarec.evaluation.bootstrap import Delta
@@ -161,7 +161,12 @@ def _about_length(chosen: Choice, metric: str) -> str:
 
 def command(advice: Advice, data: str) -> list[str]:
     """The words of the `metarec train` command that trains what is recommended on everything."""
-    words = ["metarec", "train", "--data", data, "--out", "registry", "--recipe", advice.chosen.outcome.recipe]
-    for path, value in advice.chosen.settings.items():
-        words += ["--set", f"{advice.target}.{path}={value}"]
+    return train_command(advice.chosen.outcome.recipe, advice.chosen.settings, advice.target, data)
+
+
+def train_command(recipe: str, settings: Mapping[str, str], target: str, data: str) -> list[str]:
+    """The same for a recipe with settings, which are those of the head for `target`."""
+    words = ["metarec", "train", "--data", data, "--out", "registry", "--recipe", recipe]
+    for path, value in settings.items():
+        words += ["--set", f"{target}.{path}={value}"]
     return words

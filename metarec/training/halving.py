@@ -96,9 +96,11 @@ class Halving:
         self._began = self.clock()
         taken = {name: report for name, report in self.known.get(self._rung, {}).items() if name in trials}
         self.ended[self._rung] = taken
-        # The dearest first: short trainings fill the places that are left beside the last long ones.
+        # The dearest first: short trainings fill the places that are left beside the last long ones. Before them, in the first
+        # rung, the default recipe: where time runs out, it is the one to know about.
         rest = [name for name in trials if name not in taken]
-        self._waiting = sorted(rest, key=lambda name: -self.costs[name].seconds(self._epochs(name)))
+        default = self.plan.admitted[0] if self._rung == 1 else ""
+        self._waiting = sorted(rest, key=lambda name: (name != default, -self.costs[name].seconds(self._epochs(name))))
         self.watch(self._rung, trials)
 
     def _judge(self) -> None:

@@ -61,6 +61,11 @@ def plan(costs: Mapping[str, Cost], *, slots: int, seconds: float) -> Plan | Non
     return None
 
 
+def shortest(costs: Mapping[str, Cost], *, slots: int) -> float:
+    """Wall seconds of the shortest plan that leaves nobody out."""
+    return estimate(costs, rungs(SMALLEST_SHARE, len(costs)), slots)
+
+
 def rungs(last: float, count: int) -> tuple[float, ...]:
     """Shares of the rungs that end with `last`; fewer where there is no one to leave behind."""
     shares = [last]

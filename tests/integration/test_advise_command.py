@@ -133,9 +133,10 @@ def test_trials_that_end_unheard_leave_no_word_on_standard_output_and_no_file(
     out = tmp_path / "out"
     plot = str(tmp_path / "p.svg")
     result = invoke("--data", data, "--workers", "1", "--budget", "4m", "--json", "-", "--out", str(out), "--plot", plot)
-    assert result.exit_code == 1, result.output
-    assert json.loads(result.stdout)["recommendation"] is None
-    assert "no trial came to its end" in result.stderr
+    assert result.exit_code == 0, result.output
+    recommended = json.loads(result.stdout)["recommendation"]
+    assert (recommended["recipe"], recommended["tried"]) == ("alpaca", False)
+    assert "No trial ended within the budget of 240 s" in recommended["reasons"][0]
     assert [path.name[:7] for path in out.iterdir()] == ["trials-"]
 
 
@@ -162,11 +163,35 @@ def test_what_cannot_be_written_is_told_before_any_work(data: str, tmp_path: Pat
     assert invoke("--data", data, option, str(wrong)).exit_code == 2
 
 
-def test_too_small_a_budget_is_told_with_what_it_would_take(data: str) -> None:
-    result = invoke("--data", data, "--budget", "1s")
-    assert isinstance(result.exception, FailedPreconditionError)
-    assert "the budget of 1 s leaves 0 s for trials" in str(result.exception)
-    assert "users, items, interactions" in result.stdout
+@pytest.mark.usefixtures("two_candidates")
+def test_a_budget_without_room_for_a_trial_gets_the_default_untried_and_what_it_would_take(data: str, tmp_path: Path) -> None:
+    plot, out = tmp_path / "p.svg", tmp_path / "out"
+    command = ["--data", data, "--budget", "1s", "--plot", str(plot), "--out", str(out)]
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert "the budget leaves no time for any trial" in result.stderr
+    assert "starting Ray" not in result.stderr
+    assert f"recommended: {CANDIDATES[0].name} (the default, untried)" in result.stdout
+    assert "To compare the learners, give a --budget of about" in result.stdout
+    assert f"metarec train --data {data} --out registry --recipe alpaca --set explicit.epochs=3" in result.stdout
+    assert plot.exists()
+    assert not list(out.iterdir())
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("two_candidates")
+def test_trials_that_all_fail_get_no_recommendation(ray_cluster: str, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metarec.training.halving import Halving
+
+    def broken(self: Halving, trial: str, report: Report | None) -> None:
+        self._running.discard(trial)
+        self.ended[self._rung][trial] = Report(trial=trial, rung=self._rung, failed="its weights are no numbers")
+
+    monkeypatch.setattr(Halving, "end", broken)
+    result = invoke("--data", data, "--workers", "1", "--budget", "4m")
+    assert result.exit_code == 1, result.output
+    assert "failed: its weights are no numbers" in result.stdout
+    assert "no trial came to its end; the table says why" in result.stderr
 
 
 def test_too_little_data_is_told(tiny_dataset: "Dataset", tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_the_best_third_goes_on_to_three_times_as_many_epochs() -> None:
     assert {t.epochs for t in trained if t.rung == 3} == {27}
 
 
+def test_the_default_recipe_is_trained_first_and_then_the_dearest() -> None:
+    clock = Clock()
+    search = halving(clock)
+    search.costs = {name: Cost(start=0.0, epoch=1.0 + k, epochs=27) for k, name in enumerate(NAMES)}
+    order = [training.trial for training in play(search, VALUES, clock) if training.rung == 1]
+    assert order == ["a", *reversed(NAMES[1:])]
+
+
 def test_where_more_is_better_the_highest_go_on() -> None:
     clock = Clock()
     trained = play(halving(clock, lower=False), VALUES, clock)
