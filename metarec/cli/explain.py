@@ -61,6 +61,8 @@ def explain(
     value = {**asdict(found), "residual": found.residual, **titles.column(item)}
     name = titles.column(item).get("title") or f"item {item}"
     emit(value, as_json=as_json, rows=rows, title=f"{name} for user {user}: score {found.score:.4f} ({found.shots} interactions)")
+    for degraded in found.degradations:
+        note(f"degraded: {degraded.stage} failed ({degraded.reason}); instead: {degraded.fallback}")
     for rule in found.rules:
         if rule.effect != "boost":
             note(f"rule {rule.rule} ({rule.effect}) is about this item")

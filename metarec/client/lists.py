@@ -55,9 +55,7 @@ def get_recommendations(response: gateway_pb2.RecommendResponse) -> Recommendati
             for item in response.items
         ),
         degraded=response.degraded,
-        degradations=tuple(
-            Degradation(stage=part.stage, reason=part.reason, fallback=part.fallback) for part in response.degradations
-        ),
+        degradations=_degradations(response.degradations),
         checkpoint=response.checkpoint,
         shots=response.shots,
         rules=tuple(
@@ -101,4 +99,9 @@ def get_explanation(response: gateway_pb2.ExplainResponse) -> Explanation:
         checkpoint=response.checkpoint,
         shots=response.shots,
         rules=_effects(response.rule_effects),
+        degradations=_degradations(response.degradations),
     )
+
+
+def _degradations(parts: Iterable[types_pb2.Degradation]) -> tuple[Degradation, ...]:
+    return tuple(Degradation(stage=part.stage, reason=part.reason, fallback=part.fallback) for part in parts)

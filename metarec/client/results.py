@@ -108,6 +108,7 @@ class Explanation:
     checkpoint: str
     shots: int
     rules: tuple[RuleEffect, ...] = ()
+    degradations: tuple[Degradation, ...] = ()
 
     @property
     def residual(self) -> float:

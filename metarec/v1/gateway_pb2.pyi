@@ -78,6 +78,7 @@ class RecommendRequest(_message.Message):
     def target_weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Weights of targets in the score, by name, in place of the trained blend: the label's column, other targets of the dataset schema,
         and "interacted" (whether there will be an interaction). -1e6 to 1e6, not all 0; targets left out count 0. Empty: as trained.
+        A target of the schema that the live checkpoint did not learn is left out, with a degradation TARGET_NOT_LEARNED.
         """
 
     def __init__(
@@ -378,6 +379,7 @@ class ExplainResponse(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     SHOTS_FIELD_NUMBER: _builtins.int
     RULE_EFFECTS_FIELD_NUMBER: _builtins.int
+    DEGRADATIONS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item."""
     score: _builtins.float
@@ -394,6 +396,10 @@ class ExplainResponse(_message.Message):
     def rule_effects(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.RuleEffect]:
         """The rules that are about this item for this user; boosts are terms of the score besides."""
 
+    @_builtins.property
+    def degradations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Degradation]:
+        """What could not be read or weighed, so that the score is another than asked for; empty when all went well."""
+
     def __init__(
         self,
         *,
@@ -403,10 +409,11 @@ class ExplainResponse(_message.Message):
         checkpoint: _builtins.str = ...,
         shots: _builtins.int = ...,
         rule_effects: _abc.Iterable[_types_pb2.RuleEffect] | None = ...,
+        degradations: _abc.Iterable[_types_pb2.Degradation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "contributions", b"contributions", "item_id", b"item_id", "rule_effects", b"rule_effects", "score", b"score", "shots", b"shots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "contributions", b"contributions", "degradations", b"degradations", "item_id", b"item_id", "rule_effects", b"rule_effects", "score", b"score", "shots", b"shots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

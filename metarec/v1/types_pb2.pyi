@@ -476,7 +476,7 @@ class Degradation(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """The stage: "recall", "ranking", "features" or "rules"."""
+    """The stage: "recall", "ranking", "features", "rules" or "targets" (weights of targets)."""
     reason: _builtins.str
     """Why, as an UPPER_SNAKE_CASE reason, for example "UNAVAILABLE" or "DEADLINE_EXCEEDED"."""
     fallback: _builtins.str

@@ -9,7 +9,7 @@ from typing import Protocol
 from metarec.adaptation.adapted import UserInput
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
-from metarec.adaptation.weighing import weigh
+from metarec.adaptation.weighing import NOT_LEARNED, left_out, weigh
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, UnavailableError
 from metarec.features.store import OnlineUser
 from metarec.ranking.marks import Marks
@@ -193,6 +193,9 @@ def _adapt(engine: Engine, tasks: Sequence[Task]) -> None:
                 task.adapted = weigh(task.adapted, task.request.target_weights)
             except InvalidInputError as error:
                 task.adapted, task.error = None, error
+                continue
+            if fallback := left_out(engine.prior, task.request.target_weights):
+                task.degrade(NOT_LEARNED, fallback, "targets")
 
 
 def _adapt_one(engine: Engine, task: Task) -> None:

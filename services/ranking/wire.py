@@ -161,4 +161,5 @@ def explain_response(answer: Answer) -> gateway_pb2.ExplainResponse:
         checkpoint=answer.checkpoint,
         shots=answer.shots,
         rule_effects=[effect_message(effect) for effect in item.effects],
+        degradations=answer.degradations,
     )

@@ -9,7 +9,7 @@ from metarec.adaptation.adapted import Adapted, score
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
 from metarec.adaptation.view import EngineView
-from metarec.adaptation.weighing import weigh
+from metarec.adaptation.weighing import NOT_LEARNED, left_out, weigh
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, UnavailableError
 from metarec.ranking.account import RuleReport
 from metarec.recall.contract import ItemView, RecallUser
@@ -105,7 +105,7 @@ class Finder:
     ) -> Retrieved:
         """Candidates for a user; `profile` stands in for the stored one, `target_weights` for the trained blend.
 
-        NoCheckpointError while no checkpoint has been live, InvalidInputError for weights of targets it does not have.
+        NoCheckpointError while no checkpoint has been live, InvalidInputError for weights of targets that nobody knows.
         """
         serving = self._serving
         if serving is None:
@@ -114,7 +114,10 @@ class Finder:
         self._shift(serving)
         adapted, known = self._adapted(serving.engine, user_id, profile, degraded)
         (adapted,) = serving.engine.within([adapted], [scenario])
-        adapted = weigh(adapted, target_weights or {})
+        if target_weights:
+            adapted = weigh(adapted, target_weights)
+            if fallback := left_out(serving.engine.prior, target_weights):
+                degraded.append(Degraded(reason=NOT_LEARNED, fallback=fallback, stage="targets"))
         user = RecallUser(
             # The index is over vectors of the trained blend; other weights score the whole catalogue.
             vector=adapted.vector if adapted.mix is None else None,

@@ -181,6 +181,7 @@ class FakeRanking(FakeStage, ranking_pb2_grpc.RankingServiceServicer):
     ) -> gateway_pb2.ExplainResponse:
         await self.act(request, context)
         response = gateway_pb2.ExplainResponse(item_id=request.item_id, score=4.0, checkpoint="c-ranking", shots=1)
+        response.degradations.extend(self.degradations)
         response.contributions.add(kind=types_pb2.CONTRIBUTION_KIND_GLOBAL, value=3.5)
         response.contributions.add(kind=types_pb2.CONTRIBUTION_KIND_SUPPORT, value=0.5, item_id="i9", label=5)
         return response

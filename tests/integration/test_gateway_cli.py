@@ -284,6 +284,13 @@ async def test_wrong_usage_is_explained(run: Run, arguments: list[str], message:
     assert "Traceback" not in err
 
 
+async def test_explain_says_what_was_left_out_of_the_score(run: Run, stages: Any) -> None:
+    stages.ranking.degradations.append(types_pb2.Degradation(stage="targets", reason="TARGET_NOT_LEARNED", fallback="the rest"))
+    status, out, err = await run("explain", "u1", "i1", "--json")
+    assert (status, err) == (0, "degraded: targets failed (TARGET_NOT_LEARNED); instead: the rest\n")
+    assert json.loads(out)["degradations"] == [{"stage": "targets", "reason": "TARGET_NOT_LEARNED", "fallback": "the rest"}]
+
+
 async def test_explain_lists_terms_and_their_sum(run: Run, dataset: str) -> None:
     status, out, err = await run("explain", "u1", "i1", "--data", dataset)
     assert status == 0, err

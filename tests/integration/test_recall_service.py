@@ -15,6 +15,8 @@ from metarec.adaptation.engine import Engine
 from metarec.adaptation.weighing import weigh
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, NotFoundError, UnavailableError
 from metarec.features.store import FeatureStore
+from metarec.training.manifest import Manifest
+from metarec.training.recipes import get_recipe
 from metarec.training.registry import Registry
 from metarec.types import Features, Interaction, Item
 from metarec.v1 import gateway_pb2, recall_pb2, recall_pb2_grpc, types_pb2
@@ -329,6 +331,27 @@ async def test_a_promotion_is_followed_without_mixing_weights(service: tuple[Stu
     assert answers[old] != answers[other]
     revisions = {c.item_id: c.revision for c in (await stub.RetrieveCandidates(Retrieve(user_id="fan"))).candidates}
     assert revisions["new"] == 1
+
+
+async def test_after_a_promotion_to_fewer_targets_the_same_request_is_answered_and_says_what_was_left_out(
+    service: tuple[Stub, Recall], trained: Path
+) -> None:
+    stub, running = service
+    registry = Registry(trained)
+    request = Retrieve(user_id="somebody new", num_candidates=20, target_weights={"rating": 1.0, "interacted": 0.5})
+    assert not (await stub.RetrieveCandidates(request)).degradations
+    prior = registry.load("live")
+    lists = replace(prior, heads={"implicit": prior.heads["implicit"]})
+    recipe = replace(get_recipe(), heads=tuple(head for head in get_recipe().heads if head.target == "implicit"))
+    manifest = Manifest(recipe=recipe, seed=9, data_fingerprint="f", created=1.8e9)
+    registry.promote(registry.publish(lists, manifest), force=True)
+    await asyncio.to_thread(running._live.refresh)
+    found = await stub.RetrieveCandidates(request)
+    (degradation,) = found.degradations
+    assert (degradation.stage, degradation.reason) == ("targets", "TARGET_NOT_LEARNED")
+    assert found.checkpoint in degradation.fallback
+    request.target_weights.pop("rating")
+    assert found.candidates == (await stub.RetrieveCandidates(request)).candidates
 
 
 async def test_upserts_during_swaps_reach_the_engine_that_stays(service: tuple[Stub, Recall], trained: Path) -> None:

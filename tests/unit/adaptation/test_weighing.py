@@ -9,7 +9,7 @@ import pytest
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.uncertainty import score_spread
 from metarec.adaptation.view import ItemShift
-from metarec.adaptation.weighing import MAX_WEIGHT, target_names, weigh
+from metarec.adaptation.weighing import MAX_WEIGHT, left_out, target_names, weigh
 from metarec.errors import InvalidInputError
 from metarec.meta.prior import Prior
 from metarec.training.registry import Registry
@@ -82,6 +82,28 @@ def test_uncertainty_grows_with_the_weights(engine: Engine) -> None:
     once, twice = (score_spread(weigh(engine.adapt(SUPPORT), {"rating": weight}), ids, cold=True)[0] for weight in (1.0, 2.0))
     assert (np.abs(once).sum(1) > 0).all()
     np.testing.assert_allclose(twice, 2 * once, rtol=1e-5)
+
+
+def test_a_target_that_the_checkpoint_did_not_learn_is_left_out_and_said_to_be(engine: Engine) -> None:
+    ids, both = engine.prior.item_ids, {"rating": 0.7, "interacted": -2.0}
+    lists = only(engine.prior, "implicit")
+    adapted = lists.adapt(SUPPORT)
+    known = weigh(adapted, {"interacted": -2.0})
+    np.testing.assert_array_equal(lists.scores(weigh(adapted, both), ids), lists.scores(known, ids))
+    said = f"the other weights, without target 'rating', which checkpoint '{engine.prior.checkpoint}' did not learn"
+    assert left_out(lists.prior, both) == said
+    assert left_out(engine.prior, both) == ""
+    assert left_out(lists.prior, {"rating": 0.0, "interacted": 1.0}) == ""
+    ratings = only(engine.prior, "explicit")
+    assert left_out(ratings.prior, {"interacted": 1.0}).startswith("the trained weights, without target 'interacted'")
+
+
+@pytest.mark.parametrize("weights", [{"rating": 1.0}, {"rating": 1.0, "interacted": 0.0}])
+def test_without_any_target_left_the_trained_weights_count(engine: Engine, weights: dict[str, float]) -> None:
+    lists = only(engine.prior, "implicit")
+    adapted = lists.adapt(SUPPORT)
+    assert weigh(adapted, weights) is adapted
+    assert left_out(lists.prior, weights).startswith("the trained weights, without target 'rating'")
 
 
 @pytest.mark.parametrize(

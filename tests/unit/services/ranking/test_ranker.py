@@ -1,6 +1,6 @@
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -293,6 +293,29 @@ def test_each_request_has_its_own_weights_of_targets(engine: Engine, store: Memo
     assert [item.score for item in answered(weighed).ranked] == pytest.approx(expected.tolist(), abs=1e-5)
     assert isinstance(wrong, InvalidInputError)
     assert wrong.field == "target_weights.clicks"
+    assert not answered(weighed).degradations
     (explained,) = ranker.answer([ask("u", "i9", explain=True, target_weights=weights)])
     found = answered(explained)
     assert sum(term.value for term in found.contributions) == pytest.approx(found.ranked[0].score, abs=1e-4)
+
+
+def test_a_target_that_the_checkpoint_did_not_learn_degrades_the_answer(engine: Engine, store: MemoryStore) -> None:
+    lists = Engine(replace(engine.prior, heads={"implicit": engine.prior.heads["implicit"]}))
+    ranker = Ranker(Live(lists), store)
+    weights = {"rating": 1.0, "interacted": 0.5}
+    weighed, explained, known = (
+        answered(answer)
+        for answer in ranker.answer(
+            [
+                ask("u", target_weights=weights),
+                ask("u", "i9", explain=True, target_weights=weights),
+                ask("u", target_weights={"interacted": 0.5}),
+            ]
+        )
+    )
+    assert weighed.ranked == known.ranked
+    for found in (weighed, explained):
+        (degradation,) = found.degradations
+        assert (degradation.stage, degradation.reason) == ("targets", "TARGET_NOT_LEARNED")
+        assert "without target 'rating'" in degradation.fallback
+    assert not known.degradations
