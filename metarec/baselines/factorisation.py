@@ -13,13 +13,18 @@ from metarec.baselines.fold_in import fold_in
 from metarec.baselines.rating_tasks import Floats, RatingData, RatingTasks
 from metarec.baselines.ratings import Bias
 from metarec.errors import ConfigError
+from metarec.tasks.stats import scale_over
+
+GRADES_STD = 1.117
+"""Deviation of the labels, grades from 1 to 5, that penalties on factors are meant for; clicks have settings of their own."""
 
 
 class BiasALS:
     """mu + b_item + b_user + p_user . q_item.
 
     `regularization` is per factor and not scaled with the number of ratings, `fold_regularization` the same for the factors of
-    a task; `sweeps` alternations of both sides.
+    a task; `sweeps` alternations of both sides. A product of factors has the unit of labels, and so have penalties on them:
+    labels of another scale than grades are brought to it while factors are fitted.
     """
 
     name: ClassVar[str] = "bias_als"
@@ -45,14 +50,15 @@ class BiasALS:
         self.user_shrinkage = bias.user_shrinkage
         shape = (train.num_users, train.num_items)
         ones_UI = sp.csr_matrix((np.ones(len(train.label_N)), (train.user_N, train.item_N)), shape)
-        label_UI = sp.csr_matrix((train.label_N - bias.mean, (train.user_N, train.item_N)), shape)
+        scale = 1.0 if train.binary else scale_over(train.label_N, GRADES_STD)
+        label_UI = sp.csr_matrix(((train.label_N - bias.mean) / scale, (train.user_N, train.item_N)), shape)
         ones_IU, label_IU = ones_UI.T.tocsr(), label_UI.T.tocsr()
-        offset_I = bias.offset_I
+        offset_I = bias.offset_I / scale
         factor_ID = np.random.default_rng(self.seed).normal(0, 0.1, (train.num_items, self.embedding_dim))
         for _ in range(self.sweeps):
             offset_U, factor_UD = self._solve(label_UI, ones_UI, factor_ID, offset_I, bias.user_shrinkage)
             offset_I, factor_ID = self._solve(label_IU, ones_IU, factor_UD, offset_U, bias.item_shrinkage)
-        self.fixed_I = bias.mean + offset_I
+        self.fixed_I = bias.mean + scale * offset_I
         self.mean = bias.mean
         # The constant carries the offset of a task.
         self.vector_ID = np.concatenate([np.ones((train.num_items, 1)), factor_ID], 1)

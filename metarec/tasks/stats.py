@@ -4,10 +4,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metarec.tasks.batch import EntityTable
 from metarec.tasks.layout import TaskLayout
+
+ALIKE = 1.25
+"""Deviations less than this factor apart are one scale. Grades from 1 to 5 deviate by .9 to 1.4 nearly everywhere: what settings
+fit as it is stays as it is, to the last bit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +63,11 @@ def _stats(layout: TaskLayout, rows: EntityTable, shrinkage: float) -> LabelStat
         count_C1=torch.from_numpy(count_C1.astype(np.float32)),
         layout=layout,
     )
+
+
+def scale_over(label_N: NDArray[np.floating], std: float) -> float:
+    """The deviation of these labels over `std`; 1 where both are about the same, or labels do not vary."""
+    if not len(label_N) or label_N.min() == label_N.max():
+        return 1.0
+    scale = float(label_N.std(dtype=np.float64)) / std
+    return 1.0 if 1 / ALIKE < scale < ALIKE else scale

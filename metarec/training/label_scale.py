@@ -14,19 +14,13 @@ from numpy.typing import NDArray
 from metarec.meta.contract import MetaLearner, takes_scale
 from metarec.models.contract import MetaParams
 from metarec.tasks.layout import TaskLayout
+from metarec.tasks.stats import scale_over
 from metarec.training.recipes import HeadRecipe
-
-ALIKE = 1.25
-"""Deviations less than this factor apart are one scale. Grades from 1 to 5 deviate by .9 to 1.4 nearly everywhere: what settings
-fit as it is stays as it is, to the last bit."""
 
 
 def label_scale(recipe: HeadRecipe, label_N: NDArray[np.float32]) -> float:
-    """What to divide these training labels by; 1 where they do not vary, or deviate about as much as settings are meant for."""
-    if not recipe.label_std or not len(label_N) or label_N.min() == label_N.max():
-        return 1.0
-    scale = float(label_N.std(dtype=np.float64)) / recipe.label_std
-    return 1.0 if 1 / ALIKE < scale < ALIKE else scale
+    """What to divide these training labels by; 1 where the recipe does not say what labels its settings are meant for."""
+    return scale_over(label_N, recipe.label_std) if recipe.label_std else 1.0
 
 
 def in_scale(layout: TaskLayout, scale: float) -> TaskLayout:

@@ -180,6 +180,19 @@ def test_contract_more_shots_predict_better(name: str, fitted: dict[str, FittedR
     assert errors[1] < errors[0]
 
 
+@pytest.mark.parametrize("times", [64.0, 1 / 64])
+def test_the_unit_of_labels_does_not_matter(times: float) -> None:
+    data = ratings(2)
+    data = replace(data, label_N=10 * data.label_N)  # away from grades, so that both are scaled
+    other = replace(data, label_N=times * data.label_N, minimum=times * data.minimum, maximum=times * data.maximum)
+    tasks = asked(data)
+    same = replace(tasks, support_label_S=times * tasks.support_label_S)
+    one, two = (fit_rating_baselines(part, seed=4) for part in (data, other))
+    for name, baseline in one.items():
+        assert two[name].settings == baseline.settings, name
+        np.testing.assert_allclose(two[name].predict(same)[0], times * baseline.predict(tasks)[0], rtol=1e-7, err_msg=name)
+
+
 def test_tuning_sees_training_users_alone_and_is_deterministic() -> None:
     data = ratings()
     one, two = (fit_rating_baselines(data, seed=4, only=("bias", "bias_als")) for _ in range(2))
