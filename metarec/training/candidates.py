@@ -13,7 +13,7 @@ from metarec.types import Target
 
 VARIATIONS: Mapping[Target, Sequence[tuple[str, Mapping[str, str]]]] = {
     "explicit": (
-        ("alpaca", {"model.embedding_dim": "16"}),
+        ("alpaca", {"members": "1"}),
         ("alpaca", {"learner.l2_id": "3"}),
         ("fomaml", {"learner.learned_rates": "layer"}),
     ),

@@ -219,7 +219,9 @@ EXPLICIT = HeadRecipe(
     model="linear_gaussian",
     # Chosen on held-out users and new items among the training users of ML-1M (docs/training.md).
     learner_settings={"l2_id": 1.0, "l2_content": 0.003, "huber": 1.0, "row_axes": 32},
-    model_settings={"embedding_dim": 40},
+    model_settings={"embedding_dim": 24},
+    # Three of 24 dimensions err as little as two of 32, and less than one of 40 (docs/adr/0024-members.md).
+    members=3,
     # Small supports more often than large ones: the first ratings of a user count most.
     episodes={"max_query": 500, "row_weight": 0.5, "support_skew": 1.5},
     epochs=24,
@@ -243,7 +245,7 @@ IMPLICIT = HeadRecipe(
     outer_lr=2e-4,
     patience=0,
 )
-TARGETS = replace(EXPLICIT, learner="alpaca_targets", model="linear_targets")
+TARGETS = replace(EXPLICIT, learner="alpaca_targets", model="linear_targets", model_settings={"embedding_dim": 40}, members=1)
 GRADIENT = HeadRecipe(
     target="explicit",
     learner="maml",
