@@ -236,8 +236,7 @@ class TrainingJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint of the registry; `delta` is the gain over the best plain baseline, with the figures behind it in
-    `gate_metrics` (metarec.evaluation)."""
+    """A checkpoint of the registry; `delta` is the gain over the best plain baseline, `gate_metrics` the figures behind it."""
 
     id: str
     recipe: str

@@ -8,6 +8,7 @@ for this run.
 import json
 import logging
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from metarec.training.stop import StopFile
 from metarec.training.worker import EVENTS, Assignment, ray_worker, work
 
 POLL_SECONDS = 0.1
+MAX_DIRECTORY = 107 - len("/session_2026-01-31_00-00-00_000000_4194304/sockets/plasma_store")
+"""Characters of a directory below which Ray can open its sockets."""
 WORKER_RESTARTS = 2
 """How often a worker that died is replaced; the run then goes on from its saved state."""
 
@@ -112,15 +115,31 @@ def cluster(workers: int) -> Iterator[None]:
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
     # "local", or Ray would join whatever cluster someone has started on this machine.
     local = {} if address else {"num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False}
-    try:
-        ray.init(address=address or "local", **local, **quiet)
-    except (ConnectionError, RuntimeError, OSError) as error:
-        where = f"ray cluster '{address}'" if address else "a local ray cluster"
-        raise UnavailableError(f"{where} cannot be used: {error}; try --workers 0, or 'metarec doctor'") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with _passing_files(kept=bool(address) or "RAY_TMPDIR" in os.environ) as files:
+        try:
+            ray.init(address=address or "local", **local, **files, **quiet)
+        except (ConnectionError, RuntimeError, OSError) as error:
+            where = f"ray cluster '{address}'" if address else "a local ray cluster"
+            raise UnavailableError(f"{where} cannot be used: {error}; try --workers 0, or 'metarec doctor'") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _passing_files(*, kept: bool) -> Iterator[dict[str, str]]:
+    """Settings by which Ray's logs and sockets go away with the cluster; of its own place, /tmp/ray, Ray clears nothing.
+
+    None where they are `kept`, nor where the paths of sockets would be longer than Linux allows.
+    """
+    prefix = "metarec-"
+    # As tempfile makes names: eight characters behind the prefix.
+    if kept or len(os.path.join(tempfile.gettempdir(), prefix)) + 8 > MAX_DIRECTORY:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as directory:
+        yield {"_temp_dir": directory}
 
 
 def _say_what_is_missing(device: str, workers: int, watch: Watch) -> None:
