@@ -7,8 +7,9 @@ from pathlib import Path
 from metarec.cli.evaluate_inputs import Loaded
 from metarec.cli.output import print_table
 from metarec.data.dataset import Dataset
+from metarec.evaluation.audiences import MIN_RATINGS, AudienceScores, evaluate_audience
 from metarec.evaluation.hidden_items import hide_items
-from metarec.evaluation.profiles import MIN_RATINGS, AudienceScores, FieldScores, evaluate_audience, evaluate_profiles
+from metarec.evaluation.profiles import FieldScores, evaluate_profiles
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.prior import Prior
 from metarec.training.inputs import prepare

@@ -1,54 +1,36 @@
 """The feature store: one definition of user and item features for training and serving, kept by Feast.
 
-The only file that imports Feast, and only inside functions: the import takes seconds. Training reads through
-`get_historical_features` (point in time). The hot calls of serving (`read_user`, `write_user_adaptation`, `read_items`) use
-Feast's OnlineStore interface with the views resolved once, which spares each request the registry walk of
-`get_online_features`; an integration test holds the two, and the historical retrieval, equal.
+Training reads through `get_historical_features` (point in time). The hot calls of serving (`read_user`, `write_user_adaptation`,
+`read_items`) use Feast's OnlineStore interface with the views resolved once, which spares each request the registry walk of
+`get_online_features`; an integration test holds the two, and the historical retrieval, equal. declarations.py imports Feast.
 """
 
 import contextlib
 import io
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from metarec.data.schema import Schema
-from metarec.errors import ConfigError, InvalidInputError, NotFoundError
+from metarec.errors import InvalidInputError, NotFoundError
+from metarec.features.declarations import definitions, open_feast, store_name, wire_types
 from metarec.features.manifest import StoreManifest
-from metarec.features.online import EntityKey as WireKey
 from metarec.features.online import OnlineRows
-from metarec.features.sources import BEGINNING, REVISION, TIME, Stats, remove_rows, write_sources
-from metarec.features.wire import KEYS, SERVICES, Kind, Row, ViewName, raw, view_features
-from metarec.features.wire import Value as WireValue
-from metarec.types import Features, FeatureValue, Item, User
+from metarec.features.records import OnlineUser, content, statistics, whole
+from metarec.features.sources import BEGINNING, REVISION, Stats, remove_rows, write_sources
+from metarec.features.wire import KEYS, SERVICES, Row, ViewName, raw, view_features
+from metarec.types import Features, Item, User
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
 
-PROJECT = "metarec"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnlineUser:
-    """What serving knows about a user; every part is None (or empty) when there is none.
-
-    `adaptation` is the fast-weights blob written last, of `checkpoint`, from `shots` interactions, with its `revision`.
-    """
-
-    features: Features | None = None
-    stats: Stats | None = None
-    adaptation: bytes | None = None
-    shots: int = 0
-    checkpoint: str = ""
-    revision: int = 0
 
 
 class FeatureStore:
@@ -56,24 +38,21 @@ class FeatureStore:
 
     def __init__(self, path: Path, online: str = "sqlite") -> None:
         """Use `build` or `open`."""
-        from feast import FeatureStore as Feast
-        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-        from feast.protos.feast.types.Value_pb2 import Value
-
         self.path = path
         self._online = online
         self._manifest = StoreManifest.read(path)
         self.schema = Schema.from_dict(self._manifest.schema)
         self._kinds = view_features(self.schema)
-        self._feast = Feast(config=_config(path, online))
+        self._feast = open_feast(path, online)
         self._declare()
+        new_key, new_value = wire_types()
         self._rows = OnlineRows(
             store=self._feast._get_provider().online_store,
             config=self._feast.config,
             views={name: self._feast.get_feature_view(name) for name in KEYS},
             kinds=self._kinds,
-            new_key=lambda key: cast(WireKey, EntityKey(join_keys=[key])),
-            new_value=cast(Callable[[], WireValue], Value),
+            new_key=new_key,
+            new_value=new_value,
         )
 
     @staticmethod
@@ -105,7 +84,7 @@ class FeatureStore:
     @property
     def loaded(self) -> bool:
         """Whether `materialize` has loaded the online store before."""
-        return _name(self._online) in self._manifest.materialized
+        return store_name(self._online) in self._manifest.materialized
 
     def _declare(self) -> None:
         database = self.path / "online.db"
@@ -114,7 +93,7 @@ class FeatureStore:
         if manifest.applied == manifest.fingerprint and not fresh:
             return
         with _quiet():
-            self._feast.apply(_definitions(self._kinds))
+            self._feast.apply(definitions(self._kinds))
         loaded = dict(manifest.materialized)
         if fresh:
             loaded.pop("sqlite", None)
@@ -174,7 +153,7 @@ class FeatureStore:
 
         Continues from the last call; `restart` loads everything again, which undoes profiles and contents written since.
         """
-        name = _name(self._online)
+        name = store_name(self._online)
         done = None if restart else self._manifest.materialized.get(name)
         until = time.time() if end is None else end
         # Profiles and contents hold from the beginning on, so only the first call has any to load.
@@ -196,15 +175,7 @@ class FeatureStore:
     def read_user(self, user_id: str) -> OnlineUser | None:
         """The user's profile, statistics and fast weights; None when the store knows nothing of them."""
         (profile,), (stats,), (adapted,) = (self._rows.read(view, [user_id]) for view in SERVICES["serving_user_v1"])
-        user = OnlineUser(
-            features=_features(profile),
-            stats=_stats(stats),
-            adaptation=state if isinstance(state := adapted.get("state"), bytes) else None,
-            shots=_whole(adapted.get("shots")),
-            checkpoint=str(adapted.get("checkpoint") or ""),
-            revision=_whole(adapted.get("revision")),
-        )
-        return None if user.features is None and user.stats is None and user.adaptation is None else user
+        return OnlineUser.of(profile, stats, adapted)
 
     def write_user_profile(self, users: Iterable[User], revision: int = 1) -> None:
         """Replace the profiles of `users`; InvalidInputError names a field of the wrong type, and then nothing is written."""
@@ -228,15 +199,15 @@ class FeatureStore:
     def read_items(self, item_ids: Sequence[str]) -> dict[str, Item]:
         """The items that the store knows, by id; their features are the schema's fields and `graph`."""
         return {
-            item_id: Item(item_id=item_id, features=features, revision=_whole(row[REVISION]))
+            item_id: Item(item_id=item_id, features=features, revision=whole(row[REVISION]))
             for item_id, row in zip(item_ids, self._rows.read("item_content", item_ids), strict=True)
-            if (features := _features(row)) is not None
+            if (features := content(row)) is not None
         }
 
     def read_item_stats(self, item_ids: Sequence[str]) -> dict[str, Stats]:
         """Statistics of the items that have any, by id."""
         rows = zip(item_ids, self._rows.read("item_stats", item_ids), strict=True)
-        return {item_id: stats for item_id, row in rows if (stats := _stats(row)) is not None}
+        return {item_id: stats for item_id, row in rows if (stats := statistics(row)) is not None}
 
     def write_items(self, items: Iterable[Item]) -> None:
         """Replace the content of `items`; InvalidInputError names a field of the wrong type, and then nothing is written."""
@@ -258,100 +229,8 @@ class FeatureStore:
                 connection.close()
 
 
-def _features(row: Row) -> dict[str, FeatureValue] | None:
-    if row.get(REVISION) is None:
-        return None
-    return {name: value for name, value in row.items() if name != REVISION and not isinstance(value, bytes)}
-
-
-def _stats(row: Row) -> Stats | None:
-    if row.get("count") is None:
-        return None
-    mean_label, last = row.get("mean_label"), row.get("last_timestamp")
-    return Stats(
-        count=_whole(row["count"]),
-        mean_label=mean_label if isinstance(mean_label, float) else None,
-        last_timestamp=last if isinstance(last, float) else None,
-    )
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0
-
-
 def _moment(seconds: float) -> datetime:
     return EPOCH + timedelta(microseconds=round(seconds * 1e6))
-
-
-def _definitions(kinds: Mapping[ViewName, Mapping[str, Kind]]) -> list[object]:
-    """Entities, feature views and feature services of a schema."""
-    from feast import Entity, FeatureService, FeatureView, Field, FileSource
-    from feast.types import Array, Bytes, FeastType, Float32, Float64, Int64, String
-    from feast.value_type import ValueType
-
-    types: dict[Kind, FeastType] = {
-        "categorical": String,
-        "text": String,
-        "numeric": Float64,
-        "integer": Int64,
-        "bytes": Bytes,
-        "multi_categorical": Array(String),
-        "vector": Array(Float32),
-    }
-    entities = {
-        key: Entity(name=name, join_keys=[key], value_type=ValueType.STRING)
-        for key, name in ((KEYS["user_profile"], "user"), (KEYS["item_content"], "item"))
-    }
-    views = {
-        name: FeatureView(
-            name=name,
-            entities=[entities[KEYS[name]]],
-            # A row holds until a later one replaces it.
-            ttl=timedelta(0),
-            schema=[Field(name=KEYS[name], dtype=String), *(Field(name=f, dtype=types[kind]) for f, kind in features.items())],
-            # Relative to the store, so that a store that is moved or mounted elsewhere still works.
-            source=FileSource(name=f"{name}_file", path=f"offline/{name}.parquet", timestamp_field=TIME),
-            online=True,
-        )
-        for name, features in kinds.items()
-    }
-    services = [FeatureService(name=name, features=[views[view] for view in members]) for name, members in SERVICES.items()]
-    return [*entities.values(), *views.values(), *services]
-
-
-def _config(path: Path, online: str) -> object:
-    from feast import RepoConfig
-    from feast.repo_config import RegistryConfig
-
-    return RepoConfig(
-        project=PROJECT,
-        repo_path=path.resolve(),
-        provider="local",
-        # Kept for the life of the process: the definitions change only with the dataset.
-        registry=RegistryConfig(path=str((path / "registry.db").resolve()), cache_ttl_seconds=0),
-        offline_store={"type": "dask"},
-        online_store=_online_config(path, online),
-        entity_key_serialization_version=3,
-    )
-
-
-def _online_config(path: Path, online: str) -> dict[str, object]:
-    if online == "sqlite":
-        return {"type": "sqlite", "path": str((path / "online.db").resolve())}
-    url = urlsplit(online)
-    if url.scheme not in ("redis", "rediss") or not url.hostname:
-        raise ConfigError(f"online store '{online}' is neither 'sqlite' nor 'redis://HOST:PORT[/DB]'", field="online")
-    options = [f"{url.hostname}:{url.port or 6379}", f"db={url.path.strip('/') or 0}"]
-    options += [f"username={url.username}"] if url.username else []
-    options += [f"password={url.password}"] if url.password else []
-    options += ["ssl=true"] if url.scheme == "rediss" else []
-    return {"type": "redis", "connection_string": ",".join(options)}
-
-
-def _name(online: str) -> str:
-    """The online store without its password, as the manifest names it."""
-    url = urlsplit(online)
-    return online if online == "sqlite" else f"{url.scheme}://{url.hostname}:{url.port or 6379}/{url.path.strip('/') or 0}"
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
 from metarec.adaptation.weighing import NOT_LEARNED, left_out, weigh
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, UnavailableError
-from metarec.features.store import OnlineUser
+from metarec.features.records import OnlineUser
 from metarec.ranking.marks import Marks
 from metarec.ranking.rules import RuleSet
 from metarec.types import Item

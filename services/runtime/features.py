@@ -13,8 +13,10 @@ from typing import TypeVar
 
 from metarec.data.schema import Schema
 from metarec.errors import InvalidInputError, MetarecError, NotFoundError, UnavailableError
+from metarec.features.declarations import store_name
 from metarec.features.manifest import FILE, StoreManifest
-from metarec.features.store import FeatureStore, OnlineUser, _name
+from metarec.features.records import OnlineUser
+from metarec.features.store import FeatureStore
 from metarec.types import Item, User
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ class LazyStore:
             return self._loaded_from
         store = self._store
         opened = manifest.fingerprint if store is None else store.fingerprint
-        if _name(self._online) in manifest.materialized:
+        if store_name(self._online) in manifest.materialized:
             rows = manifest.fingerprint
         elif opened != manifest.fingerprint and store is not None and (store.loaded or self._loaded_from == f"{opened} {opened}"):
             # Built again since, but nobody has loaded that: the rows of before are still there, and so is what reads them.

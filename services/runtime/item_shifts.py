@@ -12,7 +12,7 @@ from metarec.adaptation.engine import Engine
 from metarec.adaptation.shifts import decode_shifts
 from metarec.adaptation.view import ItemShift
 from metarec.errors import MetarecError, UnavailableError
-from metarec.features.store import OnlineUser
+from metarec.features.records import OnlineUser
 from services.runtime.convert import MAX_ID_BYTES
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from metarec.adaptation.engine import Engine
 from metarec.adaptation.scenarios import decode_scenarios
 from metarec.adaptation.view import ScenarioShift
 from metarec.errors import MetarecError, UnavailableError
-from metarec.features.store import OnlineUser
+from metarec.features.records import OnlineUser
 from services.runtime.convert import MAX_ID_BYTES
 from services.runtime.item_shifts import LOOK_SECONDS
 

@@ -14,8 +14,9 @@ import pytest
 from metarec.data.dataset import Dataset, Graph, Interactions
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import ConfigError, InvalidInputError, NotFoundError
+from metarec.features.records import OnlineUser
 from metarec.features.sources import Stats
-from metarec.features.store import FeatureStore, OnlineUser
+from metarec.features.store import FeatureStore
 from metarec.types import Item, User
 
 SCHEMA = Schema(

@@ -10,7 +10,7 @@ from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
 from metarec.adaptation.weighing import weigh
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, NotFoundError, UnavailableError
-from metarec.features.store import OnlineUser
+from metarec.features.records import OnlineUser
 from metarec.training.registry import Registry
 from metarec.types import Interaction, Item
 from services.ranking.ranker import MISSING_SECONDS, Ranker

@@ -10,7 +10,7 @@ import pytest
 
 from metarec.adaptation.engine import Engine
 from metarec.errors import UnavailableError
-from metarec.features.store import OnlineUser
+from metarec.features.records import OnlineUser
 from metarec.ranking.explore import Exploration
 from metarec.training.registry import Registry
 from metarec.types import Interaction, Item

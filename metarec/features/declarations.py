@@ -1,0 +1,106 @@
+"""What metarec declares to Feast: entities, feature views, feature services, and where a store keeps its files.
+
+The only file that imports Feast, and only inside functions: the import takes seconds.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
+
+from metarec.errors import ConfigError
+from metarec.features.online import EntityKey
+from metarec.features.sources import TIME
+from metarec.features.wire import KEYS, SERVICES, Kind, Value, ViewName
+
+if TYPE_CHECKING:
+    from feast import FeatureStore as Feast
+
+PROJECT = "metarec"
+
+
+def open_feast(path: Path, online: str) -> "Feast":
+    """Feast on the store directory at `path`, with this online store: "sqlite" or a redis:// address (else ConfigError)."""
+    from feast import FeatureStore as Feast
+
+    return Feast(config=_config(path, online))
+
+
+def wire_types() -> tuple[Callable[[str], EntityKey], Callable[[], Value]]:
+    """Feast's messages, made by: the key of an entity from the name of its join key, a value that holds nothing."""
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey as Key
+    from feast.protos.feast.types.Value_pb2 import Value as Message
+
+    return lambda key: cast(EntityKey, Key(join_keys=[key])), cast(Callable[[], Value], Message)
+
+
+def definitions(kinds: Mapping[ViewName, Mapping[str, Kind]]) -> list[object]:
+    """Entities, feature views and feature services of a schema."""
+    from feast import Entity, FeatureService, FeatureView, Field, FileSource
+    from feast.types import Array, Bytes, FeastType, Float32, Float64, Int64, String
+    from feast.value_type import ValueType
+
+    types: dict[Kind, FeastType] = {
+        "categorical": String,
+        "text": String,
+        "numeric": Float64,
+        "integer": Int64,
+        "bytes": Bytes,
+        "multi_categorical": Array(String),
+        "vector": Array(Float32),
+    }
+    entities = {
+        key: Entity(name=name, join_keys=[key], value_type=ValueType.STRING)
+        for key, name in ((KEYS["user_profile"], "user"), (KEYS["item_content"], "item"))
+    }
+    views = {
+        name: FeatureView(
+            name=name,
+            entities=[entities[KEYS[name]]],
+            # A row holds until a later one replaces it.
+            ttl=timedelta(0),
+            schema=[Field(name=KEYS[name], dtype=String), *(Field(name=f, dtype=types[kind]) for f, kind in features.items())],
+            # Relative to the store, so that a store that is moved or mounted elsewhere still works.
+            source=FileSource(name=f"{name}_file", path=f"offline/{name}.parquet", timestamp_field=TIME),
+            online=True,
+        )
+        for name, features in kinds.items()
+    }
+    services = [FeatureService(name=name, features=[views[view] for view in members]) for name, members in SERVICES.items()]
+    return [*entities.values(), *views.values(), *services]
+
+
+def _config(path: Path, online: str) -> object:
+    from feast import RepoConfig
+    from feast.repo_config import RegistryConfig
+
+    return RepoConfig(
+        project=PROJECT,
+        repo_path=path.resolve(),
+        provider="local",
+        # Kept for the life of the process: the definitions change only with the dataset.
+        registry=RegistryConfig(path=str((path / "registry.db").resolve()), cache_ttl_seconds=0),
+        offline_store={"type": "dask"},
+        online_store=_online_config(path, online),
+        entity_key_serialization_version=3,
+    )
+
+
+def _online_config(path: Path, online: str) -> dict[str, object]:
+    if online == "sqlite":
+        return {"type": "sqlite", "path": str((path / "online.db").resolve())}
+    url = urlsplit(online)
+    if url.scheme not in ("redis", "rediss") or not url.hostname:
+        raise ConfigError(f"online store '{online}' is neither 'sqlite' nor 'redis://HOST:PORT[/DB]'", field="online")
+    options = [f"{url.hostname}:{url.port or 6379}", f"db={url.path.strip('/') or 0}"]
+    options += [f"username={url.username}"] if url.username else []
+    options += [f"password={url.password}"] if url.password else []
+    options += ["ssl=true"] if url.scheme == "rediss" else []
+    return {"type": "redis", "connection_string": ",".join(options)}
+
+
+def store_name(online: str) -> str:
+    """The online store without its password, as the manifest names it."""
+    url = urlsplit(online)
+    return online if online == "sqlite" else f"{url.scheme}://{url.hostname}:{url.port or 6379}/{url.path.strip('/') or 0}"
