@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from metarec.adaptation.mixing import mixed_rows, mixed_vector
-from metarec.adaptation.state import UserState
-from metarec.adaptation.view import EngineView, Floats, is_vector_learner
+from metarec.adaptation.state import UserState, Weights
+from metarec.adaptation.view import EngineView, Floats, is_vector_learner, task_vector
 from metarec.meta.blend import SupportRows, support_batch
 from metarec.meta.contract import takes_targets
 from metarec.meta.prior import Head
@@ -104,6 +104,20 @@ def fast_weights(
             for target, head in view.heads.items()
             if targets is None or target in targets
         }
+
+
+def stored_weights(head: Head, fast: FastWeights, place: int) -> Weights:
+    """The fast weights of one task of a batch, as `UserState` keeps them."""
+    if is_vector_learner(head):
+        return {"vector": task_vector(head, fast)[place].float().numpy()}
+    return {name: value[place].float().numpy() for name, value in fast.items()}
+
+
+def user_vector(view: EngineView, weights: Mapping[Target, Weights]) -> Floats | None:
+    """The user's side of `EngineView.vectors`; None when a head is not linear."""
+    if not all(is_vector_learner(view.heads[target]) for target in view.weights):
+        return None
+    return np.concatenate([weights[target]["vector"] for target in view.weights])
 
 
 def query_batch(view: EngineView, profile: EntityTable, row_N: NDArray[np.int64]) -> Batch:

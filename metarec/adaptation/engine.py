@@ -7,38 +7,34 @@ immutable view, `upsert` replaces it.
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from metarec.adaptation.adapted import Adapted, UserInput, fast_weights, known_support, query_batch, score, support_revisions
-from metarec.adaptation.items import TaskUsers, predict_item
-from metarec.adaptation.mixing import explicit_target
+from metarec.adaptation.adapted import (
+    Adapted,
+    UserInput,
+    fast_weights,
+    known_support,
+    stored_weights,
+    support_revisions,
+    user_vector,
+)
+from metarec.adaptation.items import TaskUsers, item_row, predict_item
+from metarec.adaptation.labels import predict_labels, score_items
 from metarec.adaptation.preview import ItemPreview, preview_items
 from metarec.adaptation.profile import CompletedField, complete_profile
-from metarec.adaptation.scenarios import as_shift, label_weights, within
-from metarec.adaptation.state import UserState, Weights, profile_digest
+from metarec.adaptation.scenarios import as_shift, within
+from metarec.adaptation.state import UserState, profile_digest
 from metarec.adaptation.terms import score_terms
-from metarec.adaptation.view import (
-    EngineView,
-    Floats,
-    ItemShift,
-    ItemVectors,
-    ScenarioShift,
-    is_vector_learner,
-    row_at,
-    task_vector,
-)
-from metarec.errors import FailedPreconditionError, NotFoundError
+from metarec.adaptation.view import EngineView, Floats, ItemShift, ItemVectors, ScenarioShift, row_at
+from metarec.errors import FailedPreconditionError
 from metarec.features.graph import GRAPH_FIELD
 from metarec.meta.catalogue import Catalogue
-from metarec.meta.prior import Head, Prior
-from metarec.models.contract import FastWeights
+from metarec.meta.prior import Prior
 from metarec.tasks.batch import EntityTable
 from metarec.tasks.tables import encode_unknown_items, encode_unknown_users
-from metarec.types import Contribution, Features, FeatureValue, Interaction, Item, Target
+from metarec.types import Contribution, Features, FeatureValue, Interaction, Item
 
 
 class Engine:
@@ -148,7 +144,7 @@ class Engine:
         fast = fast_weights(view, profiles, used)
         adapted = []
         for place, user in enumerate(users):
-            weights = {target: _stored(view.heads[target], part, place) for target, part in fast.items()}
+            weights = {target: stored_weights(view.heads[target], part, place) for target, part in fast.items()}
             state = UserState(
                 checkpoint=self.checkpoint,
                 revision=user.revision,
@@ -165,7 +161,7 @@ class Engine:
                     profile=row_at(profiles, place),
                     used=used[place],
                     unknown_ids=unknown[place],
-                    vector=_vector(view, weights),
+                    vector=user_vector(view, weights),
                 )
             )
         return adapted
@@ -188,20 +184,12 @@ class Engine:
             profile=self._profiles([features]),
             used=used,
             unknown_ids=unknown,
-            vector=_vector(view, state.weights),
+            vector=user_vector(view, state.weights),
         )
 
     def scores(self, adapted: Adapted, item_ids: Sequence[str]) -> Floats:
         """Ranking scores: implicit + blend * explicit. Ids nobody knows get the score of an item without id and content."""
-        view = adapted.view
-        row_N = view.catalogue.rows(item_ids)
-        score_N = np.zeros(len(row_N), np.float32)
-        known_N = row_N >= 0
-        if known_N.any():
-            score_N[known_N] = score(view, adapted, row_N[known_N])
-        if not known_N.all():
-            score_N[~known_N] = score(view.with_unknown, adapted, np.array([len(view.rows)]))
-        return score_N
+        return score_items(adapted, item_ids)
 
     def knows(self, adapted: Adapted, item_ids: Sequence[str]) -> NDArray[np.bool_]:
         """Which of the ids are in the catalogue that `adapted` sees."""
@@ -218,25 +206,7 @@ class Engine:
         explicit head predicts its ranking score. Means are those of the predictive distribution, so they may lie a little outside
         the range. Of a binary label they are probabilities, by the checkpoint's link.
         """
-        view, number = adapted.view, explicit_target(self.prior, target) if target else 0
-        if "explicit" not in view.heads:
-            return self.scores(adapted, item_ids), None
-        row_N = view.catalogue.rows(item_ids)
-        if (row_N < 0).any():
-            view = view.with_unknown
-            row_N = np.where(row_N < 0, len(view.rows) - 1, row_N)
-        head, fast = view.heads["explicit"], label_weights(view, adapted)
-        query = query_batch(view, adapted.profile, row_N)
-        if number:
-            query = replace(query, target_TN=torch.full_like(query.row_TN, number))
-        with torch.no_grad():
-            found = head.learner.predict(head.model, head.theta, fast, query)
-        if self.prior.link is not None and not number:
-            score_N = found.mean_TQ[0].double().numpy()
-            link = self.prior.link
-            return link.probability(score_N).astype(np.float32), link.variance(score_N).astype(np.float32)
-        variance = None if found.variance_TQ is None else cast(Floats, found.variance_TQ[0].float().numpy())
-        return cast(Floats, found.mean_TQ[0].float().numpy()), variance
+        return predict_labels(adapted, item_ids, target)
 
     def predict_item(
         self,
@@ -251,14 +221,9 @@ class Engine:
         head, NotFoundError for an unknown id.
         """
         view = self._view
-        if isinstance(item, str):
-            if item not in view.catalogue.row_of:
-                raise NotFoundError(f"item '{item}' is unknown; upsert it or send its features", metadata={"item_id": item})
-            table = row_at(view.rows, view.catalogue.row_of[item])
-        else:
-            known = {name: value for name, value in item.items() if name in self._item_fields}
-            table = encode_unknown_items(self.prior.encoder, [known])
-        return predict_item(view, table, self._task_users(view, raters), labels, self._task_users(view, others))
+        return predict_item(
+            view, item_row(view, item, self._item_fields), self._task_users(view, raters), labels, self._task_users(view, others)
+        )
 
     def infer_profile(self, user: UserInput) -> tuple[Adapted, tuple[CompletedField, ...]]:
         """The user adapted to, and every field of their profile: as given, or with probabilities. Nothing is kept.
@@ -288,15 +253,3 @@ class Engine:
 
     def _profiles(self, features: Sequence[Features | None]) -> EntityTable:
         return encode_unknown_users(self.prior.encoder, [self._profile(entry) for entry in features])
-
-
-def _stored(head: Head, fast: FastWeights, place: int) -> Weights:
-    if is_vector_learner(head):
-        return {"vector": task_vector(head, fast)[place].float().numpy()}
-    return {name: value[place].float().numpy() for name, value in fast.items()}
-
-
-def _vector(view: EngineView, weights: Mapping[Target, Weights]) -> Floats | None:
-    if not all(is_vector_learner(view.heads[target]) for target in view.weights):
-        return None
-    return np.concatenate([weights[target]["vector"] for target in view.weights])

@@ -7,19 +7,21 @@ as users' ids are not: the support set is all there is. Raters must come without
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metarec.adaptation.adapted import fast_weights
-from metarec.adaptation.view import EngineView, Floats
+from metarec.adaptation.view import EngineView, Floats, row_at
+from metarec.errors import NotFoundError
 from metarec.meta.item_prior import closed_form, item_prior
 from metarec.meta.item_side import posterior
 from metarec.meta.prior_users import as_rows
 from metarec.tasks.batch import EntityTable
-from metarec.types import Interaction
+from metarec.tasks.tables import encode_unknown_items
+from metarec.types import Features, Interaction
 
 Doubles = NDArray[np.float64]
 
@@ -30,6 +32,19 @@ class TaskUsers:
 
     profiles: EntityTable
     supports: Sequence[Sequence[Interaction]]
+
+
+def item_row(view: EngineView, item: Features | str, fields: Collection[str]) -> EntityTable:
+    """The one row of an item: of the view by its id, else of its content, of which only these fields are read.
+
+    NotFoundError for an unknown id.
+    """
+    if not isinstance(item, str):
+        known = {name: value for name, value in item.items() if name in fields}
+        return encode_unknown_items(view.prior.encoder, [known])
+    if item not in view.catalogue.row_of:
+        raise NotFoundError(f"item '{item}' is unknown; upsert it or send its features", metadata={"item_id": item})
+    return row_at(view.rows, view.catalogue.row_of[item])
 
 
 def predict_item(
