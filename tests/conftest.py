@@ -116,6 +116,7 @@ def tiny_registry(tiny_dataset: "Dataset", tmp_path_factory: pytest.TempPathFact
             "explicit.outer_lr": "0.03",
             "batch_size": "16",
             "model.embedding_dim": "6",
+            "explicit.members": "1",
             "validation_fraction": "0.1",
             "implicit.episodes.min_query": "1",
         }

@@ -26,9 +26,17 @@ if TYPE_CHECKING:
     from metarec.training.progress import Progress
 
 RECIPE = get_recipe("alpaca").override(
-    {"epochs": "3", "batch_size": "16", "model.embedding_dim": "4", "validation_fraction": "0.1", "patience": "0"}
+    {
+        "epochs": "3",
+        "batch_size": "16",
+        "model.embedding_dim": "4",
+        "explicit.members": "2",
+        "validation_fraction": "0.1",
+        "patience": "0",
+    }
 )
 STEPS = 5
+EXPLICIT_STEPS = 2 * 3 * STEPS
 
 MOMENTS = (
     "features",  # nothing is there yet
@@ -36,8 +44,9 @@ MOMENTS = (
     "step 4",  # past the first saved state of the epoch
     "epoch 1",  # its end is announced, not yet saved
     f"step {2 * STEPS + 1}",
+    f"step {3 * STEPS + 3}",  # within the second member of the first head
     "between",  # the first head is finished, the second has not begun
-    f"step {3 * STEPS + 3}",  # within the second head
+    f"step {EXPLICIT_STEPS + 3}",  # within the second head
     "gate",
     "file 3",  # half of the checkpoint's files are written
     "rename",  # all of them, under a name that is not theirs
@@ -75,7 +84,7 @@ def run(data: str, out: str, moment: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(progress: "Progress") -> None:
-        done = (progress.epoch - 1) * STEPS + progress.step + (3 * STEPS if progress.target == "implicit" else 0)
+        done = progress.fraction[0] + (EXPLICIT_STEPS if progress.target == "implicit" else 0)
         if (
             progress.stage == moment
             or (kind == "step" and progress.step and done == int(number))

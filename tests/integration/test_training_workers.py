@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
 
 RECIPE = get_recipe("alpaca").override(
-    {"epochs": "4", "batch_size": "16", "model.embedding_dim": "4", "validation_fraction": "0.1", "patience": "0"}
+    {
+        "epochs": "4",
+        "batch_size": "16",
+        "model.embedding_dim": "4",
+        "explicit.members": "1",
+        "validation_fraction": "0.1",
+        "patience": "0",
+    }
 )
 OPTIONS = RunOptions(threads=1)
 

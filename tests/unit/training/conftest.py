@@ -10,7 +10,14 @@ from metarec.training.recipes import Recipe, get_recipe
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
 
-SMALL = {"epochs": "2", "batch_size": "16", "model.embedding_dim": "4", "validation_fraction": "0.1", "patience": "0"}
+SMALL = {
+    "epochs": "2",
+    "batch_size": "16",
+    "model.embedding_dim": "4",
+    "explicit.members": "2",
+    "validation_fraction": "0.1",
+    "patience": "0",
+}
 
 
 @pytest.fixture(autouse=True)

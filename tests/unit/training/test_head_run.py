@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
 
 SMALL = {"epochs": "3", "batch_size": "16", "model.embedding_dim": "4", "validation_fraction": "0.1", "patience": "0"}
-RECIPE = get_recipe("alpaca").override(SMALL)
+RECIPE = get_recipe("alpaca").override({**SMALL, "explicit.members": "1"})
 PAIR = replace(RECIPE.heads[0], members=2)
 HEADS = [*RECIPE.heads, *get_recipe("fomaml").override(SMALL).heads, PAIR]
 STEPS = 5

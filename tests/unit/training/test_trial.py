@@ -44,7 +44,7 @@ def inputs(tiny_dataset: "Dataset", small_recipe: Recipe) -> Inputs:
 
 @pytest.fixture
 def head(small_recipe: Recipe) -> HeadRecipe:
-    return small_recipe.heads[0]
+    return replace(small_recipe.heads[0], members=1)
 
 
 def tried(inputs: Inputs, head: HeadRecipe, judge: FakeJudge, **options: object) -> list[Report]:
@@ -62,6 +62,15 @@ def test_a_trial_reports_as_it_learns_and_in_full_at_its_end(inputs: Inputs, hea
     assert said[-1].costs["state_bytes"] == 8.0
     seconds = [report.seconds for report in said]
     assert seconds == sorted(seconds)
+
+
+def test_members_are_judged_alone_until_they_are_together(inputs: Inputs, head: HeadRecipe) -> None:
+    judge = FakeJudge()
+    said = tried(inputs, replace(head, epochs=4, members=2), judge)
+    assert [report.epoch for report in said] == [1, 1, 2, 3, 3, 4, 4]
+    assert [report.done for report in said] == [False] * 6 + [True]
+    assert {len(one.theta["task.mean"]) for one in judge.heads[:-1]} == {5}
+    assert len(judge.heads[-1].theta["task.mean"]) == 9
 
 
 def test_a_long_training_is_judged_a_few_times_only(inputs: Inputs, head: HeadRecipe) -> None:
@@ -112,6 +121,7 @@ def test_a_probe_trains_a_few_steps_and_no_more(inputs: Inputs, head: HeadRecipe
     assert cost.epochs == 50
     assert cost.epoch > 0
     assert cost.seconds(10) == pytest.approx(cost.start + 10 * cost.epoch)
+    assert replace(cost, members=3).seconds(10) == pytest.approx(3 * cost.seconds(10))
 
 
 def test_a_probe_ends_where_an_epoch_is_one_step(inputs: Inputs, head: HeadRecipe) -> None:
