@@ -1,7 +1,6 @@
 """Feedback on an emerging item, from RecordInteractions to the scores of ranking and recall, other processes in production."""
 
 import asyncio
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import grpc
 import pytest
 
 from metarec.adaptation.engine import Engine
-from metarec.features.store import FeatureStore
 from metarec.training.registry import Registry
 from metarec.types import Item
 from metarec.v1 import adaptation_pb2_grpc, gateway_pb2, recall_pb2, recall_pb2_grpc
@@ -18,7 +16,7 @@ from services.ranking.ranker import Ranker
 from services.ranking.wire import Answer, Request
 from services.recall.service import build as build_recall
 from services.runtime.features import LazyStore
-from services.runtime.item_shifts import LOOK_SECONDS, SHIFTS_KEY, ItemShiftReader
+from services.runtime.item_shifts import LOOK_SECONDS
 from services.runtime.server import Server
 from services.runtime.settings import Settings
 
@@ -99,35 +97,4 @@ async def test_feedback_on_an_emerging_item_moves_its_score_for_everybody(traine
     (found,) = fresh.answer([Request(user_id="nobody", revisions={"new": 2, "i1": 0})])
     assert isinstance(found, Answer)
     assert {item.item_id: item.score for item in found.ranked}["new"] == pytest.approx(score(), abs=1e-5)
-    store.close()
-
-
-def test_shifts_of_another_checkpoint_and_damaged_ones_are_left_out(
-    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    from metarec.adaptation.shifts import encode_shifts
-    from metarec.adaptation.view import ItemShift
-
-    path = Path(shutil.copytree(trained / "features", tmp_path / "features"))
-    store = FeatureStore.open(path)
-    engine = Engine(Registry(trained).load("live"))
-    engine.upsert([NEW])
-    assert engine.vectors is not None
-    shift = ItemShift(phi_E=engine.vectors.phi_IE[0] * 0, bias=1.0, left=0.5, shots=3)
-    now = [0.0]
-    reader = ItemShiftReader(store.read_user, clock=lambda: now[0])
-
-    def look(checkpoint: str, data: bytes | None = None) -> set[str]:
-        payload = encode_shifts(checkpoint, {"new": shift}) if data is None else data
-        store.write_user_adaptation(SHIFTS_KEY, payload, 1, checkpoint, 0)
-        now[0] += 2 * LOOK_SECONDS
-        reader.apply(engine)
-        return set(engine.view.shifts)
-
-    assert look(engine.checkpoint) == {"new"}
-    assert look("another") == set()
-    assert look(engine.checkpoint) == {"new"}
-    assert look(engine.checkpoint, b"rubbish that is long enough") == set()
-    assert "left out" in caplog.text
-    assert len(SHIFTS_KEY.encode()) > 256, "no user id is as long"
     store.close()

@@ -8,9 +8,6 @@ import grpc
 import pytest
 
 from metarec.adaptation.engine import Engine
-from metarec.adaptation.scenarios import encode_scenarios
-from metarec.adaptation.view import ScenarioShift
-from metarec.features.store import FeatureStore
 from metarec.training.registry import Registry
 from metarec.v1 import adaptation_pb2_grpc, gateway_pb2, recall_pb2, recall_pb2_grpc
 from services.adaptation.service import build as build_adaptation
@@ -19,7 +16,6 @@ from services.ranking.wire import Answer, Request
 from services.recall.service import build as build_recall
 from services.runtime.features import LazyStore
 from services.runtime.item_shifts import LOOK_SECONDS
-from services.runtime.scenario_shifts import SCENARIOS_KEY, ScenarioReader
 from services.runtime.server import Server
 from services.runtime.settings import Settings
 
@@ -132,27 +128,3 @@ async def test_a_new_user_of_a_scenario_profits_from_others_there_until_they_are
         for server in servers:
             await server.drain()
         store.close()
-
-
-def test_scenarios_of_another_checkpoint_and_damaged_ones_are_left_out(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = FeatureStore.open(trained / "features")
-    engine = Engine(Registry(trained).load("live"))
-    width = len(engine.prior.heads["explicit"].theta["task.mean"])
-    shift = ScenarioShift(mean_E=engine.view.content_IE[0, :1].repeat(width), kappa=0.1, num_users=3, num_rows=9)
-    now = [0.0]
-    reader = ScenarioReader(store.read_user, clock=lambda: now[0])
-
-    def look(checkpoint: str, data: bytes | None = None) -> set[str]:
-        payload = encode_scenarios(checkpoint, {"night": shift}) if data is None else data
-        store.write_user_adaptation(SCENARIOS_KEY, payload, 1, checkpoint, 0)
-        now[0] += 2 * LOOK_SECONDS
-        reader.apply(engine)
-        return set(engine.view.scenarios)
-
-    assert look(engine.checkpoint) == {"night"}
-    assert look("another") == set()
-    assert look(engine.checkpoint) == {"night"}
-    assert look(engine.checkpoint, b"rubbish that is long enough") == set()
-    assert "left out" in caplog.text
-    assert len(SCENARIOS_KEY.encode()) > 256, "no user id is as long"
-    store.close()

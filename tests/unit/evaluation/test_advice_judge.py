@@ -1,14 +1,13 @@
 """The judge and who judges: on the tiny dataset, whose users each love one genre."""
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 
 from metarec.data.inspection import inspect
 from metarec.data.schema import Label
@@ -27,6 +26,8 @@ from metarec.training.surroundings import Surroundings
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
     from metarec.evaluation.temporal_splits import TopNEpisode
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = get_recipe("alpaca").override(
     {
@@ -57,15 +58,6 @@ class Setting:
         recipe = next(head for head in RECIPE.heads if head.target == target)
         recipe = recipe if trained else replace(recipe, epochs=1, outer_lr=1e-9)
         return make_head(recipe, train_head(self.inputs, recipe, 0, Surroundings()).best)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """More threads than idle cores cost more than they bring at this size."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

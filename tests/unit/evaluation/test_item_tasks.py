@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from metarec.adaptation.engine import Engine
 from metarec.data.dataset import Dataset
@@ -29,13 +28,8 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def prior(tiny_dataset: Dataset, recipe: Recipe) -> Prior:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return fit(tiny_dataset, recipe, seed=0)
-    finally:
-        torch.set_num_threads(before)
+def prior(one_thread: None, tiny_dataset: Dataset, recipe: Recipe) -> Prior:
+    return fit(tiny_dataset, recipe, seed=0)
 
 
 def episodes(directory: Path) -> Path:

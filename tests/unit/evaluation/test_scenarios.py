@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 
 from metarec.errors import FailedPreconditionError
 from metarec.evaluation.scenario_tests import draw_tests
@@ -27,9 +26,8 @@ EXPLICIT = replace(RECIPE, heads=tuple(head for head in RECIPE.heads if head.tar
 
 
 @pytest.fixture(scope="module")
-def told(tiny_dataset: "Dataset") -> "Dataset":
+def told(one_thread: None, tiny_dataset: "Dataset") -> "Dataset":
     """Every user acts on the web and in the app, where they give a grade and a half less."""
-    torch.set_num_threads(1)
     events = tiny_dataset.interactions
     where_N = np.arange(len(events)) % 2
     label_N = np.where(where_N == 1, np.maximum(1.0, events.label_N - 1.5), events.label_N).astype(np.float32)

@@ -1,6 +1,6 @@
 """The item side: what is left of users without one row, and priors of items whose truth is known."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,16 +17,9 @@ from metarec.tasks.batch import EntityTable
 from metarec.tasks.planted import PlantedFamily, linear_family
 from metarec.tasks.tables import entity_table
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DIM = 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """More threads than idle cores cost more than they bring at this size."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

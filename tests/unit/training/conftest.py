@@ -1,8 +1,6 @@
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from metarec.meta.prior import Prior
 from metarec.training.recipes import Recipe, get_recipe
@@ -21,12 +19,8 @@ SMALL = {
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """More threads than idle cores cost more than they bring at this size."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread: None) -> None:
+    """For every test of training."""
 
 
 @pytest.fixture(scope="session")
