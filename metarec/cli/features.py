@@ -52,7 +52,8 @@ def build(data: Path, out: Path, online: str, as_json: bool) -> None:
         "items": len(dataset.item_ids),
     }
     emit(summary, as_json=as_json)
-    note(f"load it online with: metarec features materialize --store {out}")
+    if not as_json:
+        note(f"load it online with: metarec features materialize --store {out}")
 
 
 @features.command(epilog="Example: metarec features materialize --store data/features --end 1998-04-01")

@@ -153,7 +153,7 @@ def _fingerprint(data: Path) -> str:
 
 def _run_metarec(*arguments: str) -> None:
     """A metarec command as a child: it imports what this process must not. Its progress is shown, its result is not."""
-    command = [*METAREC, *arguments]
+    command = [*METAREC, *arguments, "--json"]  # without the remarks on what to do next
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     status = subprocess.run(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
     if status:
