@@ -43,7 +43,8 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> "Dataset":
 
     User `u<k>` loves genre k % 4, item `i<k>` has genre k % 4; gender tells two pairs of tastes apart.
     """
-    from metarec.data.dataset import Dataset, Interactions
+    from metarec.data.dataset import Dataset
+    from metarec.data.interactions import Interactions
     from metarec.data.schema import Field, Label, Schema
 
     rng = np.random.default_rng(11)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from metarec.data.dataset import Interactions
+    from metarec.data.interactions import Interactions
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -22,61 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from metarec.data.contents import fingerprint, streamed
+from metarec.data.contents import fingerprint
+from metarec.data.interactions import INTERACTION_TYPES, Interactions, read_interactions, target_columns
 from metarec.data.schema import Schema
 from metarec.errors import DataError, NotFoundError
 
 FORMAT = 1
 MANIFEST = "dataset.json"
-INTERACTION_TYPES = {"user": np.int32, "item": np.int32, "label": np.float32, "timestamp": np.float64, "scenario": np.int16}
-
-
-def target_columns(schema: Schema) -> tuple[str, ...]:
-    """Columns of interactions.parquet that hold the labels of the schema's further targets (float32, NaN where missing)."""
-    return tuple(f"target_{number}" for number in range(1, len(schema.targets) + 1))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interactions:
-    """N events. `user_N`, `item_N` (int32) are rows of the entity tables; `label_N` float32; `timestamp_N` float64 seconds (UTC),
-    one constant without timestamps; `scenario_N` (int16) indexes `scenarios` (0 everywhere when that is empty). `extra_NK` are
-    the labels (float32) of the schema's further targets in their order, NaN where missing; None without any."""
-
-    user_N: NDArray[np.int32]
-    item_N: NDArray[np.int32]
-    label_N: NDArray[np.float32]
-    timestamp_N: NDArray[np.float64]
-    scenario_N: NDArray[np.int16]
-    scenarios: tuple[str, ...] = ()
-    extra_NK: NDArray[np.float32] | None = None
-
-    def __len__(self) -> int:
-        return len(self.user_N)
-
-    def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> "Interactions":
-        """The events under a mask or at these positions."""
-        return Interactions(
-            user_N=self.user_N[rows],
-            item_N=self.item_N[rows],
-            label_N=self.label_N[rows],
-            timestamp_N=self.timestamp_N[rows],
-            scenario_N=self.scenario_N[rows],
-            scenarios=self.scenarios,
-            extra_NK=None if self.extra_NK is None else self.extra_NK[rows],
-        )
-
-    def followed_by(self, other: "Interactions") -> "Interactions":
-        """These events and then those of another part of the same dataset."""
-        extra = [part.extra_NK for part in (self, other) if part.extra_NK is not None]
-        return Interactions(
-            user_N=np.concatenate([self.user_N, other.user_N]),
-            item_N=np.concatenate([self.item_N, other.item_N]),
-            label_N=np.concatenate([self.label_N, other.label_N]),
-            timestamp_N=np.concatenate([self.timestamp_N, other.timestamp_N]),
-            scenario_N=np.concatenate([self.scenario_N, other.scenario_N]),
-            scenarios=self.scenarios,
-            extra_NK=np.concatenate(extra) if extra else None,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +124,7 @@ class Dataset:
                 )
             schema = Schema.read(path / "schema.yaml")
             users, items = (pq.read_table(path / f"{side}.parquet") for side in ("users", "items"))
-            events = _read_interactions(path / "interactions.parquet", tuple(manifest["scenarios"]), target_columns(schema))
+            events = read_interactions(path / "interactions.parquet", tuple(manifest["scenarios"]), target_columns(schema))
             _check(manifest, len(users), len(items), events)
             return Dataset(
                 path=path,
@@ -242,25 +194,6 @@ def _entities(frame: pd.DataFrame, key: str, ids: NDArray[np.object_]) -> pa.Tab
     # Not add_column: a table without fields has no rows either.
     columns = {key: pa.array([str(value) for value in ids], pa.string())}
     return pa.table(columns | dict(zip(fields.column_names, fields.columns, strict=True)))
-
-
-def _read_interactions(path: Path, scenarios: tuple[str, ...], targets: tuple[str, ...]) -> Interactions:
-    with streamed(path) as file:
-        # Filled in pieces: the file and its arrays are never in memory side by side.
-        size = file.metadata.num_rows
-        arrays = {name: np.empty(size, kind) for name, kind in INTERACTION_TYPES.items()}
-        extra_NK = np.empty((size, len(targets)), np.float32)
-        every = arrays | {name: extra_NK[:, number] for number, name in enumerate(targets)}
-        start = 0
-        for batch in file.iter_batches(batch_size=1 << 20, columns=list(every)):
-            for name, array in every.items():
-                values = batch[name]
-                if values.null_count:
-                    raise ValueError(f"interactions.parquet lacks values in column '{name}'")
-                array[start : start + len(batch)] = values.to_numpy()
-            start += len(batch)
-    named = {f"{name}_N": array for name, array in arrays.items()}
-    return Interactions(**named, scenarios=scenarios, extra_NK=extra_NK if targets else None)
 
 
 def _check(manifest: Mapping[str, int], users: int, items: int, events: Interactions) -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from metarec.data import values
 from metarec.data.columns import MISSING, Column, strings
 from metarec.data.contents import streamed
-from metarec.data.dataset import INTERACTION_TYPES, target_columns
 from metarec.data.entities import Progress
+from metarec.data.interactions import INTERACTION_TYPES, target_columns
 from metarec.data.reading import Chunk, Source
 from metarec.data.repeats import RECORD, Buckets
 from metarec.data.report import TableReport

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from metarec.data.dataset import Dataset, Graph, Interactions
+from metarec.data.dataset import Dataset, Graph
+from metarec.data.interactions import Interactions
 from metarec.data.report import TableReport
 from metarec.data.schema import Field
 

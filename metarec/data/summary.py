@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from metarec.data.dataset import Dataset, Interactions
+from metarec.data.dataset import Dataset
+from metarec.data.interactions import Interactions
 from metarec.data.schema import Field, Label
 
 HISTOGRAM_BINS = 10

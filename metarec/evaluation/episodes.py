@@ -11,7 +11,7 @@ from metarec.baselines.rating_tasks import RatingTasks, starts
 from metarec.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
-    from metarec.data.dataset import Interactions
+    from metarec.data.interactions import Interactions
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

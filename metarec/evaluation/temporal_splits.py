@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from metarec.errors import FailedPreconditionError, InvalidInputError
 
 if TYPE_CHECKING:
-    from metarec.data.dataset import Dataset, Interactions
+    from metarec.data.dataset import Dataset
+    from metarec.data.interactions import Interactions
 
 
 CUTS = (0.5, 0.6, 0.7, 0.8, 0.9)

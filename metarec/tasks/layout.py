@@ -11,7 +11,7 @@ from metarec.errors import InvalidInputError
 from metarec.types import TaskKind
 
 if TYPE_CHECKING:
-    from metarec.data.dataset import Interactions
+    from metarec.data.interactions import Interactions
 
 
 @dataclass(frozen=True, kw_only=True)

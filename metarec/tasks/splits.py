@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from metarec.errors import ConfigError, FailedPreconditionError
 
 if TYPE_CHECKING:
-    from metarec.data.dataset import Interactions
+    from metarec.data.interactions import Interactions
 
 Mask = NDArray[np.bool_]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metarec.data.dataset import Dataset, Interactions
+from metarec.data.dataset import Dataset
+from metarec.data.interactions import Interactions
 from metarec.features.encoder import FeatureEncoder
 from metarec.tasks.batch import EntityTable, Tables
 from metarec.tasks.layout import TaskLayout

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metarec.data.dataset import Interactions
+from metarec.data.interactions import Interactions
 from metarec.meta.blend import support_batch
 from metarec.meta.prior import Head
 from metarec.meta.scenario import REFERENCE, REFERENCE_ROWS, Evidence, Scenario, has_scenarios

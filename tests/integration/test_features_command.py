@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from metarec.cli.features import features
-from metarec.data.dataset import Dataset, Interactions
+from metarec.data.dataset import Dataset
+from metarec.data.interactions import Interactions
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import InvalidInputError, NotFoundError
 

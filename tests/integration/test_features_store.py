@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metarec.data.dataset import Dataset, Graph, Interactions
+from metarec.data.dataset import Dataset, Graph
+from metarec.data.interactions import Interactions
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import ConfigError, InvalidInputError, NotFoundError
 from metarec.features.records import OnlineUser

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metarec.data.dataset import Dataset, Interactions
+from metarec.data.dataset import Dataset
+from metarec.data.interactions import Interactions
 from metarec.data.schema import Field, Label, Schema
 from metarec.features.manifest import StoreManifest
 from services.runtime.settings import DEFAULT_PORTS

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarec.data.dataset import Dataset, Graph, Interactions, write_manifest
+from metarec.data.dataset import Dataset, Graph, write_manifest
+from metarec.data.interactions import Interactions
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import DataError, NotFoundError
 

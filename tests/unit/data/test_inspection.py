@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from metarec.data.dataset import Interactions
 from metarec.data.inspection import inspect
+from metarec.data.interactions import Interactions
 from metarec.data.schema import Label
 
 if TYPE_CHECKING:

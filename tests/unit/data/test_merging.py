@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metarec.data.dataset import Dataset, Graph, Interactions
+from metarec.data.dataset import Dataset, Graph
+from metarec.data.interactions import Interactions
 from metarec.data.merging import MergeSettings, merge_datasets
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import AlreadyExistsError, InvalidInputError, SchemaError

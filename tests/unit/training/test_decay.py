@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from metarec.data.dataset import Interactions
+from metarec.data.interactions import Interactions
 from metarec.meta.alpaca import Alpaca
 from metarec.meta.decay import NAME
 from metarec.meta.prior import Head

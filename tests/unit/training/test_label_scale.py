@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarec.data.dataset import Interactions
+from metarec.data.interactions import Interactions
 from metarec.errors import ConfigError
 from metarec.meta.prior import Head
 from metarec.models.contract import Prediction

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metarec.adaptation.engine import Engine
-from metarec.data.dataset import Interactions
+from metarec.data.interactions import Interactions
 from metarec.meta.prior import Prior
 from metarec.meta.scenario import REFERENCE
 from metarec.training.checkpoint import load_checkpoint, save_checkpoint
