@@ -132,14 +132,9 @@ class ImplicitAlpaca:
         recency = choose_recency(layout)
 
         def start(before: TaskLayout) -> MetaParams:
-            known = int((before.counts > 0).sum())
-            confidence = math.log(max(1, known) / self.noise_tasks)
-            past = {
-                **theta,
-                "solve.log_confidence": torch.full_like(theta["solve.log_confidence"], confidence),
-                "solve.log_unobserved": torch.full_like(theta["solve.log_unobserved"], confidence + math.log(self.unobserved)),
-            }
-            return self.prepare(scorer, scorer.start_from(past, before, tables, recency), tables.rows)
+            # The noise is that of the whole layout, though fewer tasks are known: how far rows are to be believed is asked, and
+            # with less noise for every further task the past would answer with less than the present needs.
+            return self.prepare(scorer, scorer.start_from(theta, before, tables, recency), tables.rows)
 
         def scores(past: MetaParams, support: Batch) -> Tensor:
             phi_IE, bias_I = scorer.row_features(past, tables.rows)

@@ -153,27 +153,36 @@ def choose_recency(layout: TaskLayout) -> Recency:
     """Per stage the entries of FRACTIONS and MIXES with the best nDCG@20 over tasks that begin after a cut, asked at that stage
     by what was before the cut; the last stage over tasks that go on after it.
 
-    No recency (0 in the mix) where fewer than MIN_TASKS can be asked.
+    No recency (0 in the mix) where fewer than MIN_TASKS can be asked, and at the last stage unless it is better by one standard
+    error: what tasks hold already tells most about those that go on, and shares that lean on few recent ones get in its way.
     """
-    gain: dict[tuple[float, float], Floats] = {(f, mix): np.zeros(len(STAGES)) for mix in MIXES for f in FRACTIONS}
-    asked_K = np.zeros(len(STAGES))
+    candidates = [(fraction, mix) for mix in MIXES for fraction in FRACTIONS]  # the first one has no recency
+    found: list[list[Floats]] = [[] for _ in STAGES]
     for past in past_cuts(layout):
         before, old_N = past.before, _ages(past.before)
         plain_KI = _shares(before, np.ones(len(old_N)), STAGES)
         tests = [*(Asked.of(past.new, np.full(len(layout), stage)) for stage in STAGES[:-1]), Asked.of(past.old, past.held_T)]
-        asked_K += [len(test.task_T) for test in tests]
-        for fraction in FRACTIONS:
-            recent_KI = _shares(before, np.exp(-old_N / (fraction * max(1, len(old_N)))), STAGES)
-            for mix in MIXES:
-                gain[fraction, mix] += [
-                    test.gain((1 - mix) * plain_I + mix * recent_I)
-                    for test, plain_I, recent_I in zip(tests, plain_KI, recent_KI, strict=True)
-                ]
-    # Equal figures go to the first candidate: the least recency.
+        recent = {f: _shares(before, np.exp(-old_N / (f * max(1, len(old_N)))), STAGES) for f in FRACTIONS}
+        for stage, (test, plain_I) in enumerate(zip(tests, plain_KI, strict=True)):
+            mixed = [(1 - mix) * plain_I + mix * recent[fraction][stage] for fraction, mix in candidates]
+            found[stage].append(np.stack([test.gains(score_I) for score_I in mixed]))
     return [
-        max(gain, key=lambda pair, k=stage: round(float(gain[pair][k]), 9)) if asked >= MIN_TASKS else (FRACTIONS[-1], 0.0)  # type: ignore[misc]  # a default argument
-        for stage, asked in enumerate(asked_K)
+        candidates[best_candidate(np.concatenate(parts, 1), sure=stage == len(STAGES) - 1)] for stage, parts in enumerate(found)
     ]
+
+
+def best_candidate(gain_CA: Floats, *, sure: bool) -> int:
+    """The candidate with the best mean over tasks.
+
+    The first one where it is as good, where there are fewer than MIN_TASKS, and, to be `sure`, where the best is not better by
+    one standard error.
+    """
+    asked = gain_CA.shape[1]
+    if asked < MIN_TASKS:
+        return 0
+    best = int(np.round(gain_CA.mean(1), 9).argmax())
+    better_A = gain_CA[best] - gain_CA[0]
+    return 0 if sure and not better_A.mean() > better_A.std() / np.sqrt(asked) else best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +212,8 @@ class Asked:
             table_AI[place_T[layout.row_tasks[chosen_N]], layout.row_N[chosen_N]] = True
         return Asked(task_T=task_T, held_AI=held_AI, target_AI=target_AI)
 
-    def gain(self, score_I: Floats) -> float:
-        """Sum over tasks of nDCG@20 of one ranking, without what they hold."""
+    def gains(self, score_I: Floats) -> Floats:
+        """nDCG@20 (A,) of one ranking, without what each task holds."""
         most = int(self.held_AI.sum(1).max(initial=0))
         top = np.argsort(-score_I, kind="stable")[: TOP + most]
         free_AN = ~self.held_AI[:, top]
@@ -212,7 +221,8 @@ class Asked:
         discount_N = np.append(1 / np.log2(np.arange(TOP) + 2), np.zeros(most + 1))
         hit_AN = self.target_AI[:, top] & free_AN
         best_A = np.cumsum(discount_N)[np.minimum(self.target_AI.sum(1), TOP) - 1]
-        return float(((hit_AN * discount_N[place_AN - 1]).sum(1) / best_A).sum())
+        gain_A: Floats = (hit_AN * discount_N[place_AN - 1]).sum(1) / best_A
+        return gain_A
 
 
 def _ages(layout: TaskLayout) -> Floats:

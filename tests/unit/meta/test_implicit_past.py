@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from metarec.meta import implicit
 from metarec.meta.implicit import ImplicitAlpaca
-from metarec.meta.implicit_past import ASKED, CANDIDATES, Evidence, choose_evidence
+from metarec.meta.implicit_past import AS_SET, ASKED, CANDIDATES, USUAL, Evidence, choose_evidence
 from metarec.models.catalogue_scorer import CatalogueScorer
 from metarec.models.contract import MetaParams
 from metarec.tasks.batch import Batch, EntityTable, Tables
@@ -16,7 +17,6 @@ from metarec.tasks.layout import TaskLayout
 from metarec.tasks.stats import label_stats
 
 TASKS, ROWS, HELD = 120, 60, 20
-DEFAULT = CANDIDATES[0]
 
 
 def layout_of(*, timed: bool = True, tasks: int = TASKS) -> TaskLayout:
@@ -68,10 +68,26 @@ def test_the_candidate_that_finds_what_came_later_is_chosen(wanted: Evidence) ->
     assert max(figure for candidate, figure in figures.items() if candidate != wanted) < 0.1
 
 
-def test_equal_candidates_leave_the_settings_as_they_are() -> None:
+def test_equal_candidates_give_the_usual_one() -> None:
     chosen, figures = choose_evidence(layout_of(), tables_of(), theta_of, scores_where(lambda _: True))
-    assert chosen == DEFAULT
+    assert chosen == USUAL
     assert len(set(figures.values())) == 1
+
+
+@pytest.mark.parametrize(("found", "wanted"), [(45, AS_SET), (31, USUAL)])
+def test_the_usual_one_stands_until_another_is_better_by_a_standard_error(found: int, wanted: Evidence) -> None:
+    """Of 60 tasks that are asked, the settings as they are find what so many hold, the other candidates what the rest hold."""
+    target = AS_SET.applied(theta_of())
+
+    def scores(theta: MetaParams, support: Batch) -> Tensor:
+        as_set = all(torch.equal(theta[name], target[name]) for name in target)
+        right_T = (support.task_T * 7 % 60 < found) == as_set
+        upper_T = support.row_TN[:, 0] >= ROWS // 2
+        return ((torch.arange(ROWS) >= ROWS // 2) == (upper_T == right_T)[:, None]).double()
+
+    chosen, figures = choose_evidence(layout_of(), tables_of(), theta_of, scores)
+    assert chosen == wanted
+    assert max(figures, key=figures.__getitem__) == AS_SET
 
 
 @pytest.mark.parametrize(("timed", "tasks"), [(False, TASKS), (True, 6)])
@@ -80,7 +96,7 @@ def test_without_times_or_tasks_to_ask_nothing_is_chosen(timed: bool, tasks: int
     chosen, figures = choose_evidence(
         layout, tables_of(tasks), theta_of, scores_where(lambda theta: theta["solve.log_trust"] < 0)
     )
-    assert (chosen, figures) == (DEFAULT, {})
+    assert (chosen, figures) == (AS_SET, {})
 
 
 def test_a_start_knows_nothing_of_what_it_is_asked() -> None:
@@ -149,3 +165,20 @@ def test_the_head_starts_from_one_of_the_candidates_and_from_its_settings_withou
     candidates = [candidate.applied(plain) for candidate in CANDIDATES]
     assert any(all(torch.allclose(found[name], theta[name]) for name in solve) for theta in candidates)
     assert all(torch.equal(found[name], plain[name]) for name in plain if name not in solve)
+
+
+def test_a_start_of_the_past_believes_rows_as_much_as_the_present_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How noisy rows are is asked; it must not depend on how many tasks were known by then."""
+    asked: list[float] = []
+
+    def spy(layout: TaskLayout, tables: Tables, start: Callable[[TaskLayout], MetaParams], scores: object) -> object:
+        half = layout.where(layout.timestamp_N < np.median(layout.timestamp_N))
+        asked.extend([float(start(half)["solve.log_confidence"][0]), float(start(half)["solve.log_unobserved"])])
+        return AS_SET, {}
+
+    monkeypatch.setattr(implicit, "choose_evidence", spy)
+    tables = tables_of()
+    theta = ImplicitAlpaca().init(
+        CatalogueScorer(embedding_dim=4), tables, torch.Generator().manual_seed(0), label_stats(layout_of(), tables.rows)
+    )
+    assert asked == [float(theta["solve.log_confidence"][0]), float(theta["solve.log_unobserved"])]

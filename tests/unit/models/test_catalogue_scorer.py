@@ -6,7 +6,7 @@ import torch
 
 from metarec.errors import ConfigError
 from metarec.models.catalogue_scorer import CatalogueScorer, stages
-from metarec.models.catalogue_start import STAGES, choose_recency, principal_axes, shares
+from metarec.models.catalogue_start import MIN_TASKS, STAGES, best_candidate, choose_recency, principal_axes, shares
 from metarec.models.contract import MetaParams
 from metarec.tasks.batch import EntityTable, Tables
 from metarec.tasks.layout import TaskLayout
@@ -97,6 +97,16 @@ def test_offsets_lean_on_recent_tasks_where_that_predicts_the_next_ones() -> Non
 
 def test_too_few_tasks_to_ask_are_no_reason_for_recency() -> None:
     assert all(mix == 0.0 for _, mix in choose_recency(interactions()))
+
+
+@pytest.mark.parametrize(("better", "wanted"), [(45, 1), (31, 0)])
+def test_a_choice_that_must_be_sure_is_better_by_a_standard_error(better: int, wanted: int) -> None:
+    """Of 60 tasks so many are served better by the second candidate, and the rest worse by as much."""
+    gain_CA = np.stack([np.full(60, 0.2), np.where(np.arange(60) < better, 0.3, 0.1)])
+    assert best_candidate(gain_CA, sure=True) == wanted
+    assert best_candidate(gain_CA, sure=False) == 1
+    assert best_candidate(gain_CA[:, : MIN_TASKS - 1], sure=False) == 0
+    assert best_candidate(gain_CA[[0, 0]], sure=False) == 0
 
 
 def test_stages_are_interpolated() -> None:
