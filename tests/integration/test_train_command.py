@@ -23,7 +23,18 @@ from metarec.types import GateReport
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
 
-QUICK = ["--threads", "1", "--set", "epochs=2", "--set", "batch_size=16", "--set", "model.embedding_dim=4"]
+QUICK = [
+    "--threads",
+    "1",
+    "--set",
+    "epochs=2",
+    "--set",
+    "batch_size=16",
+    "--set",
+    "model.embedding_dim=4",
+    "--set",
+    "explicit.members=1",
+]
 
 
 @pytest.fixture(scope="module")
