@@ -225,7 +225,8 @@ def stopped_early(manifest: Mapping[str, object]) -> dict[str, str]:
     for target, epochs in history.items():
         members = by_member(epochs)
         notes = [
-            (f"member {number} " if len(members) > 1 else "") + early_stop_note(len(mine), planned[target], lowest_epoch(mine))
+            (f"member {number} " if len(members) > 1 else "")
+            + early_stop_note(len(mine), planned[target], lowest_epoch(mine), published_epoch(mine))
             for number, mine in enumerate(members, 1)
             if len(mine) < planned[target]
         ]

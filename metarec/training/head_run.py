@@ -137,7 +137,7 @@ class _HeadRun:
             waited = state.epoch - 1 - state.lowest_epoch
             if state.epoch >= self.recipe.epochs or (0 < patience <= waited):
                 if state.epoch < self.recipe.epochs:
-                    note = early_stop_note(state.epoch, self.recipe.epochs, state.lowest_epoch + 1)
+                    note = early_stop_note(state.epoch, self.recipe.epochs, state.lowest_epoch + 1, state.best_epoch + 1)
                     self.around.watch(Progress(stage="early_stop", target=self.recipe.target, note=note))
                 state = self._next_member()
             self._save()

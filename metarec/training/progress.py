@@ -55,6 +55,7 @@ def silent(progress: Progress) -> None:
     """Watches nothing."""
 
 
-def early_stop_note(epochs: int, planned: int, best: int) -> str:
-    """What to say of a head that ended before its last epoch."""
-    return f"stopped early after epoch {epochs} of {planned}: validation was best in epoch {best}"
+def early_stop_note(epochs: int, planned: int, lowest: int, kept: int) -> str:
+    """What to say of a head that ended before its last epoch; epochs count from 1."""
+    note = f"stopped early after epoch {epochs} of {planned}: validation was best in epoch {lowest}"
+    return note if kept == lowest else f"{note}; epoch {kept}, which it does not show to be worse, is kept"

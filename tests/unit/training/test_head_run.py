@@ -205,7 +205,9 @@ def test_training_stops_when_validation_no_longer_improves_and_says_so(inputs: I
     assert losses.index(min(losses)) == state.lowest_epoch == state.epoch - 3
     assert seen[-1].stage == "early_stop"
     best = state.lowest_epoch + 1
-    assert seen[-1].note == f"stopped early after epoch {state.epoch} of 40: validation was best in epoch {best}"
+    assert seen[-1].note.startswith(f"stopped early after epoch {state.epoch} of 40: validation was best in epoch {best}")
+    kept = f"epoch {state.best_epoch + 1}, which it does not show to be worse, is kept"
+    assert (kept in seen[-1].note) == (state.best_epoch + 1 != best)
 
 
 def test_training_learns(inputs: Inputs) -> None:
