@@ -21,7 +21,9 @@ from metarec.training.worker import EVENTS, Assignment, ray_worker, work
 
 POLL_SECONDS = 0.1
 MAX_DIRECTORY = 107 - len("/session_2026-01-31_00-00-00_000000_4194304/sockets/plasma_store")
-"""Characters of a directory below which Ray can open its sockets."""
+"""Bytes of a directory's path below which Ray can open its sockets."""
+SHORT_DIRECTORY = "/tmp"
+"""Where Ray's files lie when the path of the directory for temporary files is too long."""
 WORKER_RESTARTS = 2
 """How often a worker that died is replaced; the run then goes on from its saved state."""
 
@@ -131,14 +133,21 @@ def cluster(workers: int) -> Iterator[None]:
 def _passing_files(*, kept: bool) -> Iterator[dict[str, str]]:
     """Settings by which Ray's logs and sockets go away with the cluster; of its own place, /tmp/ray, Ray clears nothing.
 
-    None where they are `kept`, nor where the paths of sockets would be longer than Linux allows.
+    They lie below SHORT_DIRECTORY where the paths of sockets would otherwise be longer than Linux allows. None where files are
+    `kept`, nor where there is no such place.
     """
     prefix = "metarec-"
-    # As tempfile makes names: eight characters behind the prefix.
-    if kept or len(os.path.join(tempfile.gettempdir(), prefix)) + 8 > MAX_DIRECTORY:
+
+    def fits(parent: str) -> bool:
+        # As tempfile makes names: eight characters behind the prefix.
+        short = len(os.fsencode(os.path.join(parent, prefix))) + 8 <= MAX_DIRECTORY
+        return short and os.access(parent, os.W_OK | os.X_OK)
+
+    parent = next(filter(fits, (tempfile.gettempdir(), SHORT_DIRECTORY)), None)
+    if kept or parent is None:
         yield {}
         return
-    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as directory:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as directory:
         yield {"_temp_dir": directory}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from metarec.errors import UnavailableError
-from metarec.training.distributed import MAX_DIRECTORY, cluster
+from metarec.training.distributed import MAX_DIRECTORY, SHORT_DIRECTORY, cluster
 
 
 @pytest.fixture
@@ -53,9 +53,23 @@ def test_a_place_or_a_cluster_that_somebody_named_is_left_to_ray(
         assert "_temp_dir" not in started[0]
 
 
-def test_below_a_long_path_ray_keeps_its_own_place(
+def test_where_sockets_would_have_too_long_a_path_the_files_lie_at_a_short_one(
+    started: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    long = tmp_path / ("long" * 10)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with cluster(1):
+        directory = Path(str(started[0]["_temp_dir"]))
+        assert directory.is_dir()
+        assert directory.parent == Path(SHORT_DIRECTORY)
+    assert not directory.exists()
+
+
+def test_where_no_place_will_do_ray_has_its_own(
     started: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 10)))
+    monkeypatch.setattr("metarec.training.distributed.SHORT_DIRECTORY", "/there/is/none")
     with cluster(1):
         assert "_temp_dir" not in started[0]
