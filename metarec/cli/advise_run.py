@@ -169,6 +169,7 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
     else:
         store.begin(floor, costs, chosen)
     watching.planned(prepared, costs, chosen)
+    default = get_recipe(several_targets=bool(prepared.findings.further_targets)).name
     halving = Halving(
         plan=chosen,
         costs=costs,
@@ -176,6 +177,7 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
         metric=prepared.judge.metrics[0],
         lower_is_better=prepared.judge.lower_is_better,
         until=until,
+        first=default,
         unchanged={one.name: one.recipe for one in prepared.eligibility.candidates if one.settings},
         known=store.known,
         watch=lambda rung, trials: watching.rung(rung, len(chosen.shares), trials),
@@ -201,7 +203,7 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
         outcomes=outcomes,
         curves=store.curves(halving.metric),
         advice=advise(outcomes, floor, halving.metric, target=prepared.target),
-        untried=untried(outcomes, get_recipe(several_targets=bool(prepared.findings.further_targets)).name),
+        untried=untried(outcomes, default),
         budget=options.budget,
         enough=enough,
         seconds=time.time() - started,

@@ -31,6 +31,8 @@ class Training:
 class Halving:
     """The state of one search. `metric` decides; `until` (seconds since the epoch) nothing new begins any more.
 
+    `first` begins the first rung, where the plan admits it: the default recipe is the one to know about when time runs out.
+
     `unchanged` names, for candidates with changed settings, the one with the recipe as it is. That of the best candidate goes on
     whatever its place: settings that pay in a short training, as a higher rate does, must show that they do in a long one.
 
@@ -44,6 +46,7 @@ class Halving:
     metric: str
     lower_is_better: bool
     until: float
+    first: str = ""
     unchanged: Mapping[str, str] = field(default_factory=dict)
     known: Mapping[int, Mapping[str, Report]] = field(default_factory=dict)
     clock: Callable[[], float] = time.time
@@ -96,11 +99,10 @@ class Halving:
         self._began = self.clock()
         taken = {name: report for name, report in self.known.get(self._rung, {}).items() if name in trials}
         self.ended[self._rung] = taken
-        # The dearest first: short trainings fill the places that are left beside the last long ones. Before them, in the first
-        # rung, the default recipe: where time runs out, it is the one to know about.
+        # The dearest first: short trainings fill the places that are left beside the last long ones.
         rest = [name for name in trials if name not in taken]
-        default = self.plan.admitted[0] if self._rung == 1 else ""
-        self._waiting = sorted(rest, key=lambda name: (name != default, -self.costs[name].seconds(self._epochs(name))))
+        first = self.first if self._rung == 1 else ""
+        self._waiting = sorted(rest, key=lambda name: (name != first, -self.costs[name].seconds(self._epochs(name))))
         self.watch(self._rung, trials)
 
     def _judge(self) -> None:
