@@ -119,6 +119,7 @@ def train(
     from metarec.training.registry import Registry
     from metarec.training.run import RunOptions
     from metarec.training.run import train as run_training
+    from metarec.training.verdict import promotion
 
     options = RunOptions(workers=workers, device=device, threads=threads, resume=resume, job_id=job_id, online=online)
     try:
@@ -148,7 +149,7 @@ def train(
         note(f"make it live all the same: metarec checkpoints promote {where} --force")
         ctx.exit(1)
     if not as_json and not info.live:
-        note(f"make it live with: metarec checkpoints promote {where}")
+        note(f"make it live with: {promotion(info, out)}")
 
 
 def _several_targets(data: Path) -> bool:

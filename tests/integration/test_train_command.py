@@ -63,6 +63,8 @@ def test_a_run_tells_every_epoch_and_publishes(data: str, tmp_path: Path) -> Non
         assert f"{head} epoch 2/2 train_loss" in result.stderr
     assert "building the feature store" in result.stderr
     assert "published" in result.stdout
+    promoting = f"make it live with: metarec checkpoints promote {info.id} --registry {tmp_path} --force (refused without"
+    assert promoting in result.stderr
 
 
 def test_json_holds_what_machines_need(data: str, tmp_path: Path) -> None:
