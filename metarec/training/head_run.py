@@ -90,6 +90,12 @@ class _HeadRun:
         """Its episodes."""
         return self.samplers[self.member]
 
+    @property
+    def _where(self) -> str:
+        """The epoch that runs, for people."""
+        member = f"member {self.member + 1}, " if self.recipe.members > 1 else ""
+        return f"{member}epoch {self.state.epoch + 1}"
+
     def _start(self, before: HeadState) -> HeadState:
         """The state at the start of a training, after those of `before`."""
         generator = torch.Generator().manual_seed(self.seeds[len(before.members)])
@@ -138,6 +144,7 @@ class _HeadRun:
             if state.epoch >= self.recipe.epochs or (0 < patience <= waited):
                 if state.epoch < self.recipe.epochs:
                     note = early_stop_note(state.epoch, self.recipe.epochs, state.lowest_epoch + 1, state.best_epoch + 1)
+                    note = f"member {self.member + 1} {note}" if self.recipe.members > 1 else note
                     self.around.watch(Progress(stage="early_stop", target=self.recipe.target, note=note))
                 state = self._next_member()
             self._save()
@@ -154,6 +161,9 @@ class _HeadRun:
         state.finished, state.best = True, merged(state.members)
         state.metrics = {name: value for name, value in figures.items() if name not in ("epoch", "member", "seconds", "kept")}
         if self.recipe.members > 1:
+            # What all make together has no training loss of its own: the mean over members, each after its published epoch.
+            published = {epoch["member"]: epoch["train_loss"] for epoch in state.history if epoch["kept"]}
+            state.metrics["train_loss"] = sum(published.values()) / len(published)
             state.metrics |= {f"validation_{name}": value for name, value in self._figures(state.best).items()}
         state.best = in_labels(self.head.learner, state.best, self.scale)
         state.members = []
@@ -172,9 +182,7 @@ class _HeadRun:
             self.around.watch(self._progress())
             if stop and state.step < steps:
                 self._save()
-                raise InterruptedRunError(
-                    f"stopped in epoch {state.epoch + 1} of head '{self.recipe.target}'; the state is saved"
-                )
+                raise InterruptedRunError(f"stopped in {self._where} of head '{self.recipe.target}'; the state is saved")
             if state.step % self.around.save_every_steps == 0 and state.step < steps:
                 self._save()
         self._finish_epoch()
@@ -197,7 +205,7 @@ class _HeadRun:
         loss_sum, weight_sum, stop = flat[-3:].tolist()
         if not math.isfinite(loss_sum):
             raise FailedPreconditionError(
-                f"the loss of head '{self.recipe.target}' became {loss_sum} in epoch {state.epoch + 1}, step {state.step + 1}; "
+                f"the loss of head '{self.recipe.target}' became {loss_sum} in {self._where}, step {state.step + 1}; "
                 f"lower outer_lr ({self.recipe.outer_lr:g}) or set clip_norm"
             )
         flat[:-3] /= weight_sum

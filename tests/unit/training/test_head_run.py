@@ -68,7 +68,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
     whole = train_head(inputs, head, 0, Surroundings())
     store = StateStore(tmp_path)
     for count in stops:
-        with pytest.raises(InterruptedRunError, match=r"stopped in epoch \d of head"):
+        with pytest.raises(InterruptedRunError, match=r"stopped in (member \d, )?epoch \d of head"):
             train_head(inputs, head, 0, Surroundings(store=store, stopped=stop_after(count)))
     assert same(whole, train_head(inputs, head, 0, Surroundings(store=store)))
 
@@ -104,6 +104,11 @@ def test_a_head_of_two_members_goes_on_in_the_one_it_was_stopped_in(
     assert next((p.member, p.members) for p in seen) == (1 if sum(stops) < ALL_STEPS else 2, 2)
 
 
+def test_who_is_stopped_in_a_member_is_told_which(inputs: Inputs) -> None:
+    with pytest.raises(InterruptedRunError, match="stopped in member 2, epoch 1 of head 'explicit'"):
+        train_head(inputs, PAIR, 0, Surroundings(stopped=stop_after(ALL_STEPS + 2)))
+
+
 def test_members_differ_and_make_one_head_that_is_as_wide_as_both(inputs: Inputs) -> None:
     alone, pair = (train_head(inputs, head, 0, Surroundings()) for head in (RECIPE.heads[0], PAIR))
     assert pair.members == []
@@ -115,7 +120,20 @@ def test_members_differ_and_make_one_head_that_is_as_wide_as_both(inputs: Inputs
     assert not torch.allclose(first, second)
     assert alone.metrics["validation_loss"] == alone.history[alone.best_epoch]["validation_loss"]
     assert pair.metrics["validation_loss"] not in [epoch["validation_loss"] for epoch in pair.history]
+    last = [[epoch for epoch in pair.history if epoch["member"] == member and epoch["kept"]][-1] for member in (1, 2)]
+    assert pair.metrics["train_loss"] == pytest.approx((last[0]["train_loss"] + last[1]["train_loss"]) / 2)
     assert make_head(PAIR, pair.best).model == LinearGaussian(embedding_dim=8)
+
+
+def test_each_member_stops_early_by_itself_and_gives_its_own_best(inputs: Inputs) -> None:
+    head, seen = replace(PAIR, epochs=12, patience=1, outer_lr=0.05), list[Progress]()
+    state = train_head(inputs, head, 0, Surroundings(watch=seen.append))
+    notes = [progress.note for progress in seen if progress.stage == "early_stop"]
+    assert [note[: len("member 1 stopped early")] for note in notes] == ["member 1 stopped early", "member 2 stopped early"]
+    alone = train_head(inputs, replace(head, members=1), 0, Surroundings())
+    first = [epoch for epoch in state.history if epoch["member"] == 1]
+    assert [epoch["validation_loss"] for epoch in first] == [epoch["validation_loss"] for epoch in alone.history]
+    torch.testing.assert_close(state.best["task.content"].split(4, 1)[0], alone.best["task.content"] / 2)
 
 
 def test_only_closed_forms_have_members(inputs: Inputs) -> None:
