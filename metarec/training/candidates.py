@@ -23,7 +23,7 @@ VARIATIONS: Mapping[Target, Sequence[tuple[str, Mapping[str, str]]]] = {
         ("alpaca", {"outer_lr": "0.001"}),
     ),
 }
-"""Settings worth a trial beside the recipes as they are: how many dimensions and how much regularisation depend on the data."""
+"""Settings worth a trial beside the recipes as they are: how many members or dimensions, and how much regularisation."""
 CLICK_VARIATIONS: Sequence[tuple[str, Mapping[str, str]]] = (
     ("fomaml", {"learner.objective": "cross_entropy"}),
     ("neural_process", {"learner.objective": "cross_entropy"}),

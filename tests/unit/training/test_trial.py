@@ -73,6 +73,17 @@ def test_members_are_judged_alone_until_they_are_together(inputs: Inputs, head: 
     assert len(judge.heads[-1].theta["task.mean"]) == 9
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_heads_are_judged_in_the_unit_of_the_labels(inputs: Inputs, head: HeadRecipe, members: int) -> None:
+    events = inputs.interactions
+    points = replace(inputs, interactions=replace(events, label_N=20 * events.label_N))
+    judge = FakeJudge()
+    tried(points, replace(head, epochs=2, members=members), judge)
+    assert len(judge.heads) > 1
+    mean = float(points.interactions.label_N.mean())
+    assert [float(one.theta["mu"]) for one in judge.heads] == pytest.approx([mean] * len(judge.heads), rel=0.2)
+
+
 def test_a_long_training_is_judged_a_few_times_only(inputs: Inputs, head: HeadRecipe) -> None:
     judge = FakeJudge()
     said = tried(inputs, replace(head, epochs=24), judge)
