@@ -162,7 +162,7 @@ class _HeadRun:
         state.metrics = {name: value for name, value in figures.items() if name not in ("epoch", "member", "seconds", "kept")}
         if self.recipe.members > 1:
             # What all make together has no training loss of its own: the mean over members, each after its published epoch.
-            published = {epoch["member"]: epoch["train_loss"] for epoch in state.history if epoch["kept"]}
+            published = {epoch.get("member", 1): epoch["train_loss"] for epoch in state.history if epoch["kept"]}
             state.metrics["train_loss"] = sum(published.values()) / len(published)
             state.metrics |= {f"validation_{name}": value for name, value in self._figures(state.best).items()}
         state.best = in_labels(self.head.learner, state.best, self.scale)

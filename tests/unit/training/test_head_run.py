@@ -18,7 +18,7 @@ from metarec.training.heads import make_head
 from metarec.training.inputs import Inputs, prepare
 from metarec.training.progress import Progress
 from metarec.training.recipes import HeadRecipe, Recipe, get_recipe
-from metarec.training.state import HeadState, StateStore
+from metarec.training.state import PLAIN, HeadState, StateStore
 from metarec.training.surroundings import Surroundings
 
 if TYPE_CHECKING:
@@ -102,6 +102,15 @@ def test_a_head_of_two_members_goes_on_in_the_one_it_was_stopped_in(
     again = train_head(inputs, PAIR, 0, Surroundings(store=store, watch=seen.append))
     assert same(whole, again)
     assert next((p.member, p.members) for p in seen) == (1 if sum(stops) < ALL_STEPS else 2, 2)
+
+
+def test_a_state_from_before_there_were_members_is_read(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, store = RECIPE.heads[0], StateStore(tmp_path)
+    monkeypatch.setattr("metarec.training.state.PLAIN", tuple(name for name in PLAIN if name != "metrics"))
+    with pytest.raises(InterruptedRunError):
+        train_head(inputs, head, 0, Surroundings(store=store, stopped=stop_after(STEPS + 2)))
+    monkeypatch.undo()
+    assert same(train_head(inputs, head, 0, Surroundings()), train_head(inputs, head, 0, Surroundings(store=store)))
 
 
 def test_who_is_stopped_in_a_member_is_told_which(inputs: Inputs) -> None:
