@@ -57,6 +57,23 @@ def test_users_without_a_row_are_those_who_never_had_it(planted: tuple[PlantedFa
         assert noise_N[0] == pytest.approx(family.noise_variance + spread, rel=1e-4)
 
 
+def test_of_many_users_some_are_held_each_as_they_are(
+    planted: tuple[PlantedFamily, Head], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, head = planted
+    someone_else = np.arange(len(family.layout)) % 3 > 0  # every third has no rows
+    family = replace(family, layout=family.layout.select(np.flatnonzero(someone_else)))
+    every = vectors(family, head)
+    monkeypatch.setattr("metarec.meta.prior_users.MAX_USERS", 7)
+    some = vectors(family, head)
+    assert some.mean_UE.shape[0] == some.factor_UEE.shape[0] == len(np.unique(some.user_N)) == 7
+    chosen = [next(u for u in every.user_N if np.allclose(every.mean_UE[u], mean_E, atol=1e-6)) for mean_E in some.mean_UE]
+    assert chosen == sorted(chosen)
+    for place, user in enumerate(chosen):
+        np.testing.assert_array_equal(some.item_N[some.user_N == place], every.item_N[every.user_N == user])
+        np.testing.assert_allclose(some.factor_UEE[place], every.factor_UEE[user], atol=1e-6)
+
+
 def test_the_posterior_is_the_dual_form_of_the_same_regression() -> None:
     rng = np.random.default_rng(0)
     x, mean = rng.normal(size=(5, 3)), rng.normal(size=3)
