@@ -138,7 +138,7 @@ class _HeadRun:
     def _run(self, pool: ThreadPoolExecutor) -> HeadState:
         state = self.state
         while not state.finished:
-            self._epoch(pool)
+            stop = self._epoch(pool)
             patience = self.recipe.patience
             waited = state.epoch - 1 - state.lowest_epoch
             if state.epoch >= self.recipe.epochs or (0 < patience <= waited):
@@ -148,7 +148,12 @@ class _HeadRun:
                     self.around.watch(Progress(stage="early_stop", target=self.recipe.target, note=note))
                 state = self._next_member()
             self._save()
+            if stop and not state.finished:
+                raise self._interrupted()
         return state
+
+    def _interrupted(self) -> InterruptedRunError:
+        return InterruptedRunError(f"stopped in {self._where} of head '{self.recipe.target}'; the state is saved")
 
     def _next_member(self) -> HeadState:
         """The state at the start of the next training, or the finished one after the last."""
@@ -169,23 +174,26 @@ class _HeadRun:
         state.members = []
         return state
 
-    def _epoch(self, pool: ThreadPoolExecutor) -> None:
+    def _epoch(self, pool: ThreadPoolExecutor) -> bool:
+        """What is left of an epoch; true when its last step was asked to stop."""
         state, steps = self.state, self.sampler.steps_per_epoch
         draws = {
             shard: self.sampler.epoch(state.epoch, state.step, rank=shard, world_size=self.recipe.gradient_shards)
             for shard in self._shards()
         }
         started = time.monotonic() - state.seconds
+        stop = False
         while state.step < steps:
             stop = self._step(draws, pool)
             state.seconds = time.monotonic() - started
             self.around.watch(self._progress())
             if stop and state.step < steps:
                 self._save()
-                raise InterruptedRunError(f"stopped in {self._where} of head '{self.recipe.target}'; the state is saved")
+                raise self._interrupted()
             if state.step % self.around.save_every_steps == 0 and state.step < steps:
                 self._save()
         self._finish_epoch()
+        return stop
 
     def _step(self, draws: dict[int, Iterator[TaskBatch]], pool: ThreadPoolExecutor) -> bool:
         """One outer step; true when some worker was asked to stop."""

@@ -73,6 +73,14 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
     assert same(whole, train_head(inputs, head, 0, Surroundings(store=store)))
 
 
+def test_epochs_of_one_step_can_be_stopped_too(inputs: Inputs, tmp_path: Path) -> None:
+    head, store = replace(RECIPE.heads[0], batch_size=1000), StateStore(tmp_path)
+    with pytest.raises(InterruptedRunError, match="stopped in epoch 3 of head 'explicit'"):
+        train_head(inputs, head, 0, Surroundings(store=store, stopped=stop_after(2)))
+    whole = train_head(inputs, head, 0, Surroundings())
+    assert same(whole, train_head(inputs, head, 0, Surroundings(store=store)))
+
+
 @pytest.mark.parametrize("killed_at", [1, 2, 4, 6, 9, 13])
 def test_a_run_killed_between_saves_goes_on_from_the_last_one(inputs: Inputs, tmp_path: Path, killed_at: int) -> None:
     head = RECIPE.heads[0]
