@@ -127,7 +127,7 @@ def list_checkpoints(limit: int, registry: Path | None, training: str | None, as
             "recipe": one["recipe"],
             "created": _time(one),
             "gate": _gate(one),
-            "delta": one["delta"],
+            "delta": None if _gate(one) == "not judged" else one["delta"],
         }
         for one in found
     ]
@@ -175,6 +175,8 @@ def _show(checkpoint: Mapping[str, object], as_json: bool) -> None:
     left_out = ("metrics", "gate_metrics", "gate_passed")
     shown = {name: value for name, value in checkpoint.items() if name not in left_out and value != ""}
     shown |= {"created": _time(checkpoint), "live": "yes" if checkpoint["live"] else "no", "gate": _gate(checkpoint)}
+    if shown["gate"] == "not judged":
+        shown["delta"] = None
     emit({**shown, **{name: figure(name, value) for part in parts for name, value in part.items()}}, as_json=False)
 
 
@@ -186,7 +188,9 @@ def _plain(checkpoint: "Checkpoint | CheckpointInfo") -> dict[str, object]:
 
 
 def _gate(checkpoint: Mapping[str, object]) -> str:
-    return "passed" if checkpoint["gate_passed"] else "not passed"
+    if checkpoint["gate_passed"]:
+        return "passed"
+    return "not passed" if checkpoint["gate_metrics"] else "not judged"
 
 
 def _time(checkpoint: Mapping[str, object]) -> str | None:

@@ -32,7 +32,13 @@ class FakeTraining(training_pb2_grpc.TrainingServiceServicer):
         self.job: training_pb2.TrainingJob | None = None
         self.polls, self.end = 2, training_pb2.TRAINING_JOB_STATE_SUCCEEDED
         self.checkpoint = training_pb2.Checkpoint(
-            name="checkpoints/c-2-ab", recipe="default", live=True, gate_passed=True, delta=0.125, metrics={"mae": 0.7}
+            name="checkpoints/c-2-ab",
+            recipe="default",
+            live=True,
+            gate_passed=True,
+            delta=0.125,
+            metrics={"mae": 0.7},
+            gate_metrics={"users": 12.0, "bias_mae": 0.8},
         )
         self.calls: list[Any] = []
 
@@ -421,7 +427,10 @@ async def test_checkpoints_come_from_the_training_service(run: Run, training: Fa
     assert json.loads(out)["metrics"] == {"mae": 0.7}
     assert (training.calls[0].name, training.calls[0].force) == ("checkpoints/c-2-ab", True)
     assert (await run("checkpoints", "rollback"))[0] == 0
-    assert (await run("checkpoints", "get", "live"))[0] == 0
+    status, out, _ = await run("checkpoints", "get", "live")
+    assert status == 0
+    shown = dict(line.replace("│", " ").split() for line in out.splitlines() if "users" in line or "bias_mae" in line)
+    assert shown == {"bias_mae": "0.8000", "users": "12"}
     assert training.calls[-1].name == "checkpoints/live"
 
 
@@ -430,6 +439,8 @@ async def test_checkpoints_come_from_a_directory_without_any_service(run: Run, r
     status, out, err = await run("checkpoints", "list", *where)
     assert status == 0, err
     assert "c-1-popular" in out
+    assert "not judged" in out
+    assert "not judged" in (await run("checkpoints", "get", "live", *where))[1]
     status, out, _ = await run("checkpoints", "get", "live", "--json", *where)
     assert json.loads(out)["id"] == "c-1-popular"
     status, _, err = await run("checkpoints", "promote", "c-1-popular", *where)
