@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -28,7 +29,7 @@ from services.training import service as training_service
 from services.training.jobs import JobStore
 from services.training.launchers import JobSpec, JobStatus
 from services.training.local import LocalLauncher, metarec_command
-from services.training.service import TrainingService
+from services.training.service import TrainingService, checkpoint_proto
 
 Stub = training_pb2_grpc.TrainingServiceStub
 Create = training_pb2.CreateTrainingJobRequest
@@ -281,6 +282,11 @@ async def test_jobs_come_in_pages_newest_first(registry: Path, tmp_path: Path) -
         assert (await stub.ListTrainingJobs(request)).training_jobs[0].name == late.name
         for wrong in (training_pb2.ListTrainingJobsRequest(page_size=1001), training_pb2.ListTrainingJobsRequest(page_token="x")):
             assert isinstance(await error_of(stub.ListTrainingJobs(wrong)), InvalidInputError)
+
+
+def test_a_checkpoint_carries_the_figures_of_its_gate(registry: Path) -> None:
+    info = replace(Registry(registry).get("live"), gate_metrics={"users": 12.0, "bias_mae": 0.8})
+    assert dict(checkpoint_proto(info).gate_metrics) == info.gate_metrics
 
 
 async def test_checkpoints_come_in_pages_newest_first(registry: Path, tmp_path: Path) -> None:
