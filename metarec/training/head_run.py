@@ -27,13 +27,14 @@ from metarec.tasks.stats import label_stats
 from metarec.training.batches import pick_device, tables_on, tasks_on
 from metarec.training.heads import episode_config, head_seed, make_head, training_learner
 from metarec.training.inputs import Inputs
-from metarec.training.label_scale import in_labels, in_scale, label_scale, told
+from metarec.training.label_scale import in_labels, in_scale, label_scale
 from metarec.training.optimizer import Adam, OneCycle
 from metarec.training.progress import Progress, early_stop_note
 from metarec.training.recipes import HeadRecipe
+from metarec.training.shared_validation import SharedValidation
 from metarec.training.state import EpochMetrics, HeadState
 from metarec.training.surroundings import Surroundings
-from metarec.training.validation import as_good, validate, validation_sampler
+from metarec.training.validation import validation_sampler
 
 
 def train_head(inputs: Inputs, recipe: HeadRecipe, seed: int, around: Surroundings) -> HeadState:
@@ -61,16 +62,17 @@ class _HeadRun:
         self.samplers = [EpisodeSampler(layout, self.host, config, own) for own in self.seeds]
         if self.samplers[0].num_tasks == 0:
             raise FailedPreconditionError("no task has enough interactions to train on; import more data")
-        self.validation = validation_sampler(
-            in_scale(inputs.layout(recipe.kind, validation=True, targets=targets), self.scale),
-            self.host,
-            config,
-            self.seeds[0],
-            recipe.validation_tasks,
-        )
+        held_out = in_scale(inputs.layout(recipe.kind, validation=True, targets=targets), self.scale)
         self.tables: Tables = tables_on(self.host, pick_device(around.device))
         self.stats = label_stats(layout, self.host.rows)
         self.head = replace(make_head(recipe, {}), learner=training_learner(recipe, len(layout.row_N), self.stats.std))
+        self.validation = SharedValidation(
+            head=self.head,
+            sampler=validation_sampler(held_out, self.host, config, self.seeds[0], recipe.validation_tasks),
+            tables=self.tables,
+            workers=around.workers,
+            scale=self.scale,
+        )
         self.schedule = OneCycle(
             peak=recipe.outer_lr,
             num_steps=recipe.epochs * self.samplers[0].steps_per_epoch,
@@ -169,7 +171,7 @@ class _HeadRun:
             # What all make together has no training loss of its own: the mean over members, each after its published epoch.
             published = {epoch.get("member", 1): epoch["train_loss"] for epoch in state.history if epoch["kept"]}
             state.metrics["train_loss"] = sum(published.values()) / len(published)
-            state.metrics |= {f"validation_{name}": value for name, value in self._figures(state.best).items()}
+            state.metrics |= {f"validation_{name}": value for name, value in self.validation.of(state.best).items()}
         state.best = in_labels(self.head.learner, state.best, self.scale)
         state.members = []
         return state
@@ -241,7 +243,7 @@ class _HeadRun:
 
     def _finish_epoch(self) -> None:
         state = self.state
-        validation, kept = self._validate()
+        validation, kept = self.validation.of_epoch(state)
         metrics: EpochMetrics = {"train_loss": self.scale**2 * state.loss_sum / state.weight_sum, "kept": float(kept)}
         metrics |= {f"validation_{name}": value for name, value in validation.items()}
         if kept:
@@ -252,45 +254,6 @@ class _HeadRun:
         ended = self._progress(state.history[-1])
         state.epoch, state.step, state.loss_sum, state.weight_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
         self.around.watch(ended)
-
-    def _validate(self) -> tuple[EpochMetrics, bool]:
-        """Means over tasks, and whether to keep the epoch's theta: worker 0 tells the others, who must agree on when to stop."""
-        workers, state, names = self.around.workers, self.state, self._measures
-        if self.validation.num_tasks == 0:
-            state.lowest_epoch = state.epoch
-            return {}, True  # the last epoch is the best one there is to know of
-        shared = torch.zeros(len(names) + 2, dtype=torch.float64, device=self.tables.rows.dense_NP.device)
-        if workers.rank == 0:
-            found = validate(replace(self.head, theta=state.theta), self.validation, self.tables)
-            lowest = state.lowest_T is None or bool(found["loss"].mean() < state.lowest_T.mean())
-            if lowest or state.lowest_T is None:
-                state.lowest_T = found["loss"]
-            kept = as_good(found["loss"], state.lowest_T)
-            said = [*(float(found[name].mean()) for name in names), float(lowest), float(kept)]
-            shared += torch.tensor(said, dtype=torch.float64, device=shared.device)
-        workers.sum_(shared)
-        *means, lowest, kept = shared.tolist()
-        if lowest:
-            state.lowest_epoch = state.epoch
-        return told(dict(zip(names, means, strict=True)), self.scale), bool(kept)
-
-    @property
-    def _measures(self) -> tuple[str, str]:
-        """What validation tells of."""
-        return ("loss", "ndcg@10") if self.recipe.target == "implicit" else ("loss", "mae")
-
-    def _figures(self, theta: MetaParams) -> EpochMetrics:
-        """Validation of what members make together, by worker 0 for all."""
-        device = self.tables.rows.dense_NP.device
-        if self.validation.num_tasks == 0:
-            return {}
-        shared = torch.zeros(len(self._measures), dtype=torch.float64, device=device)
-        if self.around.workers.rank == 0:
-            head = replace(self.head, theta={name: value.to(device) for name, value in theta.items()})
-            found = validate(head, self.validation, self.tables)
-            shared += torch.stack([found[name].mean() for name in self._measures]).to(device)
-        self.around.workers.sum_(shared)
-        return told(dict(zip(self._measures, shared.tolist(), strict=True)), self.scale)
 
     def _progress(self, metrics: EpochMetrics | None = None) -> Progress:
         state = self.state
