@@ -50,8 +50,11 @@ def check_registry(path: Path) -> Iterator[Finding]:
     elif live in damaged or live not in [folder.name for folder in folders]:
         yield fail("registry", f"{detail}; the live one cannot be used", promote)
     elif not (info := registry.get(live)).gate_passed:
-        advice = "it was promoted by force; train a better one"
-        yield warn("registry", f"{detail}, which did not pass its gate ({info.delta:+.4f})", advice)
+        if info.judged:
+            said, better = f"did not pass its gate ({info.delta:+.4f})", "train a better one"
+        else:
+            said, better = "no gate has judged", "train with the gate"
+        yield warn("registry", f"{detail}, which {said}", f"it was promoted by force; {better}")
     else:
         yield ok("registry", f"{detail} (delta {info.delta:+.4f})")
 

@@ -23,7 +23,10 @@ from metarec.cli.run_lock import only_one
 from metarec.client.health import gateway_credentials, is_serving
 from metarec.data.dataset import Dataset
 from metarec.errors import ConfigError
+from metarec.training.manifest import Manifest
+from metarec.training.recipes import get_recipe
 from metarec.training.registry import Registry
+from metarec.types import GateReport
 from services.runtime.settings import DEFAULT_PORTS
 
 
@@ -103,6 +106,23 @@ def test_a_damaged_checkpoint_is_named_and_another_offered(registry: Path):
     assert str(arrays) in checks["checkpoint"][1]
     assert checks["registry"][0] == "fail"
     assert f"metarec checkpoints promote {other}" in checks["registry"][2]
+
+
+@pytest.mark.parametrize(
+    ("gate", "said", "better"),
+    [
+        (None, "which no gate has judged", "train with the gate"),
+        (GateReport(delta=-0.02, passed=False, metrics={"users": 9.0}), "which did not pass its gate (-0.0200)", "train a better one"),
+    ],
+)
+def test_a_checkpoint_that_was_forced_is_warned_of(registry: Path, gate: GateReport | None, said: str, better: str):
+    known = Registry(registry)
+    manifest = Manifest(recipe=get_recipe(), seed=9, data_fingerprint="f", created=1.8e9, gate=gate)
+    known.promote(known.publish(known.load("live"), manifest), force=True)
+    status, detail, advice = by_check(check_registry(registry))["registry"]
+    assert status == "warn"
+    assert detail.endswith(said)
+    assert advice == f"it was promoted by force; {better}"
 
 
 def test_no_live_checkpoint_no_checkpoint_and_a_damaged_live_file(registry: Path, tmp_path: Path):
