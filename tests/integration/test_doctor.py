@@ -112,7 +112,11 @@ def test_a_damaged_checkpoint_is_named_and_another_offered(registry: Path):
     ("gate", "said", "better"),
     [
         (None, "which no gate has judged", "train with the gate"),
-        (GateReport(delta=-0.02, passed=False, metrics={"users": 9.0}), "which did not pass its gate (-0.0200)", "train a better one"),
+        (
+            GateReport(delta=-0.02, passed=False, metrics={"users": 9.0}),
+            "which did not pass its gate (-0.0200)",
+            "train a better one",
+        ),
     ],
 )
 def test_a_checkpoint_that_was_forced_is_warned_of(registry: Path, gate: GateReport | None, said: str, better: str):
