@@ -41,7 +41,7 @@ def test_the_same_command_runs_as_a_ray_job(
         check=False,
     )
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-    assert "explicit epoch 2/2" in submitted.stdout
+    assert "explicit member 3/3 epoch 2/2" in submitted.stdout
     assert "Job 'nightly' succeeded" in submitted.stdout
     (info,) = Registry(out).list()
     assert info.job_id == "nightly"
