@@ -1,6 +1,7 @@
 """The run of the protocols: what is not run again and why it is, and tables that say what is missing."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,3 +216,13 @@ def test_learners_beside_the_flagship_are_asked_with_the_whole_support_too(
     assert set(found["protocols"]) == {"user_cold", *(f"user_cold@{k}" for k in bench.p1.SHOTS)}
     maes = {protocol: models[found["learner"]]["mae"]["mean"] for protocol, models in found["protocols"].items()}
     assert maes["user_cold"] != maes["user_cold@0"]
+
+
+def test_groups_of_places_are_not_joined() -> None:
+    from bench.accuracy.curves import in_groups
+
+    assert in_groups(["0", "1", "3"], [0.3, 0.2, 0.1]) == ([0.0, 1.0, 2.0], [0.3, 0.2, 0.1])
+    at, drawn = in_groups(["a @0", "a @10", "b @0"], [0.1, 0.2, 0.3])
+    assert at == [0.0, 1.0, 1.5, 2.0]
+    assert [drawn[0], drawn[1], drawn[3]] == [0.1, 0.2, 0.3]
+    assert math.isnan(drawn[2])  # nothing is drawn
