@@ -40,7 +40,8 @@ from metarec.meta.prior import Prior
 from metarec.tasks.splits import cold_user_split
 from metarec.training.inputs import split
 from metarec.training.loop import fit
-from metarec.training.recipes import Recipe, get_recipe
+from metarec.training.recipe import Recipe
+from metarec.training.recipes import get_recipe
 from metarec.types import Interaction
 
 ENTRIES: dict[str, tuple[str, dict[str, str]]] = {

@@ -13,6 +13,9 @@ Features = Mapping[str, FeatureValue]
 TaskKind = Literal["user", "item"]
 """What a task is: a user whose rows are items, or an item whose rows are users."""
 
+GRADES_STD = 1.117
+"""Deviation of the grades of MovieLens-1M: the scale of labels that settings of recipes and plain baselines are meant for."""
+
 AdaptedKind = Literal["user", "item", "scenario", "user_in_scenario"]
 """What can be adapted to: a task, or a scenario that users share, or a user within one."""
 

@@ -36,7 +36,8 @@ from metarec.evaluation.episode_file import read_episodes
 from metarec.evaluation.rating_run import Contest, label_scale, learner_name, learner_predictor, run_contest
 from metarec.evaluation.results import Report
 from metarec.training.checkpoint import load_checkpoint
-from metarec.training.recipes import Recipe, get_recipe
+from metarec.training.recipe import Recipe
+from metarec.training.recipes import get_recipe
 
 PROTOCOLS = ("user_cold", "item_cold", "user_and_item_cold")
 SHOTS = (0, 1, 3, 5, 10)

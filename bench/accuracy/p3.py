@@ -27,7 +27,8 @@ from metarec.evaluation.evaluate import Evaluation
 from metarec.evaluation.scores import ScoreFile
 from metarec.training.checkpoint import load_checkpoint
 from metarec.training.progress import Progress
-from metarec.training.recipes import Recipe, get_recipe
+from metarec.training.recipe import Recipe
+from metarec.training.recipes import get_recipe
 from metarec.training.run import train
 
 PHASES = {"cold": 0, "a": 20, "a+b": 40, "a+b+c": 60}

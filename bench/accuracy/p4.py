@@ -40,7 +40,8 @@ from metarec.tasks.batch import Tables
 from metarec.tasks.tables import build_tables
 from metarec.training.loop import fit
 from metarec.training.progress import Progress
-from metarec.training.recipes import Recipe, get_recipe
+from metarec.training.recipe import Recipe
+from metarec.training.recipes import get_recipe
 
 DOMAINS = {"under 25": ("under 18", "18-24"), "25-34": ("25-34",), "35 and over": ("35-44", "45-49", "50-55", "56+")}
 BARS = {"total": 0.815}

@@ -25,7 +25,8 @@ from metarec.data.dataset import Dataset
 from metarec.evaluation.results import Report
 from metarec.evaluation.temporal import evaluate_temporal
 from metarec.training.loop import fit
-from metarec.training.recipes import Recipe, get_recipe
+from metarec.training.recipe import Recipe
+from metarec.training.recipes import get_recipe
 
 METRICS = ("ndcg@20", "recall@20")
 LEARNER = "alpaca"

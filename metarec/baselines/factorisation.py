@@ -14,9 +14,7 @@ from metarec.baselines.rating_tasks import Floats, RatingData, RatingTasks
 from metarec.baselines.ratings import Bias
 from metarec.errors import ConfigError
 from metarec.tasks.stats import scale_over
-
-GRADES_STD = 1.117
-"""Deviation of the labels, grades from 1 to 5, that penalties on factors are meant for; clicks have settings of their own."""
+from metarec.types import GRADES_STD
 
 
 class BiasALS:
@@ -50,6 +48,7 @@ class BiasALS:
         self.user_shrinkage = bias.user_shrinkage
         shape = (train.num_users, train.num_items)
         ones_UI = sp.csr_matrix((np.ones(len(train.label_N)), (train.user_N, train.item_N)), shape)
+        # Clicks have settings of their own.
         scale = 1.0 if train.binary else scale_over(train.label_N, GRADES_STD)
         label_UI = sp.csr_matrix(((train.label_N - bias.mean) / scale, (train.user_N, train.item_N)), shape)
         ones_IU, label_IU = ones_UI.T.tocsr(), label_UI.T.tocsr()

@@ -23,7 +23,8 @@ from metarec.features.encoder import FeatureEncoder
 from metarec.training.candidates import Eligibility, eligible
 from metarec.training.halving import Halving
 from metarec.training.inputs import Inputs, prepare
-from metarec.training.recipes import HeadRecipe, get_recipe
+from metarec.training.recipe import HeadRecipe
+from metarec.training.recipes import get_recipe
 from metarec.training.trial import Cost, Report, probe
 from metarec.training.tuning import Trials
 from metarec.training.tuning_plan import Plan, plan, shortest
@@ -163,9 +164,7 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
     chosen = store.plan or plan(costs, slots=options.slots, seconds=left)
     enough = SPARE * (options.budget - left + shortest(costs, slots=options.slots))
     if chosen is None:
-        chosen = Plan(
-            shares=(), admitted=(), left_out={name: cost.seconds(cost.epochs) for name, cost in costs.items()}, seconds=0.0
-        )
+        chosen = Plan.of_nobody(costs)
     else:
         store.begin(floor, costs, chosen)
     watching.planned(prepared, costs, chosen)
@@ -182,18 +181,8 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
         known=store.known,
         watch=lambda rung, trials: watching.rung(rung, len(chosen.shares), trials),
     )
-
-    def hear(report: Report) -> None:
-        store.add(report)
-        watching.report(report, halving.metric)
-
     if chosen.admitted:
-        watching.say("starting Ray")
-        trials = Trials(
-            prepared.inputs, prepared.judge, slots=options.slots, seed=options.seed, directory=options.directory, watch=hear
-        )
-        with trials:
-            trials.run(halving, heads, lambda: watching.say("stopping"))
+        _try(prepared, options, halving, heads, store, watching)
     outcomes = tuple(outcome(one, costs[one.name], chosen, halving) for one in prepared.eligibility.candidates)
     return Found(
         prepared=prepared,
@@ -208,6 +197,28 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
         enough=enough,
         seconds=time.time() - started,
     )
+
+
+def _try(
+    prepared: Prepared,
+    options: Options,
+    halving: Halving,
+    heads: Mapping[str, HeadRecipe],
+    store: TrialStore,
+    watching: Watching,
+) -> None:
+    """The trials on Ray Tune, kept and shown as they report."""
+
+    def hear(report: Report) -> None:
+        store.add(report)
+        watching.report(report, halving.metric)
+
+    watching.say("starting Ray")
+    trials = Trials(
+        prepared.inputs, prepared.judge, slots=options.slots, seed=options.seed, directory=options.directory, watch=hear
+    )
+    with trials:
+        trials.run(halving, heads, lambda: watching.say("stopping"))
 
 
 def _floor(prepared: Prepared, options: Options, watching: Watching) -> Floor:

@@ -11,7 +11,7 @@ from metarec.meta.prior import Prior
 from metarec.training.checkpoint import load_checkpoint
 from metarec.training.inputs import hold_out_users, split
 from metarec.training.manifest import read_manifest
-from metarec.training.recipes import Recipe
+from metarec.training.recipe import Recipe
 from metarec.training.registry import locate
 
 

@@ -15,7 +15,7 @@ from metarec.meta.prior import Prior
 from metarec.training.inputs import prepare
 from metarec.training.loop import fit
 from metarec.training.profiles import learn_profiles
-from metarec.training.recipes import Recipe
+from metarec.training.recipe import Recipe
 
 SHOTS: tuple[int | None, ...] = (0, 5, 20, None)
 

@@ -24,7 +24,7 @@ from metarec.types import TaskKind
 if TYPE_CHECKING:
     from metarec.meta.prior import Prior
     from metarec.training.progress import Progress
-    from metarec.training.recipes import Recipe
+    from metarec.training.recipe import Recipe
 
 DEFAULT_SHOTS = (0, 1, 3, 5, 10)
 

@@ -9,7 +9,8 @@ from metarec.meta.contract import takes_targets
 from metarec.meta.prior import Prior
 from metarec.training.loop import fit
 from metarec.training.progress import Progress
-from metarec.training.recipes import EXPLICIT, Recipe
+from metarec.training.recipe import Recipe
+from metarec.training.recipes import EXPLICIT
 
 if TYPE_CHECKING:
     from metarec.cli.evaluate_inputs import Loaded

@@ -14,7 +14,8 @@ from metarec.cli.values import figure
 from metarec.data.schema import Schema
 from metarec.errors import InterruptedRunError
 from metarec.training.progress import early_stop_note
-from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, RECIPES, TARGETS_RECIPE, Recipe, get_recipe
+from metarec.training.recipe import Recipe
+from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, RECIPES, TARGETS_RECIPE, get_recipe
 
 if TYPE_CHECKING:
     from metarec.training.gate import Gate

@@ -20,7 +20,7 @@ from metarec.meta.augmentation import augmented
 from metarec.meta.contract import Metrics
 from metarec.meta.dual import DualForm
 from metarec.meta.inner import ElementwiseForm, Form, Inputs, Rates, last
-from metarec.meta.label_scale import inside, outside, rescaled
+from metarec.meta.label_unit import inside, outside, rescaled
 from metarec.meta.objectives import Objective, check_objective, expected_label, start_score, task_loss
 from metarec.models.contract import FastWeights, GradientScorer, LayeredScorer, MetaParams, Prediction, Scorer, trainable
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch

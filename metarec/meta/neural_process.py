@@ -19,7 +19,7 @@ from torch import Tensor
 from metarec.errors import ConfigError
 from metarec.meta.augmentation import augmented
 from metarec.meta.contract import Metrics
-from metarec.meta.label_scale import inside, outside, rescaled
+from metarec.meta.label_unit import inside, outside, rescaled
 from metarec.meta.objectives import Objective, check_objective, expected_label, row_loss, start_score
 from metarec.models.attentive_set import AttentiveSet, Features
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable

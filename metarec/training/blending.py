@@ -10,7 +10,7 @@ from metarec.meta.blend import choose_blend
 from metarec.meta.prior import Head
 from metarec.training.heads import episode_config, head_seed
 from metarec.training.inputs import Inputs
-from metarec.training.recipes import HeadRecipe
+from metarec.training.recipe import HeadRecipe
 from metarec.training.validation import ranking_ndcg, validation_sampler
 from metarec.types import Target
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from metarec.data.inspection import Findings
-from metarec.training.recipes import RECIPES, TARGETS_RECIPE, HeadRecipe, Recipe, get_recipe
+from metarec.training.recipe import HeadRecipe, Recipe
+from metarec.training.recipes import RECIPES, TARGETS_RECIPE, get_recipe
 from metarec.types import Target
 
 VARIATIONS: Mapping[Target, Sequence[tuple[str, Mapping[str, str]]]] = {

@@ -30,7 +30,7 @@ from metarec.training.inputs import Inputs
 from metarec.training.label_scale import in_labels, in_scale, label_scale
 from metarec.training.optimizer import Adam, OneCycle
 from metarec.training.progress import Progress, early_stop_note
-from metarec.training.recipes import HeadRecipe
+from metarec.training.recipe import HeadRecipe
 from metarec.training.shared_validation import SharedValidation
 from metarec.training.state import EpochMetrics, HeadState
 from metarec.training.surroundings import Surroundings

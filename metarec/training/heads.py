@@ -13,7 +13,7 @@ from metarec.meta.registry import learner_settings, learner_type, make_learner
 from metarec.models.contract import MetaParams
 from metarec.models.registry import make_model
 from metarec.tasks.sampler import EpisodeConfig
-from metarec.training.recipes import HeadRecipe, Recipe, check_types
+from metarec.training.recipe import HeadRecipe, Recipe, check_types
 from metarec.types import Target
 
 STREAMS: dict[Target, int] = {"explicit": 1, "implicit": 2}

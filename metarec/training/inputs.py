@@ -18,7 +18,7 @@ from metarec.tasks.batch import EntityTable, Tables
 from metarec.tasks.layout import TaskLayout
 from metarec.tasks.tables import entity_table
 from metarec.training.files import write_atomically
-from metarec.training.recipes import Recipe
+from metarec.training.recipe import Recipe
 from metarec.training.tensors import arrays_to_tensors, read_tensors, tensor_bytes
 from metarec.types import TaskKind
 

@@ -8,7 +8,7 @@ from metarec.meta.prior import Head
 from metarec.meta.prior_users import user_vectors
 from metarec.training.heads import head_seed
 from metarec.training.inputs import Inputs
-from metarec.training.recipes import HeadRecipe
+from metarec.training.recipe import HeadRecipe
 
 
 def best_item_side(inputs: Inputs, recipe: HeadRecipe, head: Head, seed: int) -> ItemSide | None:

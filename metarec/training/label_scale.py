@@ -15,7 +15,7 @@ from metarec.meta.contract import MetaLearner, takes_scale
 from metarec.models.contract import MetaParams
 from metarec.tasks.layout import TaskLayout
 from metarec.tasks.stats import scale_over
-from metarec.training.recipes import HeadRecipe
+from metarec.training.recipe import HeadRecipe
 
 
 def label_scale(recipe: HeadRecipe, label_N: NDArray[np.float32]) -> float:

@@ -7,7 +7,7 @@ from metarec.meta.link import Link, fit_link
 from metarec.meta.prior import Head
 from metarec.training.heads import episode_config, head_seed
 from metarec.training.inputs import Inputs
-from metarec.training.recipes import HeadRecipe
+from metarec.training.recipe import HeadRecipe
 from metarec.training.validation import validation_sampler
 
 DRAWS = 4

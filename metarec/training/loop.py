@@ -14,7 +14,7 @@ from metarec.training.item_tasks import best_item_side
 from metarec.training.label_scale import label_scale
 from metarec.training.linking import best_link
 from metarec.training.progress import Watch, silent
-from metarec.training.recipes import Recipe
+from metarec.training.recipe import Recipe
 from metarec.training.refit import refitted
 from metarec.training.scenarios import best_scenarios, with_reference
 from metarec.training.state import HeadState

@@ -9,7 +9,7 @@ from typing import cast
 from metarec.errors import CorruptCheckpointError
 from metarec.training.files import Json, canonical, sha256
 from metarec.training.gate import GateReport
-from metarec.training.recipes import Recipe
+from metarec.training.recipe import Recipe
 
 FORMAT_VERSION = 3
 """Grows when theta or files change so that an older checkpoint cannot be read; 2: alpaca has `task.choice` and

@@ -32,7 +32,8 @@ from metarec.training.loop import assemble
 from metarec.training.manifest import Manifest
 from metarec.training.profiles import learn_profiles
 from metarec.training.progress import Progress, Watch, silent
-from metarec.training.recipes import Recipe, get_recipe
+from metarec.training.recipe import Recipe
+from metarec.training.recipes import get_recipe
 from metarec.training.registry import Registry
 from metarec.training.state import EpochMetrics, HeadState, StateStore
 from metarec.training.stop import StopFile

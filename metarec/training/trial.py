@@ -21,7 +21,7 @@ from metarec.training.heads import make_head
 from metarec.training.inputs import Inputs
 from metarec.training.label_scale import in_labels, label_scale
 from metarec.training.progress import Progress
-from metarec.training.recipes import HeadRecipe
+from metarec.training.recipe import HeadRecipe
 from metarec.training.refit import refitted
 from metarec.training.state import HeadState, StateStore
 from metarec.training.surroundings import Surroundings

@@ -22,7 +22,7 @@ from metarec.errors import InterruptedRunError, MetarecError, UnavailableError
 from metarec.training.distributed import cause, cluster, quiet
 from metarec.training.halving import Halving, Training
 from metarec.training.inputs import Inputs
-from metarec.training.recipes import HeadRecipe
+from metarec.training.recipe import HeadRecipe
 from metarec.training.stop import StopFile
 from metarec.training.trial import Judge, Report, run_trial
 

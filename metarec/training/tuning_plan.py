@@ -30,6 +30,12 @@ class Plan:
     left_out: Mapping[str, float]
     seconds: float
 
+    @staticmethod
+    def of_nobody(costs: Mapping[str, Cost]) -> "Plan":
+        """No training at all: all of these are left out."""
+        in_full = {name: cost.seconds(cost.epochs) for name, cost in costs.items()}
+        return Plan(shares=(), admitted=(), left_out=in_full, seconds=0.0)
+
 
 def epochs_of(epochs: int, share: float) -> int:
     """That share of a recipe's epochs, at least one."""

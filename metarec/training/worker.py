@@ -17,7 +17,7 @@ from metarec.errors import InterruptedRunError, MetarecError
 from metarec.training.head_run import train_head
 from metarec.training.inputs import Inputs
 from metarec.training.progress import Progress, Watch, silent
-from metarec.training.recipes import Recipe
+from metarec.training.recipe import Recipe
 from metarec.training.state import StateStore
 from metarec.training.stop import StopFile
 from metarec.training.surroundings import SAVE_EVERY_STEPS, Alone, Surroundings, Workers

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from metarec.training.manifest import MANIFEST, Manifest, read_manifest
-from metarec.training.recipes import Recipe, get_recipe
+from metarec.training.recipe import Recipe
+from metarec.training.recipes import get_recipe
 from metarec.training.registry import CHECKPOINTS, LIVE, Registry
 from metarec.types import GateReport
 

@@ -14,7 +14,8 @@ from metarec.errors import ConfigError, FailedPreconditionError, InterruptedRunE
 from metarec.meta.prior import Prior
 from metarec.training.checkpoint import load_checkpoint
 from metarec.training.progress import Progress
-from metarec.training.recipes import Recipe, get_recipe
+from metarec.training.recipe import Recipe
+from metarec.training.recipes import get_recipe
 from metarec.training.registry import Registry
 from metarec.training.run import RunOptions, train
 from metarec.types import GateReport

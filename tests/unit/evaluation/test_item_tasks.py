@@ -16,7 +16,8 @@ from metarec.meta.prior import Prior
 from metarec.training.checkpoint import load_checkpoint, save_checkpoint
 from metarec.training.loop import fit
 from metarec.training.manifest import Manifest
-from metarec.training.recipes import Recipe, get_recipe
+from metarec.training.recipe import Recipe
+from metarec.training.recipes import get_recipe
 
 SMALL = {"epochs": "6", "batch_size": "16", "model.embedding_dim": "4", "validation_fraction": "0.1", "patience": "0"}
 

@@ -3,7 +3,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from metarec.meta.prior import Prior
-from metarec.training.recipes import Recipe, get_recipe
+from metarec.training.recipe import Recipe
+from metarec.training.recipes import get_recipe
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset

@@ -9,7 +9,7 @@ import torch
 from metarec.meta.prior import Head, Prior
 from metarec.training.blending import best_blend
 from metarec.training.inputs import Inputs, prepare
-from metarec.training.recipes import HeadRecipe, Recipe
+from metarec.training.recipe import HeadRecipe, Recipe
 from metarec.types import Target
 
 if TYPE_CHECKING:

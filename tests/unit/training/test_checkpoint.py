@@ -16,7 +16,7 @@ from metarec.meta.prior import Prior
 from metarec.tasks.tables import encode_unknown_items, encode_unknown_users
 from metarec.training.checkpoint import load_checkpoint, save_checkpoint
 from metarec.training.manifest import FORMAT_VERSION, MANIFEST, Manifest, read_manifest
-from metarec.training.recipes import Recipe
+from metarec.training.recipe import Recipe
 from metarec.types import GateReport
 
 

@@ -17,7 +17,8 @@ from metarec.training.head_run import train_head
 from metarec.training.heads import make_head
 from metarec.training.inputs import Inputs, prepare
 from metarec.training.progress import Progress
-from metarec.training.recipes import HeadRecipe, Recipe, get_recipe
+from metarec.training.recipe import HeadRecipe, Recipe
+from metarec.training.recipes import get_recipe
 from metarec.training.state import PLAIN, HeadState, StateStore
 from metarec.training.surroundings import Surroundings
 

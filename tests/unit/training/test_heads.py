@@ -5,7 +5,8 @@ import pytest
 from metarec.errors import ConfigError
 from metarec.meta.alpaca import Alpaca
 from metarec.training.heads import check_labels, make_head, training_learner
-from metarec.training.recipes import HeadRecipe, get_recipe
+from metarec.training.recipe import HeadRecipe
+from metarec.training.recipes import get_recipe
 
 HEAD = HeadRecipe(
     target="explicit",

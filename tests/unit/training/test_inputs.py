@@ -8,7 +8,7 @@ import torch
 
 from metarec.features.encoder import FeatureEncoder
 from metarec.training.inputs import Inputs, hold_out_users, prepare, split
-from metarec.training.recipes import Recipe
+from metarec.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset

@@ -17,9 +17,11 @@ from metarec.training.head_run import train_head
 from metarec.training.heads import make_head
 from metarec.training.inputs import Inputs
 from metarec.training.label_scale import in_labels, in_scale, label_scale, told
-from metarec.training.recipes import GRADES_STD, HeadRecipe, get_recipe
+from metarec.training.recipe import HeadRecipe
+from metarec.training.recipes import get_recipe
 from metarec.training.state import HeadState
 from metarec.training.surroundings import Surroundings
+from metarec.types import GRADES_STD
 
 SMALL = {"epochs": "3", "batch_size": "16", "explicit.model.embedding_dim": "4", "patience": "0"}
 CLOSED = [get_recipe(name).override(SMALL).heads[0] for name in ("alpaca", "alpaca_targets")]

@@ -2,7 +2,9 @@ import pytest
 
 from metarec.errors import ConfigError
 from metarec.training.heads import episode_config, make_head
-from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, GRADES_STD, RECIPES, HeadRecipe, Recipe, get_recipe
+from metarec.training.recipe import HeadRecipe, Recipe
+from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, RECIPES, get_recipe
+from metarec.types import GRADES_STD
 
 
 @pytest.mark.parametrize("name", RECIPES)

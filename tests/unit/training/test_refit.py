@@ -7,7 +7,7 @@ import torch
 
 from metarec.meta.prior import Prior
 from metarec.training.inputs import prepare
-from metarec.training.recipes import Recipe
+from metarec.training.recipe import Recipe
 from metarec.training.refit import refitted
 
 if TYPE_CHECKING:

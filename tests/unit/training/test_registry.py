@@ -17,7 +17,7 @@ from metarec.meta.prior import Prior
 from metarec.training import checkpoint as checkpoint_module
 from metarec.training.checkpoint import load_checkpoint
 from metarec.training.manifest import MANIFEST, Manifest
-from metarec.training.recipes import Recipe
+from metarec.training.recipe import Recipe
 from metarec.training.registry import CHECKPOINTS, LIVE, STAGING, Registry
 from metarec.types import GateReport
 

@@ -15,7 +15,7 @@ from metarec.meta.scenario import REFERENCE
 from metarec.training.checkpoint import load_checkpoint, save_checkpoint
 from metarec.training.loop import fit
 from metarec.training.manifest import Manifest
-from metarec.training.recipes import Recipe
+from metarec.training.recipe import Recipe
 from metarec.training.scenarios import places
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.prior import Head
 from metarec.training.inputs import Inputs, prepare
-from metarec.training.recipes import HeadRecipe, Recipe
+from metarec.training.recipe import HeadRecipe, Recipe
 from metarec.training.trial import Report, probe, run_trial
 
 if TYPE_CHECKING:
