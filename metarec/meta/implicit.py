@@ -23,12 +23,12 @@ from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from metarec.errors import ConfigError
 from metarec.meta.contract import Metrics
+from metarec.meta.implicit_loss import SECONDS_PER_DAY, columns, multinomial_loss, occurring, recency, squared_loss
 from metarec.meta.implicit_past import choose_evidence
-from metarec.meta.implicit_terms import columns, members, stage_weights, system, trust, vectors
+from metarec.meta.implicit_terms import stage_weights, system, trust, vectors
 from metarec.models.catalogue_scorer import NUM_STAGES, CatalogueScorer
 from metarec.models.catalogue_start import choose_recency
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
@@ -36,8 +36,6 @@ from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
 from metarec.tasks.layout import TaskLayout
 from metarec.tasks.stats import LabelStats
 from metarec.types import Target
-
-SECONDS_PER_DAY = 86400.0
 
 ANCHORED = ("row.id", "row.content")
 FIXED = ("range.", "start.")
@@ -174,10 +172,15 @@ class ImplicitAlpaca:
         w_TE = vectors(scorer, live, support, phi_IE, bias_I)
         pick_C, scale_C = columns(tasks, len(rows), self.sampled_items, generator)
         score_TC = bias_I[pick_C] + w_TE @ phi_IE[pick_C].T
-        seen_TC = members(support, len(rows))[:, pick_C]
-        relevant_TC = members(query, len(rows))[:, pick_C] & ~seen_TC
-        loss_T = self._query_loss(score_TC, relevant_TC, ~seen_TC * scale_C)
-        weight_T = tasks.weight_T.to(loss_T.dtype) * self._recency(theta, query) * relevant_TC.any(1)
+        seen_TC = occurring(support, len(rows))[:, pick_C]
+        relevant_TC = occurring(query, len(rows))[:, pick_C] & ~seen_TC
+        weight_TC = ~seen_TC * scale_C
+        if self.loss == "squared":
+            loss_T = squared_loss(score_TC, relevant_TC, weight_TC)
+        else:
+            loss_T = multinomial_loss(score_TC, relevant_TC, weight_TC, self.softness)
+        recent_T = recency(query, theta["range.days"], self.recent_fraction)
+        weight_T = tasks.weight_T.to(loss_T.dtype) * recent_T * relevant_TC.any(1)
         loss = (weight_T * loss_T).sum() / weight_T.sum().clamp_min(1e-12)
         objective = loss + self.l2_profile * live["task.content"].square().sum()
         for name in ANCHORED:
@@ -189,24 +192,6 @@ class ImplicitAlpaca:
         for name in ("row.id", "row.id_bias", "row.id_stage"):
             gradient[name][0] = 0.0  # code 0 has no id: its row stays 0
         return gradient, {"loss": float(loss.detach()), "objective": float(objective.detach())}
-
-    def _query_loss(self, score_TC: Tensor, relevant_TC: Tensor, weight_TC: Tensor) -> Tensor:
-        """Loss of each task; `weight_TC` is 0 for support items and above 1 for items that stand for unsampled ones."""
-        positive_TC = relevant_TC.to(score_TC.dtype)
-        count_T = positive_TC.sum(1).clamp_min(1.0)
-        if self.loss == "squared":
-            return (weight_TC * (positive_TC - score_TC).square()).sum(1) / count_T
-        rate_TC = self.softness * softplus(score_TC / self.softness) + 1e-6
-        total_T = (weight_TC * rate_TC).sum(1)
-        return torch.log(total_T) - (positive_TC * torch.log(rate_TC)).sum(1) / count_T
-
-    def _recency(self, theta: MetaParams, query: Batch) -> Tensor:
-        """Outer weight (T,) of a task by its newest query: the tasks to come resemble the newest ones."""
-        last, span = theta["range.days"]
-        if query.timestamp_TN is None or not self.recent_fraction or not span > 0:
-            return torch.ones(query.num_tasks, device=query.row_TN.device)
-        newest_T = torch.where(query.mask_TN, query.timestamp_TN, 0.0).amax(1) / SECONDS_PER_DAY
-        return torch.exp(-(last - newest_T).clamp_min(0.0) / (self.recent_fraction * span)).to(theta["row.id"].dtype)
 
     def prepare(self, model: Scorer, theta: MetaParams, rows: EntityTable) -> MetaParams:
         """Theta with vectors, offsets and Gram matrix of all `rows` cached."""

@@ -1,7 +1,7 @@
-"""The solve over the whole catalogue that adaptation, explanations and the outer loss of `alpaca_implicit` share.
+"""The solve over the whole catalogue that adaptation and explanations of `alpaca_implicit` share.
 
 Its equations are those of metarec.meta.implicit.
-Shapes: T tasks, S support rows, I items, C items of the outer loss, D dimensions, R stages, E = D + R, L label levels.
+Shapes: T tasks, S support rows, I items, D dimensions, R stages, E = D + R, L label levels.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarec.models.catalogue_scorer import CatalogueScorer, stages
 from metarec.models.contract import MetaParams
-from metarec.tasks.batch import Batch, TaskBatch
+from metarec.tasks.batch import Batch
 
 
 def vectors(scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_IE: Tensor, bias_I: Tensor) -> Tensor:
@@ -80,25 +80,3 @@ def _newer(time_TS: Tensor, mask_TS: Tensor) -> Tensor:
     time_TS = time_TS.masked_fill(~mask_TS, -math.inf)
     older_TS = torch.searchsorted(time_TS.sort(1).values, time_TS, right=True)
     return time_TS.shape[1] - older_TS
-
-
-def members(batch: Batch, num_rows: int) -> Tensor:
-    """Which rows (T, I) occur among the unmasked entries of a batch."""
-    found_TI = torch.zeros(batch.num_tasks, num_rows + 1, dtype=torch.bool, device=batch.row_TN.device)
-    found_TI.scatter_(1, torch.where(batch.mask_TN, batch.row_TN, num_rows), True)
-    return found_TI[:, :num_rows]
-
-
-def columns(tasks: TaskBatch, num_items: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Items of the outer loss and how many each stands for: all of them, or the batch's own plus a sample of `most`."""
-    device = tasks.query.row_TN.device
-    if num_items <= most:
-        return torch.arange(num_items, device=device), torch.ones(num_items, device=device)
-    own_I = (members(tasks.query, num_items) | members(tasks.support, num_items)).any(0)
-    others = torch.nonzero(~own_I)[:, 0]
-    order = torch.randperm(len(others), generator=generator)[:most].to(device)
-    own = torch.nonzero(own_I)[:, 0]
-    scale = len(others) / max(1, len(order))
-    return torch.cat([own, others[order]]), torch.cat(
-        [torch.ones(len(own), device=device), torch.full((len(order),), scale, device=device)]
-    )

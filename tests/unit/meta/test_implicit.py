@@ -9,7 +9,8 @@ from torch import Tensor
 
 from metarec.errors import ConfigError
 from metarec.meta.implicit import ImplicitAlpaca
-from metarec.meta.implicit_terms import columns, evidence, members
+from metarec.meta.implicit_loss import columns, occurring
+from metarec.meta.implicit_terms import evidence
 from metarec.models.catalogue_scorer import CatalogueScorer
 from metarec.models.contract import MetaParams
 from metarec.models.linear_gaussian import LinearGaussian
@@ -193,7 +194,7 @@ def test_a_sampled_outer_loss_covers_the_batch_and_stands_for_every_item() -> No
     learner = ImplicitAlpaca(sampled_items=3)
     one = TaskBatch(support=_first(tasks.support), query=_first(tasks.query), weight_T=tasks.weight_T[:1])
     pick_C, scale_C = columns(one, 20, learner.sampled_items, torch.Generator().manual_seed(0))
-    own = set((members(one.support, 20) | members(one.query, 20)).any(0).nonzero()[:, 0].tolist())
+    own = set((occurring(one.support, 20) | occurring(one.query, 20)).any(0).nonzero()[:, 0].tolist())
     assert own <= set(pick_C.tolist())
     assert len(pick_C) == len(own) + 3 == len(set(pick_C.tolist()))
     assert float(scale_C.sum()) == pytest.approx(20)
