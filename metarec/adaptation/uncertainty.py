@@ -21,12 +21,25 @@ from metarec.types import Target
 
 
 def directions(adapted: Adapted, item_ids: Sequence[str]) -> Floats:
-    """Unit vectors of the items (N, E) under the ranking score, of their contents where it is not linear; 0 for unknown ids."""
+    """Vectors of the items (N, E) whose products are their likeness: the mean of their cosines under the heads that count.
+
+    Each head has the same say, whatever the unit of its labels and the number of its dimensions, neither of which says anything
+    about likeness. Contents take the place of a score that is not linear. Lengths are 1, and 0 for unknown ids.
+    """
     view = adapted.view
     row_N = view.catalogue.rows(item_ids)
-    vector_NE = (view.content_IE if view.vectors is None else view.vectors.phi_IE)[row_N] * (row_N >= 0)[:, None]
+    parts: list[Floats] = []
+    if adapted.mix is not None or view.vectors is not None:
+        parts = list(_head_vectors(adapted, row_N).values())
+    units = [_apart(part_NE, row_N >= 0) for part_NE in parts or [view.content_IE[row_N]]]
+    return np.concatenate([unit_NE / np.float32(np.sqrt(len(units))) for unit_NE in units], 1)
+
+
+def _apart(vector_NE: Floats, known_N: NDArray[np.bool_]) -> Floats:
+    """Unit vectors of what tells the rows apart; 0 for unknown ones."""
+    vector_NE = vector_NE * known_N[:, None]
     # A coordinate that all share, the constant of offsets, says nothing about likeness.
-    shared_E = np.ptp(vector_NE[row_N >= 0], axis=0) == 0 if (row_N >= 0).any() else np.zeros(vector_NE.shape[1], bool)
+    shared_E = np.ptp(vector_NE[known_N], axis=0) == 0 if known_N.any() else np.zeros(vector_NE.shape[1], bool)
     vector_NE = vector_NE[:, ~shared_E]
     norm_N1 = np.linalg.norm(vector_NE, axis=1, keepdims=True)
     return cast(Floats, (vector_NE / np.maximum(norm_N1, 1e-12)).astype(np.float32))

@@ -87,7 +87,8 @@ def arrange(
     ids = [names[place] for place in order]
     scores = [boosted[place] for place in order]
     known = [familiar[place] for place in order]
-    made = _make(engine, adapted, ids, np.array(scores, np.float32), _plan(ruling, ids, known, wish), wish)
+    plain_C = np.array([plain[place] for place in order], np.float32)
+    made = _make(engine, adapted, ids, np.array(scores, np.float32), plain_C, _plan(ruling, ids, known, wish), wish)
     effects = effects_of(ruling, ids, boosts, made.layout)
     items = tuple(
         RankedItem(
@@ -139,6 +140,7 @@ def _make(
     adapted: AdaptedT,
     ids: Sequence[str],
     score_C: NDArray[np.float32],
+    plain_C: NDArray[np.float32],
     plan: Plan | None,
     wish: Wish,
 ) -> _Made:
@@ -158,7 +160,7 @@ def _make(
         layout, propensities = lay_out(Layout(plan))
         return _Made(chosen=layout.chosen, propensities=propensities, layout=layout)
     unit_CE = engine.directions(adapted, ids)
-    layout, propensities = lay_out(Layout(plan, Marginal(wish.diversity, score_C, unit_CE)))
+    layout, propensities = lay_out(Layout(plan, Marginal(wish.diversity, score_C, unit_CE, plain_C)))
     plain, _ = lay_out(Layout(plan))
     report = DiversityReport(
         strength=wish.diversity,

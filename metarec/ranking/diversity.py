@@ -4,7 +4,7 @@ The next item is the one of highest
 
     (1 - d) relevance(i) - d max_{j in list} cos(i, j)
 
-with the relevance being the score, brought to [0, 1] over the candidates. d = 0 is the order of scores, d = 1 takes whatever is
+with the relevance being the score on a scale on which those without boosts go from 0 to 1. d = 0 is the order of scores, d = 1 takes whatever is
 least like what is there already.
 """
 
@@ -28,11 +28,13 @@ class DiversityReport:
 
 
 class Marginal:
-    """Marginal relevance of candidates, kept up to date while a list grows. `unit_CE` are unit vectors."""
+    """Marginal relevance of candidates, kept up to date while a list grows. `unit_CE` are unit vectors, `plain_C` the scores
+    without boosts (None: those of `score_C`): one large boost must not make all the others equally relevant."""
 
-    def __init__(self, strength: float, score_C: Floats, unit_CE: Floats) -> None:
+    def __init__(self, strength: float, score_C: Floats, unit_CE: Floats, plain_C: Floats | None = None) -> None:
         self._unit_CE, self._strength = unit_CE, np.float32(strength)
-        low, high = (score_C.min(), score_C.max()) if len(score_C) else (0.0, 0.0)
+        scale_C = score_C if plain_C is None else plain_C
+        low, high = (scale_C.min(), scale_C.max()) if len(scale_C) else (0.0, 0.0)
         relevance_C = (score_C - low) / (high - low) if high > low else np.zeros_like(score_C)
         self._relevance_C = cast(Floats, (1 - self._strength) * relevance_C)
         self._nearest_C: Floats | None = None

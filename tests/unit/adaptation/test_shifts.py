@@ -1,5 +1,6 @@
 """What the first labels of an emerging item say: against plain Gaussian regression, and exact where it is used."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ from metarec.adaptation.adapted import UserInput, fast_weights
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.shifts import ItemShift, decode_shifts, encode_shifts, item_shift
 from metarec.adaptation.uncertainty import directions, score_spread
+from metarec.adaptation.weighing import weigh
 from metarec.errors import MetarecError
+from metarec.meta.contract import takes_scale
+from metarec.meta.members import as_wide, merged
 from metarec.tasks.tables import encode_unknown_users
 from metarec.training.registry import Registry
 from metarec.types import Interaction, Item
@@ -133,3 +137,27 @@ def test_directions_are_of_length_one_and_alike_for_the_same_content(engine: Eng
     unit_NE = directions(engine.adapt(()), ["new", "twin", "i1", "unheard"])
     assert np.linalg.norm(unit_NE, axis=1).tolist() == pytest.approx([1, 1, 1, 0], abs=1e-5)
     assert float(unit_NE[0] @ unit_NE[1]) == pytest.approx(1, abs=1e-5)
+
+
+def test_likeness_depends_neither_on_the_unit_of_labels_nor_on_the_number_of_members(engine: Engine) -> None:
+    prior, ids = engine.prior, engine.prior.item_ids
+    head = prior.heads["explicit"]
+    assert takes_scale(head.learner)
+    scaled = replace(head, theta=head.learner.rescaled(head.theta, 80.0))
+    wide = as_wide(replace(head, theta=merged([head.theta] * 3)))
+    plain_NE = directions(engine.adapt(()), ids)
+    for explicit, blend in ((scaled, prior.blend / 80), (wide, prior.blend)):
+        other = Engine(replace(prior, heads={**prior.heads, "explicit": explicit}, blend=blend))
+        unit_NE = directions(other.adapt(()), ids)
+        assert np.allclose(unit_NE @ unit_NE.T, plain_NE @ plain_NE.T, atol=1e-5)
+
+
+def test_likeness_under_weights_of_targets_is_that_of_the_heads_they_name(engine: Engine) -> None:
+    user, ids = engine.adapt(()), engine.prior.item_ids
+    alone = {
+        target: directions(weigh(user, {name: 2.0}), ids) for target, name in (("explicit", "rating"), ("implicit", "interacted"))
+    }
+    mean_NN = sum(unit_NE @ unit_NE.T for unit_NE in alone.values()) / 2
+    both_NE = directions(user, ids)
+    assert np.allclose(both_NE @ both_NE.T, mean_NN, atol=1e-5)
+    assert not np.allclose(alone["explicit"] @ alone["explicit"].T, mean_NN, atol=1e-2)

@@ -128,6 +128,15 @@ def test_quotas_move_items_and_name_them() -> None:
     assert unmet.rules == (RuleReport(rule="new", effect="quota", num_changed=1, num_missing=1),)
 
 
+def test_a_large_boost_leaves_what_the_other_scores_weigh_against_likeness() -> None:
+    no_odd_start = "name: no-odd-start, effect: filter, items: {ids: [i1, i3, i5]}"
+    plain = listed(4, rules=no_odd_start, diversity=0.45)
+    lifted = listed(4, rules=no_odd_start + "\nname: up, effect: boost, add: 1000, items: {ids: [i0]}", diversity=0.45)
+    lowered = listed(4, rules=no_odd_start + "\nname: down, effect: boost, add: -1000, items: {ids: [i9]}", diversity=0.45)
+    assert ids(plain) not in (["i0", "i2", "i4", "i6"], ["i0", "i7", "i8", "i9"]), "scores and likeness both count"
+    assert ids(lifted) == ids(lowered) == ids(plain)
+
+
 def test_diversity_mixes_and_says_what_it_cost() -> None:
     found = listed(4, rules="name: no-odd-start, effect: filter, items: {ids: [i1, i3, i5]}", diversity=0.6)
     assert ids(found)[:2] == ["i0", "i7"]
