@@ -4,8 +4,8 @@ The next item is the one of highest
 
     (1 - d) relevance(i) - d max_{j in list} cos(i, j)
 
-with the relevance being the score on a scale on which those without boosts go from 0 to 1. d = 0 is the order of scores, d = 1 takes whatever is
-least like what is there already.
+with the relevance being the score on a scale on which those without boosts go from 0 to 1. d = 0 is the order of scores, d = 1
+takes whatever is least like what is there already.
 """
 
 from dataclasses import dataclass
