@@ -5,7 +5,7 @@ scores, so that scores stay exact and a list need not be in their order.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from metarec.ranking.explore import Exploration, explored, num_draws, seed_of
 from metarec.ranking.place import Layout, Plan, QuotaPlan
 from metarec.ranking.rank import RankedItem, by_score
 from metarec.ranking.rules import Pin
+from metarec.ranking.shares import shares_for
 
 AdaptedT = TypeVar("AdaptedT")
 
@@ -149,19 +150,22 @@ def _make(
         return _Made(chosen=range(size), propensities=[1.0] * size)
     spread = engine.spread(adapted, ids, cold=wish.cold) if plan.slots else None
 
+    num_places = plan.num_places
+
     def lay_out(layout: Layout) -> tuple[Layout, Sequence[float]]:
         if spread is None:
             layout.advance()
             return layout, [1.0] * len(layout.chosen)
-        generator, draws = seed_of(wish.request_id), num_draws(plan.num_places)
+        generator, draws = seed_of(wish.request_id), num_draws(num_places)
         return explored(layout, wish.exploration.policy, score_C, spread, generator, draws)
 
-    if not wish.diversity:
-        layout, propensities = lay_out(Layout(plan))
+    unit_CE = engine.directions(adapted, ids) if wish.diversity else None
+    marginal = None if unit_CE is None else Marginal(wish.diversity, score_C, unit_CE, plain_C)
+    plan = _kept(plan, marginal)
+    layout, propensities = lay_out(Layout(plan, None if marginal is None else marginal.copy()))
+    if unit_CE is None:
         return _Made(chosen=layout.chosen, propensities=propensities, layout=layout)
-    unit_CE = engine.directions(adapted, ids)
-    layout, propensities = lay_out(Layout(plan, Marginal(wish.diversity, score_C, unit_CE, plain_C)))
-    plain, _ = lay_out(Layout(plan))
+    plain, _ = lay_out(Layout(_kept(replace(plan, shares=None), None)))
     report = DiversityReport(
         strength=wish.diversity,
         similarity_before=mean_similarity(unit_CE[plain.chosen]),
@@ -169,3 +173,12 @@ def _make(
         score_traded=float(score_C[plain.chosen].mean() - score_C[layout.chosen].mean()),
     )
     return _Made(chosen=layout.chosen, propensities=propensities, layout=layout, diversity=report)
+
+
+def _kept(plan: Plan, marginal: Marginal | None) -> Plan:
+    """The plan with shares where the greedy list breaks quotas that can be kept."""
+    if not plan.quotas:
+        return plan
+    greedy = Layout(replace(plan, slots=()), None if marginal is None else marginal.copy())
+    greedy.advance()
+    return replace(plan, shares=shares_for(plan, greedy))

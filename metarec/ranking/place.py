@@ -1,7 +1,8 @@
 """Lays out a list place by place: pins where they belong, quotas kept, the best of what is allowed everywhere else.
 
 Greedy, so that the order of scores (or of marginal relevance) is disturbed as late and as little as a rule demands: a minimum is
-only enforced when the places left are as many as items still lacking, a maximum by passing over what would exceed it.
+only enforced when the places left are as many as items still lacking, a maximum by passing over what would exceed it. Where that
+breaks a quota that could be kept, shares (shares.py) say beforehand what each part of the list must hold.
 Certain places may be left to an exploration policy: `advance` stops there and is told what to take.
 """
 
@@ -25,13 +26,39 @@ class QuotaPlan:
     at_most: int | None = None
     per: int = 0
 
+    def blocks(self, size: int) -> list[range]:
+        """The stretches of a list of that many places that are counted apart."""
+        length = self.per or size
+        return [range(start, min(start + length, size)) for start in range(0, size, length or 1)]
+
+    def least(self, block: range) -> int:
+        """The minimum of a block, in proportion where the list ends within it."""
+        return self.at_least * len(block) // self.per if self.per else self.at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """How many items of each of K kinds each of S parts of a list takes (metarec.ranking.shares), pinned ones apart.
+
+    kind_C: kind of each candidate; start_S: first place of each part, and the list's end; count_KS: the numbers
+    """
+
+    kind_C: NDArray[np.int64]
+    start_S: NDArray[np.int64]
+    count_KS: NDArray[np.int64]
+
+    def part(self, place: int) -> int:
+        """The part that a place is in."""
+        return int(np.searchsorted(self.start_S, place, side="right")) - 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to lay out: `known_C` tells, by candidate in the order of scores, who is known; unknown ones come last.
 
     `pins` are candidates by place (0: the first). `slots` are the places for exploration among `pool_C`; with `earned`, only
-    while the list holds fewer of `pool_C` than there have been slots.
+    while the list holds fewer of `pool_C` than there have been slots. `shares` are what quotas leave to each place where looking
+    at one place at a time would break one.
     """
 
     known_C: Bools
@@ -41,6 +68,7 @@ class Plan:
     slots: Sequence[int] = ()
     pool_C: Bools | None = None
     earned: bool = True
+    shares: Shares | None = None
 
 
 class Layout:
@@ -50,6 +78,7 @@ class Layout:
         self._plan, self._marginal = plan, marginal
         size = len(plan.known_C)
         self._size = min(plan.num_places, size)
+        self._left_KS = None if plan.shares is None else plan.shares.count_KS.copy()
         self._pins = {place: candidate for place, candidate in plan.pins.items() if place < self._size}
         self._left_C = np.ones(size, bool)
         self._left_C[list(self._pins.values())] = False
@@ -65,6 +94,7 @@ class Layout:
         other._plan, other._size, other._pins = self._plan, self._size, self._pins
         other._marginal = None if self._marginal is None else self._marginal.copy()
         other._left_C, other.chosen = self._left_C.copy(), list(self.chosen)
+        other._left_KS = None if self._left_KS is None else self._left_KS.copy()
         other.pinned, other.explored = set(self.pinned), dict(self.explored)
         other.raised, other.held = set(self.raised), set(self.held)
         return other
@@ -77,10 +107,11 @@ class Layout:
                 self.pinned.add(self._pins[place])
                 self._take(self._pins[place])
                 continue
-            allowed_C = self._allowed(place)
+            shared_C = self._shared(place)
+            allowed_C = self._allowed(place) if shared_C is None else shared_C
             if not allowed_C.any():
                 break
-            lacking = self._lacking(place, allowed_C)
+            lacking = self._lacking(place, allowed_C) if shared_C is None else []
             demanded_C = self._members(lacking) & allowed_C if lacking else allowed_C
             pool = self._pool(place, demanded_C)
             if pool is not None:
@@ -88,6 +119,8 @@ class Layout:
             best = self._best(demanded_C)
             if lacking and best != self._best(allowed_C):
                 self.raised |= {(number, best) for number in lacking if self._plan.quotas[number].member_C[best]}
+            if shared_C is not None:
+                self._account(best)
             self._take(best)
         # Where candidates end early, what is pinned further down follows at once.
         for place in sorted(self._pins):
@@ -102,6 +135,9 @@ class Layout:
         self._take(candidate)
 
     def _take(self, candidate: int) -> None:
+        shares, place = self._plan.shares, len(self.chosen)
+        if shares is not None and self._left_KS is not None and self._pins.get(place) != candidate:
+            self._left_KS[shares.kind_C[candidate], shares.part(place)] -= 1
         self.chosen.append(candidate)
         self._left_C[candidate] = False
         if self._marginal is not None:
@@ -152,6 +188,25 @@ class Layout:
             self.held |= {(number, wanted) for number in full if self._plan.quotas[number].member_C[wanted]}
         return allowed_C
 
+    def _shared(self, place: int) -> Bools | None:
+        """Candidates left of which the shares leave one to this place; None without shares."""
+        shares = self._plan.shares
+        if shares is None or self._left_KS is None:
+            return None
+        open_C: Bools = self._left_KS[shares.kind_C, shares.part(place)] > 0
+        return self._left_C & open_C
+
+    def _account(self, best: int) -> None:
+        """Note what shares raise, and whom they pass over."""
+        wanted = self._best(self._left_C)
+        if best == wanted:
+            return
+        for number, quota in enumerate(self._plan.quotas):
+            if quota.at_least and quota.member_C[best] and not quota.member_C[wanted]:
+                self.raised.add((number, best))
+            if quota.at_most is not None and quota.member_C[wanted] and not quota.member_C[best]:
+                self.held.add((number, wanted))
+
     def _members(self, numbers: Sequence[int]) -> Bools:
         """Candidates that any of these quotas counts."""
         found_C = np.zeros(len(self._left_C), bool)
@@ -167,7 +222,7 @@ class Layout:
             if not quota.at_least:
                 continue
             block = self._block(quota, place)
-            lack = self._least(quota, block) - self._count(quota, block)
+            lack = quota.least(block) - self._count(quota, block)
             if lack <= 0 or not (allowed_C & quota.member_C).any():
                 continue
             open_places = sum(other not in self._pins for other in range(place, block.stop))
@@ -177,12 +232,9 @@ class Layout:
 
     def missing(self, number: int) -> int:
         """Places that quota `number` lacks in the finished list."""
-        quota, found = self._plan.quotas[number], 0
-        for start in range(0, self._size, quota.per or self._size or 1):
-            block = self._block(quota, start)
-            found += max(0, self._least(quota, block) - int(quota.member_C[self.chosen[block.start : block.stop]].sum()))
-        return found
-
-    def _least(self, quota: QuotaPlan, block: range) -> int:
-        """The minimum of a block, in proportion where the list ends within it."""
-        return quota.at_least * len(block) // quota.per if quota.per else quota.at_least
+        quota = self._plan.quotas[number]
+        found = (
+            quota.least(block) - int(quota.member_C[self.chosen[block.start : block.stop]].sum())
+            for block in quota.blocks(self._size)
+        )
+        return sum(max(0, lack) for lack in found)

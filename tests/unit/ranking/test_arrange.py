@@ -128,6 +128,21 @@ def test_quotas_move_items_and_name_them() -> None:
     assert unmet.rules == (RuleReport(rule="new", effect="quota", num_changed=1, num_missing=1),)
 
 
+def test_quotas_over_different_stretches_are_kept_together() -> None:
+    rules = """name: pair, effect: quota, at_least: 2, per: 3, items: {ids: [i1, i6]}
+name: one, effect: quota, at_least: 1, per: 3, items: {ids: [i2, i3, i5]}
+name: new, effect: quota, at_least: 1, items: {ids: [i4]}"""
+    found = listed(4, rules=rules)
+    assert ids(found) == ["i1", "i2", "i6", "i4"]
+    assert {report.rule: (report.num_changed, report.num_missing) for report in found.rules} == {
+        "pair": (2, 0),
+        "one": (1, 0),
+        "new": (1, 0),
+    }
+    diverse = listed(4, rules=rules, diversity=0.5)
+    assert {report.num_missing for report in diverse.rules} == {0}
+
+
 def test_a_large_boost_leaves_what_the_other_scores_weigh_against_likeness() -> None:
     no_odd_start = "name: no-odd-start, effect: filter, items: {ids: [i1, i3, i5]}"
     plain = listed(4, rules=no_odd_start, diversity=0.45)
