@@ -18,7 +18,7 @@ import numpy as np
 from metarec.evaluation.bootstrap import Interval, Resampler, interval
 from metarec.evaluation.entities import Entities, entities
 from metarec.evaluation.episodes import Episodes
-from metarec.evaluation.metrics import LOWER_IS_BETTER, Floats, episode_metrics, summarise
+from metarec.evaluation.metrics import LOWER_IS_BETTER, Floats, episode_metrics, shown_ndcg, summarise
 from metarec.evaluation.rating_run import label_scale, learner_predictor
 from metarec.features.encoder import FeatureEncoder
 from metarec.features.groups import FeatureGroup
@@ -132,7 +132,7 @@ def _measure(
     predictions = learner_predictor(prior, tables, scale)(episodes)
     values = episode_metrics(episodes.tasks.query_start_T1, episodes.tasks.query_label_Q, predictions, scale)
     # A head that only ranks has no error.
-    return episodes, {name: values[name] for name in ("mae" if "mae" in values else "auc", "ndcg@5")}
+    return episodes, {name: values[name] for name in ("mae" if "mae" in values else "auc", shown_ndcg(steep=scale.steep))}
 
 
 def blanked(table: EntityTable, names: frozenset[str]) -> EntityTable:

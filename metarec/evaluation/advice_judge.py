@@ -20,7 +20,7 @@ from metarec.evaluation.advice_costs import Request, requests, serving_costs
 from metarec.evaluation.episodes import MAX_QUERY, Episodes
 from metarec.evaluation.gate import whole_users
 from metarec.evaluation.held_out import EVERYTHING, draw_held_out, fit_topn_baselines, topn_episodes
-from metarec.evaluation.metrics import LOWER_IS_BETTER, LabelScale, Predictions, episode_metrics
+from metarec.evaluation.metrics import LOWER_IS_BETTER, LabelScale, Predictions, episode_metrics, shown_ndcg
 from metarec.evaluation.predict import predict_episodes
 from metarec.evaluation.rating_run import label_scale
 from metarec.evaluation.temporal import tune_baselines
@@ -124,7 +124,8 @@ class HeldOutJudge:
     @property
     def metrics(self) -> tuple[str, str]:
         """Names of the figures; the first decides."""
-        return METRICS[self.question]
+        first, second = METRICS[self.question]
+        return first, shown_ndcg(steep=self.scale.steep) if second == "ndcg@5" else second
 
     @property
     def lower_is_better(self) -> bool:

@@ -22,6 +22,8 @@ LOWER_IS_BETTER = frozenset({*ERRORS, "logloss"})
 RELEVANT_SHARE = 0.75
 """A label counts as relevant from this share of the range of labels on: 4 of 1..5, and 1 of 0..1."""
 SMALLEST_PROBABILITY = 1e-6
+MOST_GRADES = 10.0
+"""Labels above this are no grades any more: with a gain of 2^label the one highest label of an episode decides alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,11 @@ class LabelScale:
     def relevant_from(self) -> float:
         """The smallest label that counts as relevant."""
         return self.minimum + RELEVANT_SHARE * (self.maximum - self.minimum)
+
+    @property
+    def steep(self) -> bool:
+        """Whether gains of 2^label say little, so that people are shown nDCG of linear gain."""
+        return self.maximum - min(0.0, self.minimum) > MOST_GRADES
 
     @property
     def has_median(self) -> bool:
@@ -113,7 +120,11 @@ def ranking_metrics(
     ideal = rank(start_T1, label_Q)
     grade_Q = label_Q - min(0.0, scale.minimum)
     found: dict[str, Floats] = {}
-    for name, gain_Q in (("ndcg", np.exp2(grade_Q) - 1), ("ndcg_linear", grade_Q)):
+    # Relative to the highest label of the episode, which a ratio does not know of: 2^label itself may be too large for a number.
+    top_T = np.zeros(len(start_T1) - 1)
+    np.maximum.at(top_T, ideal.episode_Q, grade_Q)
+    top_Q = top_T[ideal.episode_Q]
+    for name, gain_Q in (("ndcg", np.exp2(grade_Q - top_Q) - np.exp2(-top_Q)), ("ndcg_linear", grade_Q)):
         for cutoff in CUTOFFS:
             found[f"{name}@{cutoff}"] = _ratio(_dcg(ranking, gain_Q, cutoff), _dcg(ideal, gain_Q, cutoff))
     found["auc"] = _auc(start_T1, score_Q, relevant_Q)
@@ -121,12 +132,12 @@ def ranking_metrics(
     tasks = len(ranking.size_T)
     relevant_T = np.bincount(ranking.episode_Q, hit_Q, minlength=tasks)
     for cutoff in CUTOFFS:
-        top_Q = hit_Q * (ranking.rank_Q < cutoff)
-        hits_T = np.bincount(ranking.episode_Q, top_Q, minlength=tasks)
+        seen_Q = hit_Q * (ranking.rank_Q < cutoff)
+        hits_T = np.bincount(ranking.episode_Q, seen_Q, minlength=tasks)
         found[f"precision@{cutoff}"] = _ratio(hits_T, np.minimum(ranking.size_T, cutoff))
         found[f"recall@{cutoff}"] = _ratio(hits_T, relevant_T)
         reciprocal_T = np.zeros(tasks)
-        np.maximum.at(reciprocal_T, ranking.episode_Q, top_Q / (ranking.rank_Q + 1))
+        np.maximum.at(reciprocal_T, ranking.episode_Q, seen_Q / (ranking.rank_Q + 1))
         found[f"mrr@{cutoff}"] = np.where(relevant_T > 0, reciprocal_T, np.nan)
     return found
 
@@ -149,6 +160,11 @@ def relevance_probability(predictions: Predictions, scale: LabelScale) -> Floats
     cut = np.ceil(scale.relevant_from) - 0.5 if scale.integer else scale.relevant_from
     probability: Floats = ndtr((predictions.score_Q - cut) / np.sqrt(np.maximum(predictions.variance_Q, 1e-12)))
     return probability
+
+
+def shown_ndcg(*, steep: bool) -> str:
+    """The nDCG that people are shown."""
+    return "ndcg_linear@5" if steep else "ndcg@5"
 
 
 def summarise(value_T: Floats, seed_T: NDArray[np.generic]) -> Summary:

@@ -217,6 +217,7 @@ def run_contest(
                     values={m: {name: value_T[mine_T] for name, value_T in by.items()} for m, by in values.items()},
                     calibration={model: table for model, table in tables.items() if table is not None},
                     resampling_seed=seed,
+                    steep=contest.scale.steep,
                 )
             )
     return found

@@ -27,7 +27,7 @@ class ProtocolResult:
 
     `learner` and `joint` name models that are no plain baselines (joint: "" without one). `shots` is the number of support rows
     that were shown (None: all of them), `base` the protocol without its `@shots`. `constant` holds figures of the whole
-    protocol, such as coverage, that no episode has alone.
+    protocol, such as coverage, that no episode has alone. `steep` labels are shown with nDCG of linear gain (LabelScale.steep).
     """
 
     name: str
@@ -41,6 +41,7 @@ class ProtocolResult:
     constant: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     resampling_seed: int = 0
+    steep: bool = False
 
     @cached_property
     def summaries(self) -> dict[str, dict[str, Summary]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metarec.evaluation.bootstrap import Delta
-from metarec.evaluation.metrics import LOWER_IS_BETTER
+from metarec.evaluation.metrics import LOWER_IS_BETTER, MOST_GRADES, shown_ndcg
 from metarec.evaluation.results import ALONE, MEDIAN, ProtocolResult
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 
 RATING_COLUMNS = ("mae", "rmse", "ndcg@5", "ndcg@10", "auc", "logloss", "precision@5", "recall@5", "mrr@5")
+LINEAR_GAIN = f"nDCG has linear gain: 2^label says little of labels above {MOST_GRADES:g}."
 LIST_COLUMNS = ("recall@20", "ndcg@20", "coverage@20")
 
 
@@ -34,7 +35,7 @@ def headline(protocol: ProtocolResult) -> tuple[str, str]:
     metrics = protocol.values[protocol.learner]
     if "recall@20" in metrics:
         return "ndcg@20", "recall@20"
-    return ("mae", "ndcg@5") if "mae" in metrics else ("auc", "ndcg@5")
+    return "mae" if "mae" in metrics else "auc", shown_ndcg(steep=protocol.steep)
 
 
 def order(protocol: ProtocolResult, metric: str = "") -> list[str]:
@@ -55,7 +56,9 @@ def order(protocol: ProtocolResult, metric: str = "") -> list[str]:
 def main_table(protocol: ProtocolResult) -> Table:
     """Every model of one protocol with its main metrics and the interval of the first."""
     first = headline(protocol)[0]
-    shown = LIST_COLUMNS if first == "ndcg@20" else RATING_COLUMNS
+    shown: tuple[str, ...] = LIST_COLUMNS if first == "ndcg@20" else RATING_COLUMNS
+    if protocol.steep:
+        shown = tuple(metric.replace("ndcg@", "ndcg_linear@") for metric in shown)
     summaries = protocol.summaries
     rows: list[Row] = []
     for model in order(protocol):
@@ -68,7 +71,9 @@ def main_table(protocol: ProtocolResult) -> Table:
         rows.append(row)
     episodes = max((summary.episodes for summary in summaries[protocol.learner].values()), default=0)
     shots = "" if protocol.shots is None else f", {protocol.shots} shots"
-    return Table(title=f"{protocol.name}: {episodes} episodes{shots}", rows=rows, note=delta_line(protocol))
+    return Table(
+        title=f"{protocol.name}: {episodes} episodes{shots}", rows=rows, note=_noted(delta_line(protocol), steep=protocol.steep)
+    )
 
 
 def curve_table(base: str, points: Sequence[ProtocolResult], metric: str) -> Table:
@@ -80,9 +85,12 @@ def curve_table(base: str, points: Sequence[ProtocolResult], metric: str) -> Tab
         rows.append({"model": model, **{f"k={point.shots}": figure(point.mean(model, metric)) for point in points}})
     deltas = [point.deltas.get(point.learner, {}).get(metric) for point in points]
     parts = [f"k={point.shots} {percent(found)}" for point, found in zip(points, deltas, strict=True) if found is not None]
-    return Table(
-        title=f"{base}: {metric} after k shots", rows=rows, note=f"Delta: {', '.join(parts)}" if parts else "", metric=metric
-    )
+    note = _noted(f"Delta: {', '.join(parts)}" if parts else "", steep=metric.startswith("ndcg_linear"))
+    return Table(title=f"{base}: {metric} after k shots", rows=rows, note=note, metric=metric)
+
+
+def _noted(line: str, *, steep: bool) -> str:
+    return ". ".join(part for part in (line, LINEAR_GAIN) if part) if steep else line
 
 
 def ablation_table(found: "Ablation") -> Table:
@@ -102,6 +110,8 @@ def ablation_table(found: "Ablation") -> Table:
     trained = f"{len(found.seeds)} trainings each" if len(found.seeds) > 1 else "one training each"
     how = f"trained anew, {trained}" if found.mode == "retrain" else "values blanked at prediction"
     note = "A positive gain: better with the group than without it; its 95 % interval is over users, not over trainings."
+    if any(metric.startswith("ndcg_linear") for metric in found.whole):
+        note = f"{note} {LINEAR_GAIN}"
     return Table(title=f"{found.protocol}: {found.episodes} episodes without a group of features ({how})", rows=rows, note=note)
 
 

@@ -1,6 +1,7 @@
 """The report is one page that needs nothing else and holds what people look for."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -48,6 +49,17 @@ def report() -> Report:
 @pytest.fixture(scope="module")
 def page(report: Report) -> str:
     return render(report)
+
+
+def test_labels_of_hundreds_are_shown_with_linear_gains_and_a_word_about_it() -> None:
+    graded = protocol("users@5", "users", 5)
+    values = {model: {**by, "ndcg_linear@5": by["ndcg@5"]} for model, by in graded.values.items()}
+    steep = replace(graded, values=values, steep=True)
+    for table in (main_table(steep), curve_table("users", [steep, steep], "ndcg_linear@5")):
+        assert "linear gain" in table.note
+    assert {"ndcg_linear@5"} == {column for row in main_table(steep).rows for column in row if "ndcg" in column}
+    assert "ndcg_linear@5 +" in main_table(steep).note
+    assert "linear" not in main_table(graded).note
 
 
 def test_the_page_loads_nothing_from_anywhere(page: str) -> None:

@@ -95,6 +95,27 @@ def test_rankers_without_estimates_have_no_errors_and_no_logloss() -> None:
     assert found["ndcg@1"].tolist() == [1.0]
 
 
+def test_gains_of_labels_of_any_size_are_finite_and_the_same_for_labels_shifted_alike() -> None:
+    start_T1, label_Q = np.array([0, 3, 5]), np.array([4000.0, 3999.0, 3990.0, 2.0, 1.0])
+    predictions = Predictions(score_Q=np.array([1.0, 2.0, 3.0, 0.0, 1.0]))
+    found = episode_metrics(start_T1, label_Q, predictions, LabelScale(minimum=0, maximum=5000, integer=True))
+    gains = 2.0 ** np.array([-10, -1, 0])  # nearly 2^label / 2^4000
+    best = gains[::-1] @ (1 / np.log2([2, 3, 4]))
+    assert found["ndcg@3"][0] == pytest.approx(gains @ (1 / np.log2([2, 3, 4])) / best)
+    assert found["ndcg@3"][1] == pytest.approx((1 + 3 / np.log2(3)) / (3 + 1 / np.log2(3))), "small labels beside large ones"
+
+
+def test_people_are_shown_linear_gains_where_labels_are_no_grades() -> None:
+    assert [
+        LabelScale(minimum=low, maximum=high, integer=True).steep for low, high in ((1, 5), (0, 10), (0, 480), (-10, 10))
+    ] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
 def test_ties_keep_the_order_of_the_rows() -> None:
     label_Q = np.array([1.0, 5.0])
     first = episode_metrics(np.array([0, 2]), label_Q, Predictions(score_Q=np.zeros(2)), STARS)
