@@ -6,12 +6,14 @@ from pathlib import Path
 import click
 
 from metarec.cli.connection import address_option, connect, timeout_option
-from metarec.cli.output import emit, json_option, progress
+from metarec.cli.output import emit, json_option, note, progress
 from metarec.cli.values import read_labels, read_records, read_time, read_weights
 from metarec.errors import InvalidInputError
 from metarec.types import Interaction
 
 BATCH = 1000
+SHOWN = 10
+"""Unknown items that are named."""
 KEYS = ("event_id", "timestamp", "scenario", "labels")
 
 
@@ -80,6 +82,7 @@ def feedback(
     recorded = duplicates = 0
     shots: dict[str, int] = {}
     event_ids: list[str] = []
+    unknown: dict[str, None] = {}
     checkpoint = ""
     with connect(gateway=gateway) as client, progress("recording", quiet=len(interactions) <= BATCH) as advance:
         for first in range(0, len(interactions), BATCH):
@@ -87,6 +90,7 @@ def feedback(
             recorded, duplicates = recorded + result.num_recorded, duplicates + result.num_duplicates
             shots, checkpoint = {**shots, **result.shots}, result.checkpoint
             event_ids.extend(result.event_ids)
+            unknown |= dict.fromkeys(result.unknown_item_ids)
             advance(min(first + BATCH, len(interactions)), len(interactions))
     value = {
         "num_recorded": recorded,
@@ -94,11 +98,18 @@ def feedback(
         "shots": shots,
         "checkpoint": checkpoint,
         "event_ids": event_ids,
+        "unknown_item_ids": list(unknown),
     }
     rows = [{"user": user_id, "shots": count} for user_id, count in shots.items()]
     by = f"checkpoint {checkpoint}" if checkpoint else "no checkpoint is live; users adapt once one is"
     title = f"recorded {recorded}, known already {duplicates} ({by})"
     emit(value, as_json=as_json, rows=rows, title=title)
+    if unknown:
+        more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
+        note(
+            f"nobody knows these items yet: {', '.join(list(unknown)[:SHOWN])}{more}; what was said of them is kept and counts "
+            "once their content arrives ('metarec items upsert') or a checkpoint knows them"
+        )
 
 
 def _seconds(value: object) -> float:

@@ -82,6 +82,7 @@ def record_interactions(interactions: Iterable[Interaction], *, timeout: float |
             shots={user.user_id: user.shots for user in response.users},
             checkpoint=response.checkpoint,
             event_ids=tuple(interaction.event_id for interaction in request.interactions),
+            unknown_item_ids=tuple(response.unknown_item_ids),
         )
 
     return new_call("gateway", "RecordInteractions", request, parse, timeout)

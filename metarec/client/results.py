@@ -89,13 +89,15 @@ class Recommendations:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """What RecordInteractions did; `shots` is the size of each user's support set now."""
+    """What RecordInteractions did; `shots` is the size of each user's support set now. `unknown_item_ids` are recorded and count
+    once the items' content arrives."""
 
     num_recorded: int
     num_duplicates: int
     shots: Mapping[str, int]
     checkpoint: str
     event_ids: tuple[str, ...]
+    unknown_item_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -259,6 +259,7 @@ class RecordInteractionsResponse(_message.Message):
     NUM_DUPLICATES_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    UNKNOWN_ITEM_IDS_FIELD_NUMBER: _builtins.int
     num_recorded: _builtins.int
     """Interactions recorded by this call."""
     num_duplicates: _builtins.int
@@ -269,6 +270,12 @@ class RecordInteractionsResponse(_message.Message):
     def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdaptedUser]:
         """The users concerned, with the size of their support set now."""
 
+    @_builtins.property
+    def unknown_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Items of the interactions that nobody knows yet, in the order of the request. What was said of them is recorded, and counts
+        once their content arrives (UpsertItems) or a checkpoint knows them. Empty when no checkpoint is live.
+        """
+
     def __init__(
         self,
         *,
@@ -276,10 +283,11 @@ class RecordInteractionsResponse(_message.Message):
         num_duplicates: _builtins.int = ...,
         users: _abc.Iterable[Global___AdaptedUser] | None = ...,
         checkpoint: _builtins.str = ...,
+        unknown_item_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "num_duplicates", b"num_duplicates", "num_recorded", b"num_recorded", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "num_duplicates", b"num_duplicates", "num_recorded", b"num_recorded", "unknown_item_ids", b"unknown_item_ids", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -139,6 +139,7 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
         published = self._publish(users, items)
         self._shifts.learn(items)
         self._learn_scenarios(any(entry.scenario for entry in found))
+        engine = self._live.current
         # A user missing there was deleted by somebody else in the meantime.
         return gateway_pb2.RecordInteractionsResponse(
             num_recorded=appended.recorded,
@@ -147,6 +148,7 @@ class Adaptation(adaptation_pb2_grpc.AdaptationServiceServicer):
                 gateway_pb2.AdaptedUser(user_id=user, shots=published[user].shots if user in published else 0) for user in users
             ],
             checkpoint=next((entry.checkpoint for entry in published.values()), ""),
+            unknown_item_ids=[] if engine is None else [item_id for item_id in items if item_id not in engine.catalogue],
         )
 
     def _publish(self, user_ids: Sequence[str], item_ids: Sequence[str] = ()) -> Mapping[str, Published]:

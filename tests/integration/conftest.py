@@ -206,6 +206,7 @@ class FakeAdaptation(FakeStage, adaptation_pb2_grpc.AdaptationServiceServicer):
         response = gateway_pb2.RecordInteractionsResponse(
             num_recorded=len(new), num_duplicates=len(request.interactions) - len(new), checkpoint="c-adaptation"
         )
+        response.unknown_item_ids.extend(event.item_id for event in request.interactions if event.item_id.startswith("unheard"))
         for user_id in dict.fromkeys(event.user_id for event in request.interactions):
             shots = sum(event.user_id == user_id for event in self.recorded.values())
             response.users.add(user_id=user_id, shots=shots)

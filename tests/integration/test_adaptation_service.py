@@ -135,6 +135,20 @@ async def test_what_is_acknowledged_is_in_the_online_store(stub: Stub, trained: 
     assert engine.restore(state).vector == pytest.approx(expected.vector, abs=1e-5)
 
 
+async def test_items_that_nobody_knows_are_named_and_count_once_they_are_known(stub: Stub, trained: Path) -> None:
+    events = [event("e1"), event("e2", item="unheard"), event("e3", item="unheard", user="other"), event("e4", item="secret")]
+    response = await stub.RecordInteractions(Record(interactions=events))
+    assert list(response.unknown_item_ids) == ["unheard", "secret"]
+    assert (response.num_recorded, {user.user_id: user.shots for user in response.users}) == (4, {"new": 1, "other": 0})
+    assert list((await stub.RecordInteractions(Record(interactions=events[1:2]))).unknown_item_ids) == ["unheard"], "again"
+    store = FeatureStore.open(trained / "features")
+    store.write_items([Item(item_id="unheard", features={"genres": ("drama",)}, revision=1)])
+    store.close()
+    response = await stub.RecordInteractions(Record(interactions=[event("e5", item="unheard"), event("e6", item="secret")]))
+    assert list(response.unknown_item_ids) == ["secret"]
+    assert response.users[0].shots == 2
+
+
 async def test_an_event_counts_once_however_often_it_is_sent(stub: Stub, trained: Path) -> None:
     first = await stub.RecordInteractions(Record(interactions=[event("e1"), event("e1"), event("e2", item="i4")]))
     assert (first.num_recorded, first.num_duplicates, first.users[0].shots) == (2, 1, 2)

@@ -210,6 +210,17 @@ async def test_feedback_records_each_label(run: Run, stages: Any) -> None:
     assert events[0].event_time.seconds == 891432000
 
 
+async def test_feedback_says_which_items_nobody_knows(run: Run) -> None:
+    status, out, err = await run("feedback", "u1", "i1=5", "unheard=4")
+    assert (status, "recorded 2, known already 0" in out) == (0, True)
+    assert "nobody knows these items yet: unheard; what was said of them is kept" in err
+    many = [f"unheard{number}=4" for number in range(12)]
+    status, out, err = await run("feedback", "u1", *many, "--json")
+    assert json.loads(out)["unknown_item_ids"] == [f"unheard{number}" for number in range(12)]
+    assert "unheard9 and 2 more;" in err
+    assert "nobody" not in (await run("feedback", "u1", "i1=5"))[2]
+
+
 async def test_feedback_with_an_event_id_has_its_effect_once(run: Run) -> None:
     for recorded in (1, 0):
         status, out, _ = await run("feedback", "u1", "i1=5", "--event-id", "e1", "--json")
