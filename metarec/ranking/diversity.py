@@ -38,6 +38,8 @@ class Marginal:
         relevance_C = (score_C - low) / (high - low) if high > low else np.zeros_like(score_C)
         self._relevance_C = cast(Floats, (1 - self._strength) * relevance_C)
         self._nearest_C: Floats | None = None
+        # Shared with copies: the lists of many draws hold mostly the same candidates.
+        self._cosine_C: dict[int, Floats] = {}
 
     @property
     def value_C(self) -> Floats:  # noqa: N802  # shape suffix
@@ -46,13 +48,15 @@ class Marginal:
 
     def add(self, place: int) -> None:
         """Candidate `place` is in the list now."""
-        cosine_C = self._unit_CE @ self._unit_CE[place]
+        cosine_C = self._cosine_C.get(place)
+        if cosine_C is None:
+            cosine_C = self._cosine_C[place] = self._unit_CE @ self._unit_CE[place]
         self._nearest_C = cosine_C if self._nearest_C is None else np.maximum(self._nearest_C, cosine_C)
 
     def copy(self) -> "Marginal":
         """One that goes on independently."""
         other = object.__new__(Marginal)
-        other._unit_CE, other._strength = self._unit_CE, self._strength
+        other._unit_CE, other._strength, other._cosine_C = self._unit_CE, self._strength, self._cosine_C
         other._relevance_C, other._nearest_C = self._relevance_C, self._nearest_C
         return other
 

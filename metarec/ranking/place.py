@@ -8,6 +8,7 @@ Certain places may be left to an exploration policy: `advance` stops there and i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,11 @@ class Plan:
     earned: bool = True
     shares: Shares | None = None
 
+    @cached_property
+    def all_known(self) -> bool:
+        """Whether there is nobody who must come last."""
+        return bool(self.known_C.all())
+
 
 class Layout:
     """A list being laid out. `chosen` are candidates by place; what rules did to them is in the other public attributes."""
@@ -101,17 +107,18 @@ class Layout:
 
     def advance(self) -> NDArray[np.int64] | None:
         """Fill places up to the next one for exploration and return the candidates for it; None when the list is complete."""
+        plan = self._plan
         while len(self.chosen) < self._size:
             place = len(self.chosen)
             if place in self._pins:
                 self.pinned.add(self._pins[place])
                 self._take(self._pins[place])
                 continue
-            shared_C = self._shared(place)
+            shared_C = self._shared(place) if plan.shares is not None else None
             allowed_C = self._allowed(place) if shared_C is None else shared_C
             if not allowed_C.any():
                 break
-            lacking = self._lacking(place, allowed_C) if shared_C is None else []
+            lacking = self._lacking(place, allowed_C) if plan.quotas and shared_C is None else []
             demanded_C = self._members(lacking) & allowed_C if lacking else allowed_C
             pool = self._pool(place, demanded_C)
             if pool is not None:
@@ -144,10 +151,11 @@ class Layout:
             self._marginal.add(candidate)
 
     def _best(self, among_C: Bools) -> int:
-        known_C = among_C & self._plan.known_C
-        among_C = known_C if known_C.any() else among_C
+        if not self._plan.all_known:
+            known_C = among_C & self._plan.known_C
+            among_C = known_C if known_C.any() else among_C
         if self._marginal is None:
-            return int(np.argmax(among_C))
+            return int(among_C.argmax())
         return int(np.argmax(np.where(among_C, self._marginal.value_C, -np.inf)))
 
     def _pool(self, place: int, allowed_C: Bools) -> NDArray[np.int64] | None:
