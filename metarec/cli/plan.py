@@ -31,7 +31,10 @@ PATHS = ("METAREC_RULES", "METAREC_IMPRESSIONS")
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to run, all paths absolute. `ports` is by service; the gateway listens on `host`, the others on the loopback."""
+    """What to run, all paths absolute. `ports` is by service; the gateway listens on `host`, the others on the loopback.
+
+    Ranking's own Ray keeps its logs and sockets in `ray_files`; None where somebody else has named the place.
+    """
 
     registry: Path
     state: Path
@@ -39,6 +42,7 @@ class Plan:
     online_store: str
     host: str
     ports: Mapping[str, int]
+    ray_files: Path | None = None
 
     @property
     def features(self) -> Path:
@@ -81,6 +85,9 @@ class Plan:
             # A proxy of the user's shell is not for calls between services of this machine.
             "no_grpc_proxy": "127.0.0.1,::1,localhost",
         }
+        # A training job's cluster has a place of its own and clears it away itself.
+        if service == "ranking" and self.ray_files is not None:
+            settings["RAY_TMPDIR"] = str(self.ray_files)
         paths = {name: str(Path(others[name]).absolute()) for name in PATHS if others.get(name)}
         return {**defaults, **others, **paths, **settings, "PYTHONUNBUFFERED": "1"}
 

@@ -4,12 +4,13 @@ A service's own process is not all there is: Ray starts a dozen more, training j
 outlive their parent. Two traits are inherited by every descendant: the session (one per service, until a process makes its own)
 and the environment (one mark per run). The first tells what belongs to one service, the second what belongs to a run.
 
-This file is also the guard (`python processes.py MARK`): it waits until the supervisor's end of its standard input is closed,
-which the kernel does however the supervisor dies, and then kills every process of the run. Standard library only, so that it
-starts at once.
+This file is also the guard (`python processes.py MARK [DIRECTORY]`): it waits until the supervisor's end of its standard input is
+closed, which the kernel does however the supervisor dies, and then kills every process of the run and removes the directory of
+their passing files. Standard library only, so that it starts at once.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,15 +58,18 @@ def end_all(find: Callable[[], list[int]], grace_seconds: float = 0.0, hurry: Ca
 
 
 class Guard:
-    """The guard process of a run, for the length of a `with` block; when the block ends it ends too and finds nothing to do."""
+    """The guard process of a run, for the length of a `with` block; when the block ends it ends too and finds no process to kill.
 
-    def __init__(self, mark: str) -> None:
-        self._mark = mark
+    The `passing` directory is removed then.
+    """
+
+    def __init__(self, mark: str, passing: Path | None = None) -> None:
+        self._arguments = [mark, *([] if passing is None else [str(passing)])]
 
     def __enter__(self) -> None:
         # A session of its own: Ctrl-C in the terminal is for the supervisor.
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, self._mark], stdin=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-I", "-S", __file__, *self._arguments], stdin=subprocess.PIPE, start_new_session=True
         )
 
     def __exit__(self, *_: object) -> None:
@@ -101,12 +105,14 @@ def _send(pids: list[int], number: signal.Signals) -> list[int]:
     return reached
 
 
-def _guard(mark: str) -> None:
+def _guard(mark: str, *passing: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
     end_all(lambda: marked(mark))
+    for directory in passing:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    _guard(sys.argv[1])
+    _guard(*sys.argv[1:])

@@ -82,11 +82,12 @@ class Supervisor:
         say: Say,
         patience: Patience | None = None,
         follow: bool = False,
+        passing: Path | None = None,
     ) -> None:
-        """`follow` says every new line of the services' logs as `name | line`."""
+        """`follow` says every new line of the services' logs as `name | line`; the directory `passing` goes away with the run."""
         self._stages = [[_Child(program) for program in stage] for stage in stages]
         self._healthy, self._say, self._patience, self._follow_logs = healthy, say, patience or Patience(), follow
-        self._mark = uuid.uuid4().hex
+        self._mark, self._passing = uuid.uuid4().hex, passing
         self._stop, self._kill = asyncio.Event(), asyncio.Event()
 
     def stop(self) -> None:
@@ -101,7 +102,7 @@ class Supervisor:
         UnavailableError, after everything was stopped, when a service cannot be started.
         """
         children = [child for stage in self._stages for child in stage]
-        with Guard(self._mark):
+        with Guard(self._mark, self._passing):
             followers = [asyncio.create_task(self._follow(child.program)) for child in children] if self._follow_logs else []
             asked = asyncio.create_task(self._stop.wait())
             announcer = asyncio.create_task(self._announce(children, ready))

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -81,6 +82,7 @@ def up(
             f"no dataset at '{data}'; make one with: metarec data import --out {data} ... or metarec data fetch ml-100k"
         )
     from metarec.client.health import gateway_credentials, is_serving
+    from metarec.training.ray_files import passing_directory
 
     began, tls = time.monotonic(), gateway_credentials()
     plan = Plan(
@@ -91,7 +93,9 @@ def up(
         host=host,
         ports=choose_ports(host, port_base, {name: ports[f"{name}_port"] for name in DEFAULT_PORTS}),
     )
-    with only_one(plan.state, plan.addresses):
+    kept = bool(os.environ.get("RAY_ADDRESS"))
+    with only_one(plan.state, plan.addresses), passing_directory(kept=kept) as directory:
+        plan = replace(plan, ray_files=directory)
         _prepare(plan)
         live = _live(plan)
         ignored = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in ENVIRONMENT)
@@ -119,6 +123,7 @@ def up(
             healthy=healthy,
             say=note,
             follow=verbose,
+            passing=directory,
             patience=Patience(drain_seconds=float(os.environ.get("METAREC_DRAIN_SECONDS") or 20) + 5),
         )
         clean = run_until_signalled(supervisor, ready)

@@ -8,7 +8,6 @@ for this run.
 import json
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +15,11 @@ from pathlib import Path
 
 from metarec.errors import FailedPreconditionError, InterruptedRunError, MetarecError, UnavailableError
 from metarec.training.progress import Progress, Watch
+from metarec.training.ray_files import passing_directory
 from metarec.training.stop import StopFile
 from metarec.training.worker import EVENTS, Assignment, ray_worker, work
 
 POLL_SECONDS = 0.1
-MAX_DIRECTORY = 107 - len("/session_2026-01-31_00-00-00_000000_4194304/sockets/plasma_store")
-"""Bytes of a directory's path below which Ray can open its sockets."""
-SHORT_DIRECTORY = "/tmp"
-"""Where Ray's files lie when the path of the directory for temporary files is too long."""
 WORKER_RESTARTS = 2
 """How often a worker that died is replaced; the run then goes on from its saved state."""
 
@@ -117,7 +113,8 @@ def cluster(workers: int) -> Iterator[None]:
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
     # "local", or Ray would join whatever cluster someone has started on this machine.
     local = {} if address else {"num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False}
-    with _passing_files(kept=bool(address) or "RAY_TMPDIR" in os.environ) as files:
+    with passing_directory(kept=bool(address)) as directory:
+        files = {} if directory is None else {"_temp_dir": str(directory)}
         try:
             ray.init(address=address or "local", **local, **files, **quiet)
         except (ConnectionError, RuntimeError, OSError) as error:
@@ -127,28 +124,6 @@ def cluster(workers: int) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _passing_files(*, kept: bool) -> Iterator[dict[str, str]]:
-    """Settings by which Ray's logs and sockets go away with the cluster; of its own place, /tmp/ray, Ray clears nothing.
-
-    They lie below SHORT_DIRECTORY where the paths of sockets would otherwise be longer than Linux allows. None where files are
-    `kept`, nor where there is no such place.
-    """
-    prefix = "metarec-"
-
-    def fits(parent: str) -> bool:
-        # As tempfile makes names: eight characters behind the prefix.
-        short = len(os.fsencode(os.path.join(parent, prefix))) + 8 <= MAX_DIRECTORY
-        return short and os.access(parent, os.W_OK | os.X_OK)
-
-    parent = next(filter(fits, (tempfile.gettempdir(), SHORT_DIRECTORY)), None)
-    if kept or parent is None:
-        yield {}
-        return
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as directory:
-        yield {"_temp_dir": directory}
 
 
 def _say_what_is_missing(device: str, workers: int, watch: Watch) -> None:

@@ -15,6 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from metarec.errors import UnavailableError
+from metarec.training.ray_files import passing_directory
 from services.runtime.rules import RuleBook
 from services.runtime.settings import PREFIX, Settings
 
@@ -92,24 +93,26 @@ def serving(settings: Settings) -> Iterator[int]:
     quiet = {"configure_logging": False, "logging_level": logging.WARNING}
     own = {} if joined else {"num_cpus": 2, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     values = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-    try:
-        ray.init(address=joined or "local", **own, **quiet)
-        # Without a host there are no proxies.
-        http = HTTPOptions() if joined else HTTPOptions(host=None)
-        serve.start(http_options=http, grpc_options=gRPCOptions(port=port, grpc_servicer_functions=list(SERVICERS)))
-        serve.run(build(values), name=APPLICATION)
-        wait_until_healthy(settings.host, port)
-    except (RuntimeError, OSError) as error:
-        ray.shutdown()
-        raise UnavailableError(f"ray serve cannot be started: {error}") from error
-    except BaseException:
-        ray.shutdown()
-        raise
-    try:
-        yield port
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+    with passing_directory(kept=bool(joined)) as directory:
+        files = {} if directory is None else {"_temp_dir": str(directory)}
+        try:
+            ray.init(address=joined or "local", **own, **files, **quiet)
+            # Without a host there are no proxies.
+            http = HTTPOptions() if joined else HTTPOptions(host=None)
+            serve.start(http_options=http, grpc_options=gRPCOptions(port=port, grpc_servicer_functions=list(SERVICERS)))
+            serve.run(build(values), name=APPLICATION)
+            wait_until_healthy(settings.host, port)
+        except (RuntimeError, OSError) as error:
+            ray.shutdown()
+            raise UnavailableError(f"ray serve cannot be started: {error}") from error
+        except BaseException:
+            ray.shutdown()
+            raise
+        try:
+            yield port
+        finally:
+            serve.shutdown()
+            ray.shutdown()
 
 
 def check_node() -> None:

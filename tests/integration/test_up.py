@@ -74,6 +74,11 @@ def failure(*arguments: object, folder: Path | None = None) -> tuple[int, str]:
         return process.returncode, said
 
 
+def seen(registry: Path, service: str) -> dict[str, str]:
+    """The environment that a service was started with."""
+    return dict(json.loads((registry / "state" / "logs" / f"{service}.log").read_text().splitlines()[1]))
+
+
 def test_ready_line_json_and_a_clean_end(registry: Path):
     with start("--registry", registry, "--port-base", 0, "--json", METAREC_TYPO="1") as process:
         assert process.stdout is not None
@@ -87,9 +92,9 @@ def test_ready_line_json_and_a_clean_end(registry: Path):
     assert f"make one live with: metarec train --data DIR --out {registry}" in said
     assert "METAREC_TYPO" in said
     assert said.rstrip().endswith("stopped")
-    seen = json.loads((registry / "state" / "logs" / "recall.log").read_text().splitlines()[1])
-    assert seen["METAREC_RANKING_ADDRESS"] == ready["addresses"]["ranking"]
-    assert "METAREC_TYPO" not in seen
+    environment = seen(registry, "recall")
+    assert environment["METAREC_RANKING_ADDRESS"] == ready["addresses"]["ranking"]
+    assert "METAREC_TYPO" not in environment
 
 
 def test_ready_line_for_people(registry: Path):
@@ -99,6 +104,29 @@ def test_ready_line_for_people(registry: Path):
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_files_of_rankings_ray_go_away_with_the_run_however_it_ends(registry: Path, number: signal.Signals):
+    with start("--registry", registry, "--port-base", 0, RAY_ADDRESS="") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        directory = Path(seen(registry, "ranking")["RAY_TMPDIR"])
+        (directory / "ray" / "session_1").mkdir(parents=True)
+        process.send_signal(number)
+        process.communicate(timeout=60)  # until the guard has ended too: it holds the pipes
+    assert not directory.exists()
+    assert "RAY_TMPDIR" not in seen(registry, "training")
+
+
+def test_a_place_that_somebody_named_for_rays_files_is_kept(registry: Path, tmp_path: Path):
+    with start("--registry", registry, "--port-base", 0, RAY_TMPDIR=str(tmp_path)) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert seen(registry, "ranking")["RAY_TMPDIR"] == str(tmp_path)
+    assert tmp_path.exists()
 
 
 def test_a_second_run_on_the_same_state_is_refused(registry: Path):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from metarec.errors import UnavailableError
-from metarec.training.distributed import MAX_DIRECTORY, SHORT_DIRECTORY, cluster
+from metarec.training.distributed import cluster
+from metarec.training.ray_files import MAX_DIRECTORY, SHORT_DIRECTORY
 
 
 @pytest.fixture
@@ -70,6 +71,6 @@ def test_where_no_place_will_do_ray_has_its_own(
     started: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 10)))
-    monkeypatch.setattr("metarec.training.distributed.SHORT_DIRECTORY", "/there/is/none")
+    monkeypatch.setattr("metarec.training.ray_files.SHORT_DIRECTORY", "/there/is/none")
     with cluster(1):
         assert "_temp_dir" not in started[0]
