@@ -25,7 +25,7 @@ from metarec.tasks.batch import Tables, TaskBatch
 from metarec.tasks.sampler import EpisodeSampler
 from metarec.tasks.stats import label_stats
 from metarec.training.batches import pick_device, tables_on, tasks_on
-from metarec.training.heads import episode_config, head_seed, make_head, training_learner
+from metarec.training.heads import check_tasks, episode_config, head_seed, make_head, training_learner
 from metarec.training.inputs import Inputs
 from metarec.training.label_scale import in_labels, in_scale, label_scale
 from metarec.training.optimizer import Adam, OneCycle
@@ -60,8 +60,7 @@ class _HeadRun:
         self.scale = label_scale(recipe, layout.label_N)
         layout = in_scale(layout, self.scale)
         self.samplers = [EpisodeSampler(layout, self.host, config, own) for own in self.seeds]
-        if self.samplers[0].num_tasks == 0:
-            raise FailedPreconditionError("no task has enough interactions to train on; import more data")
+        check_tasks(recipe, layout)
         held_out = in_scale(inputs.layout(recipe.kind, validation=True, targets=targets), self.scale)
         self.tables: Tables = tables_on(self.host, pick_device(around.device))
         self.stats = label_stats(layout, self.host.rows)
@@ -214,10 +213,7 @@ class _HeadRun:
         self.around.workers.sum_(flat)
         loss_sum, weight_sum, stop = flat[-3:].tolist()
         if not math.isfinite(loss_sum):
-            raise FailedPreconditionError(
-                f"the loss of head '{self.recipe.target}' became {loss_sum} in {self._where}, step {state.step + 1}; "
-                f"lower outer_lr ({self.recipe.outer_lr:g}) or set clip_norm"
-            )
+            raise self._diverged("loss", loss_sum, f"in {self._where}, step {state.step + 1}")
         flat[:-3] /= weight_sum
         if self.recipe.clip_norm:
             flat[:-3] *= min(1.0, self.recipe.clip_norm / max(1e-12, float(flat[:-3].norm())))
@@ -238,12 +234,23 @@ class _HeadRun:
         seeds = np.random.SeedSequence([self.seeds[self.member], state.epoch, state.step, shard]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(seeds[0] >> np.uint64(1)))
         batch = tasks_on(tasks, self.tables)
-        gradient, metrics = self.head.learner.meta_gradient(self.head.model, state.theta, batch, generator)
+        try:
+            gradient, metrics = self.head.learner.meta_gradient(self.head.model, state.theta, batch, generator)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # theta is beyond any solve; every worker must hear of it
+            return weight, {}, math.nan
         return weight, gradient, metrics["loss"]
+
+    def _diverged(self, what: str, value: float, where: str) -> FailedPreconditionError:
+        return FailedPreconditionError(
+            f"the {what} of head '{self.recipe.target}' became {value} {where}; lower outer_lr ({self.recipe.outer_lr:g}) or set "
+            "clip_norm"
+        )
 
     def _finish_epoch(self) -> None:
         state = self.state
         validation, kept = self.validation.of_epoch(state)
+        if not math.isfinite(validation.get("loss", 0.0)):
+            raise self._diverged("validation loss", validation["loss"], f"after {self._where}")
         metrics: EpochMetrics = {"train_loss": self.scale**2 * state.loss_sum / state.weight_sum, "kept": float(kept)}
         metrics |= {f"validation_{name}": value for name, value in validation.items()}
         if kept:

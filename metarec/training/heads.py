@@ -5,13 +5,14 @@ from typing import cast
 
 import numpy as np
 
-from metarec.errors import ConfigError
+from metarec.errors import ConfigError, FailedPreconditionError
 from metarec.meta.contract import MetaLearner, takes_scale
 from metarec.meta.members import as_wide, has_members
 from metarec.meta.prior import Head
 from metarec.meta.registry import learner_settings, learner_type, make_learner
 from metarec.models.contract import MetaParams
 from metarec.models.registry import make_model
+from metarec.tasks.layout import TaskLayout
 from metarec.tasks.sampler import EpisodeConfig
 from metarec.training.recipe import HeadRecipe, Recipe, check_types
 from metarec.types import Target
@@ -57,6 +58,17 @@ def check_labels(recipe: Recipe, label_kind: str) -> None:
                 f"'{label_kind}'; use 'squared_error'",
                 field="objective",
             )
+
+
+def check_tasks(recipe: HeadRecipe, layout: TaskLayout) -> None:
+    """FailedPreconditionError where no task of the layout has enough rows for this head to be trained."""
+    least = episode_config(recipe).min_query
+    if not (layout.counts >= least).any():
+        lower = f", or lower {recipe.target}.episodes.min_query" if least > 1 else ""
+        raise FailedPreconditionError(
+            f"head '{recipe.target}': no task has enough interactions to train on (no {recipe.kind} of training has {least} or "
+            f"more); import more data{lower}"
+        )
 
 
 def head_seed(seed: int, target: Target, member: int = 0) -> int:

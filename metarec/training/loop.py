@@ -8,7 +8,7 @@ from metarec.meta.prior import Prior
 from metarec.training.blending import best_blend
 from metarec.training.decay import with_decay
 from metarec.training.head_run import train_head
-from metarec.training.heads import check_labels, make_head
+from metarec.training.heads import check_labels, check_tasks, make_head
 from metarec.training.inputs import Inputs, prepare
 from metarec.training.item_tasks import best_item_side
 from metarec.training.label_scale import label_scale
@@ -39,6 +39,8 @@ def fit(
     check_labels(recipe, dataset.schema.label.kind)
     encoder = encoder or FeatureEncoder.fit(dataset.schema, dataset.users, dataset.items, dataset.graph)
     inputs = prepare(dataset, encoder, recipe, seed)
+    for head in recipe.heads:
+        check_tasks(head, inputs.layout(head.kind, validation=False))
     around = Surroundings(watch=progress or silent, device=device, threads=torch.get_num_threads())
     states = {head.target: train_head(inputs, head, seed, around) for head in recipe.heads}
     return assemble(dataset, encoder, inputs, recipe, states, seed)

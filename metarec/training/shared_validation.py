@@ -60,7 +60,10 @@ class SharedValidation:
     def _found(self, theta: MetaParams) -> dict[str, Tensor]:
         device = self.tables.rows.dense_NP.device
         head = replace(self.head, theta={name: value.to(device) for name, value in theta.items()})
-        return validate(head, self.sampler, self.tables)
+        try:
+            return validate(head, self.sampler, self.tables)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # diverged, which the other workers must hear of
+            return {name: torch.full((self.sampler.num_tasks,), torch.nan, dtype=torch.float64) for name in self.measures}
 
     def _means(self, found: dict[str, Tensor]) -> list[float]:
         return [float(found[name].mean()) for name in self.measures]

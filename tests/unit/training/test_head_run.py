@@ -16,6 +16,7 @@ from metarec.models.linear_gaussian import LinearGaussian
 from metarec.training.head_run import train_head
 from metarec.training.heads import make_head
 from metarec.training.inputs import Inputs, prepare
+from metarec.training.loop import fit
 from metarec.training.progress import Progress
 from metarec.training.recipe import HeadRecipe, Recipe
 from metarec.training.recipes import get_recipe
@@ -257,6 +258,20 @@ def test_a_diverging_loss_is_an_error_that_says_what_to_do(inputs: Inputs) -> No
         train_head(inputs, head, 0, Surroundings())
 
 
+@pytest.mark.parametrize("learner", ["alpaca", "fomaml"])
+def test_training_that_diverges_in_its_last_step_is_told_by_validation(inputs: Inputs, learner: str) -> None:
+    recipe = get_recipe(learner).override({**SMALL, "members": "1"})
+    head = replace(recipe.heads[0], outer_lr=1e30, epochs=1, batch_size=1000)
+    with pytest.raises(FailedPreconditionError, match=r"the validation loss of head 'explicit' became .* after epoch 1; lower"):
+        train_head(inputs, head, 0, Surroundings())
+
+
+@pytest.mark.parametrize("head", RECIPE.heads, ids=lambda head: head.learner)
+def test_a_solve_that_fails_is_a_diverging_loss(inputs: Inputs, head: HeadRecipe) -> None:
+    with pytest.raises(FailedPreconditionError, match=r"loss of head '\w+' became nan (in|after) epoch \d.*; lower outer_lr"):
+        train_head(inputs, replace(head, outer_lr=1e30), 0, Surroundings())
+
+
 def test_a_gpu_that_is_not_there_is_refused(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="device 'gpu' needs a CUDA device and this process sees none; use 'cpu'"):
@@ -265,8 +280,16 @@ def test_a_gpu_that_is_not_there_is_refused(inputs: Inputs, monkeypatch: pytest.
 
 def test_too_little_data_is_refused(inputs: Inputs) -> None:
     head = replace(RECIPE.heads[0], episodes={"min_query": 1000})
-    with pytest.raises(FailedPreconditionError, match="no task has enough interactions"):
+    said = r"head 'explicit': no task has enough .*no user of training has 1000 or more.*lower explicit.episodes.min_query"
+    with pytest.raises(FailedPreconditionError, match=said):
         train_head(inputs, head, 0, Surroundings())
+
+
+def test_a_head_without_tasks_is_refused_before_another_is_trained(tiny_dataset: "Dataset") -> None:
+    seen: list[Progress] = []
+    with pytest.raises(FailedPreconditionError, match="head 'implicit': no task has enough interactions"):
+        fit(tiny_dataset, RECIPE.override({"implicit.episodes.min_query": "1000"}), seed=0, progress=seen.append)
+    assert not seen
 
 
 def test_a_damaged_state_is_named(inputs: Inputs, tmp_path: Path) -> None:
