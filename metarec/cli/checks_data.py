@@ -9,6 +9,9 @@ from metarec.cli.checks import Finding, fail, failed, ok, warn
 from metarec.cli.ports import is_free, owner
 from metarec.errors import MetarecError
 
+PATIENCE_SECONDS = 2.0
+"""How long Redis may take to answer."""
+
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
     from metarec.features.manifest import StoreManifest
@@ -61,14 +64,16 @@ def check_registry(path: Path) -> Iterator[Finding]:
 
 def check_features(path: Path, online: str) -> Iterator[Finding]:
     """Whether the feature store opens and has been loaded online."""
+    from metarec.features.declarations import store_name
     from metarec.features.manifest import StoreManifest
     from metarec.features.store import FeatureStore
 
     build = "`metarec up --data DIR` builds and loads it"
     try:
-        store = FeatureStore.open(path, online)
+        store = FeatureStore.open(path, online, patience_seconds=PATIENCE_SECONDS)
         try:
             store.read_user("")  # asks the online store
+            emptied = store.emptied()
         finally:
             store.close()
     except MetarecError as error:
@@ -78,7 +83,10 @@ def check_features(path: Path, online: str) -> Iterator[Finding]:
         yield fail("features", f"'{path}' does not open: {type(error).__name__}: {error}", f"is '{online}' up? {build}")
         return
     loaded = StoreManifest.read(path).materialized
-    if loaded:
+    if emptied:
+        again = f"metarec features materialize --store {path} --online {store_name(online)} --restart"
+        yield warn("features", f"'{path}' was loaded into '{store_name(online)}', but its rows are gone from there", again)
+    elif loaded:
         yield ok("features", f"'{path}' opens; loaded online: {', '.join(loaded)}")
     else:
         advice = f"metarec features materialize --store {path}"

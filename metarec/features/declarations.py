@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 PROJECT = "metarec"
 
 
-def open_feast(path: Path, online: str) -> "Feast":
-    """Feast on the store directory at `path`, with this online store: "sqlite" or a redis:// address (else ConfigError)."""
+def open_feast(path: Path, online: str, *, patience_seconds: float | None = None) -> "Feast":
+    """Feast on the store directory at `path`, with this online store: "sqlite" or a redis:// address (else ConfigError).
+
+    With `patience_seconds` an answer of Redis is waited for no longer than that, and nothing is tried again.
+    """
     from feast import FeatureStore as Feast
 
-    return Feast(config=_config(path, online))
+    return Feast(config=_config(path, online, patience_seconds))
 
 
 def wire_types() -> tuple[Callable[[str], EntityKey], Callable[[], Value]]:
@@ -71,7 +74,7 @@ def definitions(kinds: Mapping[ViewName, Mapping[str, Kind]]) -> list[object]:
     return [*entities.values(), *views.values(), *services]
 
 
-def _config(path: Path, online: str) -> object:
+def _config(path: Path, online: str, patience_seconds: float | None) -> object:
     from feast import RepoConfig
     from feast.repo_config import RegistryConfig
 
@@ -82,12 +85,12 @@ def _config(path: Path, online: str) -> object:
         # Kept for the life of the process: the definitions change only with the dataset.
         registry=RegistryConfig(path=str((path / "registry.db").resolve()), cache_ttl_seconds=0),
         offline_store={"type": "dask"},
-        online_store=_online_config(path, online),
+        online_store=_online_config(path, online, patience_seconds),
         entity_key_serialization_version=3,
     )
 
 
-def _online_config(path: Path, online: str) -> dict[str, object]:
+def _online_config(path: Path, online: str, patience_seconds: float | None) -> dict[str, object]:
     if online == "sqlite":
         return {"type": "sqlite", "path": str((path / "online.db").resolve())}
     url = urlsplit(online)
@@ -97,6 +100,9 @@ def _online_config(path: Path, online: str) -> dict[str, object]:
     options += [f"username={url.username}"] if url.username else []
     options += [f"password={url.password}"] if url.password else []
     options += ["ssl=true"] if url.scheme == "rediss" else []
+    if patience_seconds is not None:
+        # Left to itself the driver waits for ever, and tries what fails three times more, seconds apart.
+        options += [f"socket_connect_timeout={patience_seconds}", f"socket_timeout={patience_seconds}", "retry=null"]
     return {"type": "redis", "connection_string": ",".join(options)}
 
 

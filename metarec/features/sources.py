@@ -155,6 +155,13 @@ def stats_table(
     return pa.concat_tables([pa.table(empty), pa.table(grown)])
 
 
+def first_id(path: Path, key: str) -> str | None:
+    """The `key` of the first row of the Parquet file at `path`; None when there is none."""
+    with pq.ParquetFile(path) as file:
+        batch = next(file.iter_batches(batch_size=1, columns=[key]), None)
+    return None if batch is None or not len(batch) else str(batch.column(0)[0].as_py())
+
+
 def remove_rows(path: Path, key: str, value: str) -> None:
     """Rewrite the Parquet file at `path` without the rows whose `key` is `value`."""
     table = pq.read_table(path)

@@ -23,7 +23,7 @@ from metarec.features.declarations import definitions, open_feast, store_name, w
 from metarec.features.manifest import StoreManifest
 from metarec.features.online import OnlineRows
 from metarec.features.records import OnlineUser, content, statistics, whole
-from metarec.features.sources import BEGINNING, REVISION, Stats, remove_rows, write_sources
+from metarec.features.sources import BEGINNING, REVISION, Stats, first_id, remove_rows, write_sources
 from metarec.features.wire import KEYS, SERVICES, Row, ViewName, raw, view_features
 from metarec.types import Features, Item, User
 
@@ -36,14 +36,14 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class FeatureStore:
     """A feature store directory, opened. Calls are thread-safe; several processes may read and write at once."""
 
-    def __init__(self, path: Path, online: str = "sqlite") -> None:
+    def __init__(self, path: Path, online: str = "sqlite", *, patience_seconds: float | None = None) -> None:
         """Use `build` or `open`."""
         self.path = path
         self._online = online
         self._manifest = StoreManifest.read(path)
         self.schema = Schema.from_dict(self._manifest.schema)
         self._kinds = view_features(self.schema)
-        self._feast = open_feast(path, online)
+        self._feast = open_feast(path, online, patience_seconds=patience_seconds)
         self._declare()
         new_key, new_value = wire_types()
         self._rows = OnlineRows(
@@ -72,9 +72,9 @@ class FeatureStore:
         return FeatureStore(path, online)
 
     @staticmethod
-    def open(path: Path, online: str = "sqlite") -> "FeatureStore":
-        """Open a store that `build` made; NotFoundError when there is none."""
-        return FeatureStore(Path(path), online)
+    def open(path: Path, online: str = "sqlite", *, patience_seconds: float | None = None) -> "FeatureStore":
+        """Open a store that `build` made; NotFoundError when there is none. See `open_feast` for `patience_seconds`."""
+        return FeatureStore(Path(path), online, patience_seconds=patience_seconds)
 
     @property
     def fingerprint(self) -> str:
@@ -85,6 +85,14 @@ class FeatureStore:
     def loaded(self) -> bool:
         """Whether `materialize` has loaded the online store before."""
         return store_name(self._online) in self._manifest.materialized
+
+    def emptied(self) -> bool:
+        """Whether the online store has lost what `materialize` had loaded, as a Redis that keeps nothing on disk does: a row
+        that was loaded is not there."""
+        if not self.loaded:
+            return False
+        first = first_id(self.path / "offline" / "item_content.parquet", KEYS["item_content"])
+        return first is not None and not self.read_items([first])
 
     def _declare(self) -> None:
         database = self.path / "online.db"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from metarec.adaptation.state import UserState
 from metarec.data.dataset import Dataset
-from metarec.errors import UnavailableError
+from metarec.errors import MetarecError, UnavailableError
 from metarec.interactions.history import import_history, rows_left
 from metarec.interactions.log import InteractionLog
 from services.adaptation.publisher import Publisher
@@ -28,6 +28,9 @@ READY_LIMIT = 200_000
 USERS_PER_PIECE = 64
 PAUSE_SECONDS = 5.0
 """How long to wait before what failed is tried again."""
+
+LOOK_SECONDS = 30.0
+"""How often the online store is looked at: one that lost its rows (a Redis that keeps nothing on disk) says no word of it."""
 
 REPORT_SECONDS = 10.0
 
@@ -79,9 +82,16 @@ class Backfill:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._wake.wait()
-            if not self._stop.is_set() and not self._work():
+            owed = self._wake.wait(LOOK_SECONDS) or self._emptied()
+            if owed and not self._stop.is_set() and not self._work():
                 self._stop.wait(PAUSE_SECONDS)
+
+    def _emptied(self) -> bool:
+        """Whether the mark has gone from the online store, and with it what else was there; false while it cannot be read."""
+        try:
+            return self._store.schema is not None and self._store.read_user(STORE_MARK) is None
+        except MetarecError:
+            return False
 
     def _work(self) -> bool:
         """Everything there is to do; false when some of it failed and is to be tried again."""
@@ -101,7 +111,7 @@ class Backfill:
         return True
 
     def _prepare(self) -> None:
-        """Load the online store if nobody has, and finish deletions."""
+        """Load the online store if nobody has or it was emptied, and finish deletions."""
         if self._store.schema is None:
             return
         self._store.materialize()

@@ -22,6 +22,8 @@ from metarec.types import Item, User
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0
+PATIENCE_SECONDS = 0.5
+"""How long an answer of Redis may take: requests that wait behind one another must still have time to be answered without it."""
 T = TypeVar("T")
 
 
@@ -112,12 +114,15 @@ class LazyStore:
             logger.debug("not open yet: %s", error.message)
 
     def materialize(self) -> bool:
-        """Load the online store, unless that has been done before; whether it was done now."""
+        """Load the online store, unless that has been done before and is still there; whether it was done now."""
 
         def load(store: FeatureStore) -> bool:
-            if store.loaded:
+            emptied = store.emptied()
+            if emptied:
+                logger.warning("the online store '%s' has lost its rows; loading it again", store_name(self._online))
+            elif store.loaded:
                 return False
-            store.materialize()
+            store.materialize(restart=emptied)
             return True
 
         return self._call(load)
@@ -167,5 +172,5 @@ class LazyStore:
             if self._store is None:
                 # Feast tells at INFO of every look at its registry.
                 logging.getLogger("feast").setLevel(logging.WARNING)
-                self._store = FeatureStore.open(self._path, self._online)
+                self._store = FeatureStore.open(self._path, self._online, patience_seconds=PATIENCE_SECONDS)
             return self._store

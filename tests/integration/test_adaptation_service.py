@@ -1,10 +1,12 @@
 """The adaptation service over gRPC: real server, real log, real feature store, a small trained prior."""
 
 import asyncio
+import contextlib
 import os
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -368,6 +370,20 @@ async def test_everybody_is_written_again_to_an_online_store_that_has_others_or_
         found = read(trained, "new")
     assert found is not None
     assert [entry.item_id for entry in found[0].support] == ["i1", "i5", "i9", "i13"]
+
+
+async def test_a_store_that_loses_its_rows_while_it_is_used_is_filled_again(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.adaptation.backfill.LOOK_SECONDS", 0.05)
+    async with serving(settings(trained)) as (stub, running):
+        await stub.RecordInteractions(fan("new", 1))
+        with contextlib.closing(sqlite3.connect(trained / "features" / "online.db")) as rows, rows:
+            for (table,) in rows.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                rows.execute(f'DELETE FROM "{table}"')
+        # Not read by opening the store: Feast's registry is not whole while the views are loaded.
+        await until(lambda: running._store.read_user("new") is not None)
+        assert running._store.read_items(["i1"])["i1"].features  # what the dataset says, too
 
 
 async def test_a_profile_changes_what_a_user_is_adapted_to(stub: Stub, trained: Path) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from redis import Redis
 
+from metarec.cli.checks_data import check_features
 from metarec.data.dataset import Dataset, Graph
 from metarec.data.interactions import Interactions
 from metarec.data.schema import Field, Label, Schema
@@ -19,6 +21,7 @@ from metarec.features.records import OnlineUser
 from metarec.features.sources import Stats
 from metarec.features.store import FeatureStore
 from metarec.types import Item, User
+from services.runtime.features import LazyStore
 
 SCHEMA = Schema(
     user_id="uid",
@@ -301,3 +304,23 @@ def test_opening_nothing_and_naming_no_online_store_are_refused(tmp_path: Path):
         FeatureStore.open(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="mysql"):
         FeatureStore.build(make_dataset(), tmp_path / "x", "mysql://h")
+
+
+def test_an_online_store_that_lost_what_was_loaded_is_known_by_that(redis_url: str, tmp_path: Path):
+    other = f"{redis_url[:-1]}1"  # a database of its own
+    store = FeatureStore.build(make_dataset(), tmp_path / "features", other)
+    assert not store.emptied()  # nothing was loaded
+    store.materialize(END)
+    assert not store.emptied()
+    with Redis.from_url(other) as client:
+        client.flushdb()
+    assert store.emptied()
+    (found,) = check_features(tmp_path / "features", other)
+    assert found.status == "warn"
+    assert found.advice == f"metarec features materialize --store {tmp_path / 'features'} --online {other} --restart"
+    store.close()
+    lazy = LazyStore(tmp_path / "features", other)
+    assert lazy.materialize()
+    assert lazy.read_items(["i0"])
+    assert not lazy.materialize()
+    lazy.close()

@@ -1,7 +1,9 @@
 """The feature store as services use it: absent, failing, rebuilt."""
 
 import shutil
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,3 +160,46 @@ def test_warming_up_a_store_that_is_not_there_is_no_failure(store: LazyStore, tr
     store.warm_up()
     with pytest.raises(UnavailableError):
         store.read_user("u1")
+
+
+@pytest.fixture
+def listening() -> Iterator[Callable[[bool], tuple[str, list[socket.socket]]]]:
+    """Servers in place of Redis that never say a word: the address, and the connections so far."""
+    servers: list[socket.socket] = []
+
+    def listen(hang_up: bool) -> tuple[str, list[socket.socket]]:
+        server = socket.create_server(("127.0.0.1", 0))
+        servers.append(server)
+        connections: list[socket.socket] = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                connections.append(connection)
+                if hang_up:
+                    connection.close()
+
+        threading.Thread(target=accept, daemon=True).start()
+        return f"redis://127.0.0.1:{server.getsockname()[1]}/0", connections
+
+    yield listen
+    for server in servers:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+@pytest.mark.parametrize("hang_up", [True, False], ids=["that hangs up", "that is silent"])
+def test_a_redis_costs_a_request_one_short_wait(
+    trained: Path, hang_up: bool, listening: Callable[[bool], tuple[str, list[socket.socket]]]
+) -> None:
+    address, connections = listening(hang_up)
+    lazy = LazyStore(trained / "features", address)
+    with pytest.raises(UnavailableError, match="cannot be reached"):
+        lazy.read_user("u1")
+    lazy.close()
+    assert len(connections) == 1  # nothing was tried again
+    for connection in connections:
+        connection.close()
