@@ -13,6 +13,7 @@ import yaml
 from metarec.errors import SchemaError
 
 FieldKind = Literal["categorical", "multi_categorical", "numeric", "text", "vector"]
+TextEncoder = Literal["sentences"]
 LabelKind = Literal["rating", "binary"]
 
 Yaml = Mapping[str, object]
@@ -23,7 +24,8 @@ class Field:
     """One feature of users or items.
 
     `separator` splits a multi-categorical or vector value that comes as one string; `dim` is the length of a vector. A vector may
-    also come as several numeric `columns`, one for each entry; `name` is then no column of the file.
+    also come as several numeric `columns`, one for each entry; `name` is then no column of the file. `encoder` chooses how a text
+    is encoded: None by its words, `sentences` by a sentence model, which has to be installed (metarec.features.sentences).
     """
 
     name: str
@@ -31,6 +33,7 @@ class Field:
     separator: str | None = None
     dim: int | None = None
     columns: tuple[str, ...] = ()
+    encoder: TextEncoder | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -48,6 +51,11 @@ class Field:
             raise SchemaError(f"vector field '{self.name}' needs dim, a whole number of at least 1", field=self.name)
         if self.kind != "vector" and self.dim is not None:
             raise SchemaError(f"field '{self.name}' of kind '{self.kind}' takes no dim", field=self.name)
+        if self.encoder is not None and (self.kind != "text" or self.encoder not in get_args(TextEncoder)):
+            raise SchemaError(
+                f"field '{self.name}' has encoder {self.encoder!r}; only texts take one: {', '.join(get_args(TextEncoder))}",
+                field=self.name,
+            )
 
     def _check_columns(self) -> None:
         given: object = self.columns

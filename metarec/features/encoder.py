@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from metarec.errors import ConfigError, InvalidInputError
 from metarec.features.blocks import Block, CategoryBlock, Matrix, NumberBlock, VectorBlock
 from metarec.features.graph import GRAPH_FIELD, FactsBlock, item_facts
+from metarec.features.sentence_block import SentenceBlock
 from metarec.features.text import TextBlock
 from metarec.features.values import as_categories
 from metarec.types import Features
@@ -130,7 +131,7 @@ class FeatureEncoder:
 
     @property
     def item_kinds(self) -> tuple[str, ...]:
-        """Kind of each item block: category, number, vector, text or graph."""
+        """Kind of each item block: category, number, vector, text, sentences or graph."""
         return tuple(block.kind for block in self.item_encoders)
 
     def without(self, *, items: Collection[str] = (), users: Collection[str] = ()) -> "FeatureEncoder":
@@ -214,6 +215,8 @@ def _fit(schema_field: "Field", values: Sequence[object], settings: EncoderSetti
         return NumberBlock.fit(name, values, num_knots=settings.num_knots)
     if kind == "vector":
         return VectorBlock.fit(name, values, dim=schema_field.dim)
+    if schema_field.encoder == "sentences":
+        return SentenceBlock.fit(name, values, dim=settings.text_dim)
     multiple = kind == "multi_categorical"
     min_count = _min_count(settings.plain_min_count if kind == "categorical" else settings.min_count, len(values))
     if kind == "text":
@@ -235,6 +238,8 @@ def _load(state: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]
         return VectorBlock.from_state(state, arrays)
     if kind == "text":
         return TextBlock.from_state(state, arrays)
+    if kind == "sentences":
+        return SentenceBlock.from_state(state, arrays)
     if kind == "graph":
         return FactsBlock.from_state(state, arrays)
     raise InvalidInputError(f"the encoder's state has a block of unknown kind '{kind}'; it was written by a newer metarec")

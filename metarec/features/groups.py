@@ -6,7 +6,7 @@ from metarec.errors import InvalidInputError
 from metarec.features.encoder import FeatureEncoder
 
 KINDS: dict[str, tuple[str, ...]] = {
-    "text": ("text",),
+    "text": ("text", "sentences"),
     "graph": ("graph",),
     "vector": ("vector",),
     "categories": ("category",),
