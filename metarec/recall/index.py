@@ -10,6 +10,7 @@ items need.
 """
 
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-EXACT_LIMIT = 100_000
-"""Catalogues up to this size are searched exactly: about 5 ms on one core."""
+EXACT_LIMIT = 500_000
+"""Catalogues up to this size are searched exactly, in some 15 ms on one core; graphs need as long for a quarter of it, and take
+minutes to build (docs/adr/0012)."""
 
 OVERSAMPLING = 2
 """How many neighbours are looked at for each item wanted."""
 
+PIECE = 8
+"""Items that are added or replaced at once: searches wait for no more, about 20 ms."""
+
+YIELD_SECONDS = 0.001
 
 MAX_NEIGHBOURS = 10_000
 """Most neighbours that graphs are asked for: who leaves out thousands of items (filters) is faster with the product."""
@@ -91,11 +97,15 @@ class ApproximateIndex:
         view = object.__new__(ApproximateIndex)
         view._phi_IE, view._bias_I, view._length = phi_IE, bias_I, self._length
         view._inner, view._lifted, view._lock = self._inner, self._lifted, self._lock
-        with self._lock:
-            old = changed[changed < len(self._bias_I)]
-            for graph in (self._inner, self._lifted) if len(old) else ():
-                graph.remove(old)
-            self._add(changed, np.column_stack([phi_IE[changed], bias_I[changed]]))
+        for start in range(0, len(changed), PIECE):
+            rows = changed[start : start + PIECE]
+            with self._lock:
+                old = rows[rows < len(self._bias_I)]
+                for graph in (self._inner, self._lifted) if len(old) else ():
+                    graph.remove(old)
+                self._add(rows, np.column_stack([phi_IE[rows], bias_I[rows]]))
+            # A lock that is taken again at once leaves no turn to those who wait for it.
+            time.sleep(YIELD_SECONDS)
         return view
 
     def _add(self, rows: Rows, item_NE: Floats) -> None:

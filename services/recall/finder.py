@@ -1,14 +1,17 @@
 """Finds candidates for a user by their state in the feature store, among the checkpoint's items and those upserted since."""
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
+
 from metarec.adaptation.adapted import Adapted, score
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
-from metarec.adaptation.view import EngineView
+from metarec.adaptation.view import EngineView, ItemShift
 from metarec.adaptation.weighing import NOT_LEARNED, left_out, weigh
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, UnavailableError
 from metarec.ranking.account import RuleReport
@@ -66,6 +69,7 @@ class Finder:
         self._loaded: dict[str, Recaller] = {}
         self._serving: Serving | None = None
         self._live: LiveCheckpoint | None = None
+        self._shifting = threading.Lock()
 
     def attach(self, live: LiveCheckpoint) -> None:
         """The checkpoint that is followed: upserts exclude its swaps."""
@@ -85,7 +89,9 @@ class Finder:
         # What was upserted while the index was built.
         upsert_each(engine, self._shelf.items.values())
         recaller.refresh(engine.view)
-        self._serving = Serving(engine=engine, recaller=recaller)
+        serving = Serving(engine=engine, recaller=recaller)
+        self._bring_shifts(serving)
+        self._serving = serving
 
     @property
     def serving(self) -> Serving | None:
@@ -151,14 +157,30 @@ class Finder:
         )
 
     def _shift(self, serving: Serving) -> None:
-        """Score emerging items with their first labels, in the index too, and users by what their scenario has in common."""
-        assert self._live is not None, "attach a live checkpoint first"
+        """Move users by what their scenario has in common, and look what first labels say of emerging items.
+
+        Nobody waits for the latter: the vectors of a large catalogue are copied for it, and its graphs searched and mended.
+        """
         self._scenarios.apply(serving.engine)
+        if self._shifts.due(serving.engine) and self._shifting.acquire(blocking=False):
+            threading.Thread(target=self._look, args=(serving,), name="item-shifts", daemon=True).start()
+
+    def _look(self, serving: Serving) -> None:
+        assert self._live is not None, "attach a live checkpoint first"
+        try:
+            with self._live.lock:
+                if serving is self._serving:  # else it was swapped, with the shifts of the new one
+                    self._bring_shifts(serving)
+        finally:
+            self._shifting.release()
+
+    def _bring_shifts(self, serving: Serving) -> None:
+        """Score emerging items with their first labels, in the index too. Under the live checkpoint's lock."""
         before = serving.engine.view.shifts
         if self._shifts.apply(serving.engine):
-            with self._live.lock:
-                now = serving.engine.view.shifts
-                serving.recaller.refresh(serving.engine.view, changed=before.keys() | now.keys())
+            now = serving.engine.view.shifts
+            changed = {item_id for item_id in before.keys() | now.keys() if not _same(before.get(item_id), now.get(item_id))}
+            serving.recaller.refresh(serving.engine.view, changed=changed)
 
     def _adapted(
         self, engine: Engine, user_id: str, profile: Features | None, degraded: list[Degraded]
@@ -208,3 +230,9 @@ class Finder:
         items = list(self._shelf.items.values())
         if items and self._store.schema is not None:
             self._store.write_items(items)
+
+
+def _same(one: ItemShift | None, other: ItemShift | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.bias == other.bias and np.array_equal(one.phi_E, other.phi_E)

@@ -32,13 +32,16 @@ class ItemShiftReader:
         self._shifts: dict[str, ItemShift] = {}
         self._seen: tuple[Engine, bytes, int] | None = None
 
+    def due(self, engine: Engine) -> bool:
+        """Whether it is time to look for news for this engine."""
+        return self._clock() >= self._look_at or self._seen is None or self._seen[0] is not engine
+
     def apply(self, engine: Engine) -> bool:
         """Shift the engine's items if there is news, looked for once a second; whether there was. Never raises."""
-        now = self._clock()
-        if now < self._look_at and self._seen is not None and self._seen[0] is engine:
+        if not self.due(engine):
             return False
         with self._lock:
-            self._look_at = now + LOOK_SECONDS
+            self._look_at = self._clock() + LOOK_SECONDS
             try:
                 found = self._read(SHIFTS_KEY)
             except UnavailableError:

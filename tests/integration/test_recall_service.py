@@ -1,8 +1,9 @@
 """The recall service over gRPC: real server, real index and feature store, a small trained prior; hot swaps; emerging items."""
 
 import asyncio
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,13 @@ import grpc
 import pytest
 
 from metarec.adaptation.engine import Engine
+from metarec.adaptation.shifts import encode_shifts
+from metarec.adaptation.view import ItemShift
 from metarec.adaptation.weighing import weigh
 from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, NotFoundError, UnavailableError
 from metarec.features.store import FeatureStore
+from metarec.recall.contract import ItemView
+from metarec.recall.recaller import Recaller
 from metarec.training.manifest import Manifest
 from metarec.training.recipes import get_recipe
 from metarec.training.registry import Registry
@@ -22,6 +27,7 @@ from metarec.types import Features, Interaction, Item
 from metarec.v1 import gateway_pb2, recall_pb2, recall_pb2_grpc, types_pb2
 from services.recall.service import Recall, build
 from services.runtime.errors import from_rpc_error
+from services.runtime.item_shifts import SHIFTS_KEY
 from services.runtime.server import Server
 from services.runtime.settings import Settings
 
@@ -443,3 +449,49 @@ async def test_after_a_promotion_with_new_data_filters_forbid_until_it_is_loaded
         loaded = await found()
         assert set(ids(loaded)) == set(ids(before)) - {"i0"}
         assert not loaded.degradations
+
+
+async def test_no_request_waits_while_the_first_labels_of_items_are_brought_into_the_index(
+    service: tuple[Stub, Recall], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub, running = service
+    await stub.UpsertItems(Upsert(items=[item("new", "space"), item("other", "space")]))
+    finder = running._finder
+    serving_now = finder.serving
+    assert serving_now is not None
+    engine = serving_now.engine
+    assert engine.vectors is not None
+    zero_E = engine.vectors.phi_IE[0] * 0
+    entered, go, changes = threading.Event(), threading.Event(), []
+    refresh = Recaller.refresh
+
+    def slow(recaller: Recaller, view: ItemView, *, changed: Collection[str] = ()) -> None:
+        changes.append(set(changed))
+        entered.set()
+        assert go.wait(WAIT_SECONDS)
+        refresh(recaller, view, changed=changed)
+
+    monkeypatch.setattr(Recaller, "refresh", slow)
+
+    def shifts(**biases: float) -> bytes:
+        return encode_shifts(
+            engine.checkpoint, {name: ItemShift(phi_E=zero_E, bias=bias, left=0.5, shots=3) for name, bias in biases.items()}
+        )
+
+    async def score() -> float:
+        found = await stub.RetrieveCandidates(Retrieve(user_id="fan", num_candidates=100))
+        return next(candidate.score for candidate in found.candidates if candidate.item_id == "new")
+
+    before = await score()
+    finder._store.write_user_adaptation(SHIFTS_KEY, shifts(new=1.0, other=1.0), 1, "", 0)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not entered.is_set():
+            await score()
+        assert await score() == before  # answered while the index is worked on
+        go.set()
+        while not (once := await score()) > before:
+            await asyncio.sleep(0.02)
+        finder._store.write_user_adaptation(SHIFTS_KEY, shifts(new=2.0, other=1.0), 1, "", 0)
+        while not await score() > once:
+            await asyncio.sleep(0.02)
+    assert changes[:2] == [{"new", "other"}, {"new"}]  # what is as it was is not put into the index again

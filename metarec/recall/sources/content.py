@@ -25,6 +25,9 @@ class Content:
         if not liked:
             return []
         content_IE = shelf.view.content_IE
-        scores = (content_IE @ content_IE[liked[-NUM_LIKED:]].T).max(1)
-        rows = shelf.allowed(np.setdiff1d(np.arange(shelf.num_items), liked))
+        # The liked items' rows first: the largest of each column is found at once, that of each row is not.
+        scores = (content_IE[liked[-NUM_LIKED:]] @ content_IE.T).max(0)
+        others_I = np.ones(shelf.num_items, bool)
+        others_I[liked] = False
+        rows = shelf.allowed(np.flatnonzero(others_I))
         return best(rows, scores[rows], shelf.view.catalogue.ids, limit)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from metarec.recall.index import ApproximateIndex, ExactIndex, make_index
+from metarec.recall.index import PIECE, ApproximateIndex, ExactIndex, make_index
 
 Floats = NDArray[np.float32]
 
@@ -76,6 +76,23 @@ def test_new_and_changed_vectors_are_found_and_old_ones_are_not(length: float) -
     rows, scores = old.search(query, 5)
     assert rows.max() < 500
     assert before == 7 or before in rows
+
+
+def test_searches_have_their_turn_while_many_items_change() -> None:
+    phi_IE, bias_I = vectors(300)
+    index = ApproximateIndex(phi_IE, bias_I)
+    turns: list[int] = []
+
+    class Lock:
+        def __enter__(self) -> None:
+            turns.append(0)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    index._lock = Lock()  # type: ignore[assignment]  # counts how often it is let go
+    index.updated(phi_IE, bias_I, np.arange(200))
+    assert len(turns) >= 200 / PIECE
 
 
 def test_with_thousands_of_items_to_leave_out_everything_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
