@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from metarec.training.recipe import Recipe
 
 DEFAULT_SHOTS = (0, 1, 3, 5, 10)
+CHOSEN = (
+    "training chose its epochs, the blend and whether newer support weighs more on the held-out users, too, which flatters the "
+    "learner a little; give --episodes of other users for figures without that"
+)
 
 
 def comparison(options: Options) -> Report:
@@ -55,6 +59,7 @@ def comparison(options: Options) -> Report:
             results += _temporal(evaluation, loaded, other, shots, options.cuts)
         if HELD_OUT in wanted:
             results += evaluation.held_out(*loaded.split(dataset), shots)
+            notes.append(CHOSEN)
             if has_targets(loaded.prior):
                 results += (curves := target_results(evaluation, loaded, dataset, shots, alone=options.alone))
                 notes += not_asked(curves, dataset)

@@ -4,7 +4,7 @@ The command hands in what it has loaded: evaluation knows nothing of registries 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from metarec.evaluation.entities import Entities, entities, mirrored_entities
 from metarec.evaluation.episode_file import EpisodeRows
 from metarec.evaluation.episodes import MAX_QUERY, Episodes, held_out_episodes
 from metarec.evaluation.held_out import EVERYTHING, draw_held_out, fit_topn_baselines, topn_episodes
+from metarec.evaluation.held_out_links import judged_by_others
 from metarec.evaluation.item_tasks import ItemTasks
 from metarec.evaluation.lists import ListResults
 from metarec.evaluation.rating_run import (
@@ -100,7 +101,11 @@ class Evaluation:
         )
         episodes = drawn.with_users(tables.user_rows(drawn.name_T))
         contest = self._contest(train, np.ones(len(train.interactions), bool), episodes, tables)
-        results = self._run(contest, episodes, tables, list(shots))
+        asked, models = [episodes.first_shots(k) for k in shots], dict(contest.models)
+        for name, prior in ((self.learner, self.prior), (self.joint_name, self.joint)):
+            if prior is not None and prior.link is not None:
+                models[name] = judged_by_others([models[name]] * len(asked), prior.link, asked)[0]
+        results = self._run(replace(contest, models=models), episodes, tables, list(shots))
         if "implicit" in self.prior.heads and not self.dataset.has_timestamps:
             results += self._held_out_lists(train, held_out, shots)
         return results

@@ -28,6 +28,7 @@ from metarec.evaluation.bootstrap import Interval, Resampler, delta
 from metarec.evaluation.entities import entities
 from metarec.evaluation.episodes import MAX_QUERY
 from metarec.evaluation.held_out import EVERYTHING, draw_held_out, fit_topn_baselines, topn_episodes
+from metarec.evaluation.held_out_links import HeldOutLinks
 from metarec.evaluation.metrics import Floats
 from metarec.evaluation.predict import predict_episodes
 from metarec.evaluation.temporal import Trainer, tune_baselines
@@ -113,7 +114,11 @@ class DefaultGate:
 
         drawn = [asked.first_shots(k) for k in self.shots]
         said = [predict_episodes(prior.head("explicit"), tables, part.with_users(np.arange(len(part))))[0] for part in drawn]
-        mine_T = loss(said if prior.link is None else [prior.link.probability(mean_Q) for mean_Q in said])
+        if prior.link is not None:
+            label_Q, task_Q = asked.tasks.query_label_Q, asked.tasks.query_task_Q
+            links = HeldOutLinks.fitted(prior.link, said, label_Q, task_Q)
+            said = [links.probability(mean_Q, task_Q) for mean_Q in said]
+        mine_T = loss(said)
         plain = {name: loss([model.predict(part.tasks)[0] for part in drawn]) for name, model in fitted.items()}
         best = min(plain, key=lambda name: float(plain[name].mean()))
         resampler = Resampler.of(np.zeros(len(mine_T)), np.arange(len(mine_T)), seed=self.seed)

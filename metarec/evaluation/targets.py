@@ -17,6 +17,7 @@ from metarec.baselines.rating_tasks import RatingTasks, starts
 from metarec.errors import FailedPreconditionError
 from metarec.evaluation.entities import Entities, entities
 from metarec.evaluation.episodes import MIN_QUERY, Episodes, held_out_episodes
+from metarec.evaluation.held_out_links import judged_by_others
 from metarec.evaluation.metrics import Predictions
 from metarec.evaluation.predict import predict_episodes
 from metarec.evaluation.rating_run import (
@@ -99,14 +100,17 @@ class TargetContest:
             other = entities(prior, train, tables.user_ids, tables.item_ids)
             alone = learner_name(prior) + ALONE
             models = {alone: moved(learner_predictor(prior, other, scale), tables, other), **models}
-        learner = learner_name(self.prior)
+        learner, base = learner_name(self.prior), f"held_out_{name}"
+        protocol_T = np.full(len(asked), base, object)
+        shown = [asked.first_shots(k) for k in shots]
+        parts = [replace(_of(part, label_NK[:, number]), protocol_T=protocol_T) for part in shown]
+        ends = (scale.minimum, scale.maximum)
+        mine = [self._predictor(number, tables, _with_all(part, label_NK), ends) for part in shown]
+        if number == 0 and self.prior.link is not None:
+            mine = judged_by_others(mine, self.prior.link, parts)
         found = []
-        for k in shots:
-            shown = asked.first_shots(k)
-            base = f"held_out_{name}"
-            episodes = replace(_of(shown, label_NK[:, number]), protocol_T=np.full(len(shown), base, object))
-            mine = self._predictor(number, tables, _with_all(shown, label_NK), (scale.minimum, scale.maximum))
-            contest = Contest(learner=learner, joint=alone, models={learner: mine, **models}, scale=scale)
+        for k, episodes, predict in zip(shots, parts, mine, strict=True):
+            contest = Contest(learner=learner, joint=alone, models={learner: predict, **models}, scale=scale)
             (result,) = run_contest(contest, episodes, tables, [None], seed=self.seed, watch=self.watch)
             found.append(replace(result, name=f"{base}@{k}", shots=k))
         return found

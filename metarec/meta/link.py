@@ -3,6 +3,9 @@
 The score of an explicit head on labels 0 and 1 is a regression onto them: linear, so that retrieval and explanations are those of
 any other labels, but no probability. One logistic curve, fitted on users that training held out, makes it one: P(label = 1) =
 sigmoid(offset + slope * score). Rankings stay as they are, whatever the learner.
+
+A handful of users have a level of their own, and a curve fitted on them is worse for all others than none: below MIN_TASKS the
+score, which is a regression onto the label, is taken at its word.
 """
 
 from dataclasses import dataclass
@@ -19,14 +22,20 @@ STEPS = 50
 TOLERANCE = 1e-8
 RIDGE = 1e-9
 """Keeps the Hessian invertible where all scores are equal."""
+MIN_TASKS = 40
+"""Tasks that it takes to fit a curve on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """P(label = 1) = sigmoid(offset + slope * score); `slope` is not negative, so that order is kept."""
+    """P(label = 1) = sigmoid(offset + slope * score); `slope` is not negative, so that order is kept.
+
+    `num_tasks` held-out tasks are what it was fitted on, 0 where it was not fitted; None in checkpoints that do not say.
+    """
 
     offset: float
     slope: float
+    num_tasks: int | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.offset) and np.isfinite(self.slope) and self.slope >= 0):
@@ -43,6 +52,13 @@ class Link:
         """Of the label: p (1 - p), all there is to a binary one."""
         probability = self.probability(score)
         return probability * (1 - probability)
+
+
+def tangent_link(label_N: NDArray[np.floating]) -> Link:
+    """The curve that touches the line P = score at the mean of these labels (0.5 without any): what a score says of itself."""
+    mean = (float(np.sum(label_N)) + 1) / (len(label_N) + 2)
+    slope = 1 / (mean * (1 - mean))
+    return Link(offset=float(np.log(mean / (1 - mean))) - slope * mean, slope=slope, num_tasks=0)
 
 
 def fit_link(score_N: Floats, label_N: Floats) -> Link:

@@ -16,7 +16,7 @@ import platform
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -233,7 +233,7 @@ def _scenarios(directory: Path) -> dict[str, Scenario]:
 
 
 def _link(manifest: Json) -> Link | None:
-    found = cast(dict[str, float] | None, manifest.get("link"))
+    found = cast(dict[str, Any] | None, manifest.get("link"))
     return None if found is None else Link(**found)
 
 

@@ -3,7 +3,7 @@ import pytest
 from scipy.special import expit
 
 from metarec.errors import InvalidInputError
-from metarec.meta.link import Link, fit_link
+from metarec.meta.link import Link, fit_link, tangent_link
 
 
 def test_the_curve_that_drew_the_labels_is_found_again() -> None:
@@ -28,6 +28,21 @@ def test_a_score_that_tells_nothing_or_misleads_gives_the_share_of_ones(score: "
     label = np.r_[np.zeros(30), np.ones(10)]
     found = fit_link(score, label)
     assert found.probability(np.array([-5.0, 5.0])) == pytest.approx([11 / 42] * 2, abs=1e-6)
+
+
+def test_the_tangent_takes_scores_near_the_mean_at_their_word() -> None:
+    link = tangent_link(np.r_[np.zeros(698), np.ones(300)])
+    near = np.array([0.25, 0.301, 0.35])
+    assert link.probability(near) == pytest.approx(near, abs=5e-3)
+    far = link.probability(np.array([-0.5, 1.5]))
+    assert ((far > 0) & (far < 1)).all()
+
+
+@pytest.mark.parametrize("label", [np.zeros(0), np.zeros(9), np.ones(9)])
+def test_the_tangent_of_labels_that_are_all_alike_is_inside_the_unit_interval(label: "np.ndarray") -> None:  # type: ignore[type-arg]  # as above
+    probability = tangent_link(label).probability(np.array([0.0, 0.5, 1.0]))
+    assert ((probability > 0) & (probability < 1)).all()
+    assert (np.diff(probability) > 0).all()
 
 
 def test_the_variance_is_that_of_a_binary_label() -> None:
