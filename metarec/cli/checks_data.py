@@ -64,8 +64,7 @@ def check_registry(path: Path) -> Iterator[Finding]:
 
 def check_features(path: Path, online: str) -> Iterator[Finding]:
     """Whether the feature store opens and has been loaded online."""
-    from metarec.features.declarations import store_name
-    from metarec.features.manifest import StoreManifest
+    from metarec.features.manifest import StoreManifest, store_name
     from metarec.features.store import FeatureStore
 
     build = "`metarec up --data DIR` builds and loads it"

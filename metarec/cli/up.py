@@ -5,11 +5,13 @@ This process imports neither torch nor ray nor feast: what needs them runs in th
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -17,9 +19,10 @@ from metarec.cli.output import note
 from metarec.cli.plan import LOOPBACK, STAGES, Plan, choose_ports
 from metarec.cli.run_lock import only_one
 from metarec.cli.supervisor import Patience, Supervisor, run_until_signalled
-from metarec.errors import DataError, FailedPreconditionError, NotFoundError
+from metarec.errors import DataError, FailedPreconditionError, InvalidInputError, NotFoundError
 from services.runtime.settings import DEFAULT_PORTS, ENVIRONMENT, PREFIX
 
+REACH_SECONDS = 2.0
 METAREC = (sys.executable, "-P", "-m", "metarec.cli.main")
 
 
@@ -77,6 +80,8 @@ def up(
     """
     if not registry.is_dir():
         raise NotFoundError(f"no registry at '{registry}'; make one with: metarec train --data DIR --out {registry}")
+    if (registry / "dataset.json").exists():
+        raise InvalidInputError(f"'{registry}' is a dataset, not a registry; --registry is what `metarec train --out` wrote")
     if data is not None and not (data / "dataset.json").exists():
         raise NotFoundError(
             f"no dataset at '{data}'; make one with: metarec data import --out {data} ... or metarec data fetch ml-100k"
@@ -133,7 +138,7 @@ def up(
 
 def _prepare(plan: Plan) -> None:
     """Build the feature store and load it online where that has not been done for this dataset."""
-    from metarec.features.manifest import StoreManifest
+    from metarec.features.manifest import StoreManifest, store_name
 
     found = StoreManifest.read(plan.features) if (plan.features / "store.json").exists() else None
     wanted = _fingerprint(plan.data) if plan.data else None
@@ -144,8 +149,23 @@ def _prepare(plan: Plan) -> None:
         _run_metarec("features", "build", "--data", str(plan.data), "--out", str(plan.features), *where)
         found = None
     # What another kind of online store holds is not known from here; loading it again only adds what is new.
-    if found is None or plan.online_store not in found.materialized:
+    if found is None or store_name(plan.online_store) not in found.materialized:
         _run_metarec("features", "materialize", "--store", str(plan.features), *where)
+    else:
+        _look_for(plan.online_store)
+
+
+def _look_for(online_store: str) -> None:
+    """Say that nobody listens where the online store should be: services start without it, and then know nobody."""
+    url = urlsplit(online_store)
+    try:
+        if url.hostname:
+            socket.create_connection((url.hostname, url.port or 6379), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        note(
+            f"the online store {url.hostname}:{url.port or 6379} cannot be reached ({error.strerror or error}): until it is, "
+            "users are served by the prior, and feedback is refused with UNAVAILABLE"
+        )
 
 
 def _fingerprint(data: Path) -> str:

@@ -3,13 +3,15 @@
 The only file that imports Feast, and only inside functions: the import takes seconds.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from metarec.errors import ConfigError
+from metarec.features.manifest import store_name
 from metarec.features.online import EntityKey
 from metarec.features.sources import TIME
 from metarec.features.wire import KEYS, SERVICES, Kind, Value, ViewName
@@ -97,16 +99,15 @@ def _online_config(path: Path, online: str, patience_seconds: float | None) -> d
     if url.scheme not in ("redis", "rediss") or not url.hostname:
         raise ConfigError(f"online store '{online}' is neither 'sqlite' nor 'redis://HOST:PORT[/DB]'", field="online")
     options = [f"{url.hostname}:{url.port or 6379}", f"db={url.path.strip('/') or 0}"]
-    options += [f"username={url.username}"] if url.username else []
-    options += [f"password={url.password}"] if url.password else []
+    for name, value in (("username", url.username), ("password", url.password)):
+        if value and "," in unquote(value):
+            raise ConfigError(
+                f"the {name} of online store '{store_name(online)}' has a comma, which Feast cannot take", field="online"
+            )
+        # As JSON, or Feast would take one of digits for a number.
+        options += [f"{name}={json.dumps(unquote(value))}"] if value else []
     options += ["ssl=true"] if url.scheme == "rediss" else []
     if patience_seconds is not None:
         # Left to itself the driver waits for ever, and tries what fails three times more, seconds apart.
         options += [f"socket_connect_timeout={patience_seconds}", f"socket_timeout={patience_seconds}", "retry=null"]
     return {"type": "redis", "connection_string": ",".join(options)}
-
-
-def store_name(online: str) -> str:
-    """The online store without its password, as the manifest names it."""
-    url = urlsplit(online)
-    return online if online == "sqlite" else f"{url.scheme}://{url.hostname}:{url.port or 6379}/{url.path.strip('/') or 0}"

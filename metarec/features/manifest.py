@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from metarec.errors import FailedPreconditionError, NotFoundError
 
@@ -39,3 +40,9 @@ class StoreManifest:
             return StoreManifest(**json.loads((path / FILE).read_text()))
         except (json.JSONDecodeError, TypeError) as error:
             raise FailedPreconditionError(f"'{path / FILE}' is damaged; delete '{path}' and build the store again") from error
+
+
+def store_name(online: str) -> str:
+    """The online store without its password, as the manifest names it."""
+    url = urlsplit(online)
+    return online if online == "sqlite" else f"{url.scheme}://{url.hostname}:{url.port or 6379}/{url.path.strip('/') or 0}"

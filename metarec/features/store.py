@@ -19,8 +19,8 @@ import pandas as pd
 
 from metarec.data.schema import Schema
 from metarec.errors import InvalidInputError, NotFoundError
-from metarec.features.declarations import definitions, open_feast, store_name, wire_types
-from metarec.features.manifest import StoreManifest
+from metarec.features.declarations import definitions, open_feast, wire_types
+from metarec.features.manifest import StoreManifest, store_name
 from metarec.features.online import OnlineRows
 from metarec.features.records import OnlineUser, content, statistics, whole
 from metarec.features.sources import BEGINNING, REVISION, Stats, first_id, remove_rows, write_sources

@@ -13,8 +13,7 @@ from typing import TypeVar
 
 from metarec.data.schema import Schema
 from metarec.errors import InvalidInputError, MetarecError, NotFoundError, UnavailableError
-from metarec.features.declarations import store_name
-from metarec.features.manifest import FILE, StoreManifest
+from metarec.features.manifest import FILE, StoreManifest, store_name
 from metarec.features.records import OnlineUser
 from metarec.features.store import FeatureStore
 from metarec.types import Item, User

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -324,3 +325,22 @@ def test_an_online_store_that_lost_what_was_loaded_is_known_by_that(redis_url: s
     assert lazy.read_items(["i0"])
     assert not lazy.materialize()
     lazy.close()
+
+
+@pytest.mark.parametrize("password", ["0123", "p@ss/word%", 'quo"te'])
+def test_a_password_of_redis_may_be_of_any_characters(redis_url: str, tmp_path: Path, password: str):
+    with Redis.from_url(redis_url) as client:
+        client.acl_setuser("reader", enabled=True, reset=True, passwords=[f"+{password}"], keys=["*"], commands=["+@all"])
+    online = redis_url.replace("://", f"://reader:{quote(password, safe='')}@")
+    store = FeatureStore.build(make_dataset(), tmp_path / "features", online)
+    store.write_user_adaptation("somebody", b"state", 1, "c-1", 1)
+    found = store.read_user("somebody")
+    assert found is not None
+    assert found.adaptation == b"state"
+    store.close()
+    assert "reader" not in (tmp_path / "features" / "store.json").read_text()
+
+
+def test_a_password_with_a_comma_is_refused_with_the_reason(tmp_path: Path):
+    with pytest.raises(ConfigError, match="password of online store 'redis://h:6379/0' has a comma"):
+        FeatureStore.build(make_dataset(), tmp_path / "features", "redis://:a%2Cb@h/0")

@@ -175,6 +175,28 @@ def test_a_damaged_dataset_is_wrong_input(registry: Path, tmp_path: Path):
     assert str(tmp_path / "data" / "dataset.json") in said
 
 
+def test_a_dataset_in_place_of_the_registry_is_refused_and_left_as_it_was(tmp_path: Path, dataset: Dataset):
+    before = sorted(dataset.path.iterdir())
+    status, said = failure("--registry", dataset.path, "--data", dataset.path, "--port-base", 0)
+    assert status == 2
+    assert f"'{dataset.path}' is a dataset, not a registry" in said
+    assert sorted(dataset.path.iterdir()) == before
+
+
+def test_an_online_store_that_is_away_is_said_and_does_not_keep_services_from_starting(registry: Path):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    online = f"redis://:secret@127.0.0.1:{port}/0"
+    manifest = StoreManifest(schema={}, fingerprint="f", applied="f", materialized={f"redis://127.0.0.1:{port}/0": 1.0})
+    manifest.write(registry / "features")
+    with start("--registry", registry, "--port-base", 0, "--online-store", online) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("metarec is ready")
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert f"the online store 127.0.0.1:{port} cannot be reached (Connection refused)" in said
+
+
 def test_the_feature_store_is_built_and_loaded_once(tmp_path: Path, dataset: Dataset):
     (tmp_path / "registry").mkdir()
     said = []
