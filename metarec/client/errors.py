@@ -13,7 +13,7 @@ def client_error(error: grpc.RpcError, *, service: str, address: str, timeout: f
         metadata = {"service": service, "address": address}
         if code == grpc.StatusCode.UNAVAILABLE:
             # The transport tells the whole story of its attempts; the last part says why.
-            why = (error.details() or "no reason given").rpartition(": ")[2]
+            why = (error.details() or "no reason given").rpartition(": ")[2].rstrip("]")
             return UnavailableError(
                 f"the {service} service at {address} cannot be reached ({why}); "
                 f"start the services with 'metarec up', or set METAREC_{service.upper()}_ADDRESS",
@@ -23,4 +23,7 @@ def client_error(error: grpc.RpcError, *, service: str, address: str, timeout: f
             return DeadlineExceededError(
                 f"the {service} service at {address} gave no answer within {timeout:g} seconds", metadata=metadata
             )
+        if code == grpc.StatusCode.CANCELLED:
+            # Nobody here cancels: it is what a server that stops does to calls which come in that moment.
+            return UnavailableError(f"the {service} service at {address} is stopping; retry", metadata=metadata)
     return from_rpc_error(error)

@@ -185,3 +185,19 @@ def test_a_deadline_that_passed_says_how_long_it_was() -> None:
     error = client_error(Late(), service="gateway", address="g:1", timeout=0.25)
     assert isinstance(error, DeadlineExceededError)
     assert error.message == "the gateway service at g:1 gave no answer within 0.25 seconds"
+
+
+def test_a_call_that_comes_while_the_server_stops_can_be_sent_again() -> None:
+    class Cancelled(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.CANCELLED
+
+        def details(self) -> str:
+            return "CANCELLED"
+
+        def trailing_metadata(self) -> tuple[()]:
+            return ()
+
+    error = client_error(Cancelled(), service="gateway", address="g:1", timeout=1.0)
+    assert isinstance(error, UnavailableError)
+    assert error.message == "the gateway service at g:1 is stopping; retry"
