@@ -142,7 +142,7 @@ def train(
             info = registry.promote(checkpoint, force=force)
         except GateNotPassedError as error:
             refusal = error.message
-    _report(info, as_json=as_json)
+    _report(info, display.notes, as_json=as_json)
     where = f"{info.id} --registry {shlex.quote(str(out))}"
     if refusal:
         print_error(refusal)
@@ -175,7 +175,7 @@ def _command() -> str:
     return shlex.join(["metarec", *(word for word in sys.argv[1:] if word != "--no-resume")])
 
 
-def _report(info: "CheckpointInfo", *, as_json: bool) -> None:
+def _report(info: "CheckpointInfo", notes: Sequence[str], *, as_json: bool) -> None:
     from metarec.training.manifest import read_manifest
 
     manifest = read_manifest(info.path)
@@ -192,6 +192,7 @@ def _report(info: "CheckpointInfo", *, as_json: bool) -> None:
         "blend": manifest["blend"],
         "metrics": dict(info.metrics),
         "gate": manifest["gate"],
+        "notes": list(notes),
         "history": history,
     }
     if not as_json:

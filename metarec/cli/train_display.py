@@ -16,6 +16,8 @@ STAGES = {
     "workers": "starting Ray Train",
     "waiting": "waiting",
     "blend": "choosing the blend on validation users",
+    "left_out": "",
+    "learned": "",
     "profiles": "learning to complete profiles",
     "gate": "judging beside the plain baselines",
     "unjudged": "not judged:",
@@ -24,12 +26,15 @@ STAGES = {
 }
 QUIET = ("member", "epoch", "seconds", "kept")
 """Figures of an epoch that are told otherwise or not at all."""
+TOLD = ("left_out", "learned", "unjudged")
+"""Stages whose notes are part of the result."""
 
 
 class TrainDisplay:
-    """Receives the progress of a run (metarec.training.progress.Watch)."""
+    """Receives the progress of a run (metarec.training.progress.Watch); `notes` are those that belong to its result."""
 
     def __init__(self) -> None:
+        self.notes: list[str] = []
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         if sys.stderr.isatty():
@@ -54,6 +59,8 @@ class TrainDisplay:
 
     def __call__(self, progress: Progress) -> None:
         """Show it."""
+        if progress.stage in TOLD:
+            self.notes.append(progress.note)
         if progress.stage != "train":
             said = (progress.target, STAGES.get(progress.stage, progress.stage), progress.note)
             self._say(" ".join(filter(None, said)))

@@ -37,6 +37,7 @@ from metarec.training.recipes import get_recipe
 from metarec.training.registry import Registry
 from metarec.training.state import EpochMetrics, HeadState, StateStore
 from metarec.training.stop import StopFile
+from metarec.training.told import learned, left_out
 from metarec.training.worker import Assignment
 from metarec.types import Target
 
@@ -90,13 +91,15 @@ def train(
     options = replace(options or RunOptions(), workers=workers) if workers else options or RunOptions()
     check_device(options)
     dataset = Dataset.open(Path(data))
-    chosen = recipe if isinstance(recipe, Recipe) else get_recipe(recipe, several_targets=bool(dataset.schema.targets))
-    chosen = enough_shards(chosen.for_labels(dataset.schema.label.kind, varied=dataset.has_varied_labels), options.workers)
+    asked = recipe if isinstance(recipe, Recipe) else get_recipe(recipe, several_targets=bool(dataset.schema.targets))
+    chosen = enough_shards(asked.for_labels(dataset.schema.label.kind, varied=dataset.has_varied_labels), options.workers)
     for head in chosen.heads:  # wrong settings are told before the work starts
         make_head(head, {})
         episode_config(head)
     check_labels(chosen, dataset.schema.label.kind)
     run = _Run(dataset, chosen, seed, Path(out).resolve(), options, progress or silent)
+    for said in left_out(asked, chosen, dataset):
+        run.watch(Progress(stage="left_out", note=said))
     with run.locked():
         try:
             return run.execute(gate)
@@ -187,6 +190,8 @@ class _Run:
             states = self._states()
         self.watch(Progress(stage="blend"))
         prior = assemble(self.dataset, encoder, inputs, self.recipe, states, self.seed)
+        for said in learned(prior, inputs):
+            self.watch(Progress(stage="learned", note=said))
         self.watch(Progress(stage="profiles"))
         prior = replace(prior, profiles=learn_profiles(prior, self.dataset, inputs, self.seed))
         report: GateReport | None = None
