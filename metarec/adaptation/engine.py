@@ -40,7 +40,7 @@ from metarec.types import Contribution, Features, FeatureValue, Interaction, Ite
 class Engine:
     """Adapts and scores with one prior. `catalogue` holds the items it knows.
 
-    FailedPreconditionError for a prior with a head whose tasks are not users.
+    FailedPreconditionError for a prior with a head whose tasks are not users, or with texts that cannot be encoded here.
     """
 
     def __init__(self, prior: Prior) -> None:
@@ -51,6 +51,8 @@ class Engine:
                     "users; serve a checkpoint whose heads are of kind 'user'",
                     metadata={"checkpoint": prior.checkpoint},
                 )
+        # Before anything is served: an item that arrives later must not be the first to find out.
+        prior.encoder.check()
         self.prior = prior
         self.catalogue = Catalogue(prior)
         self._write = threading.Lock()

@@ -134,6 +134,12 @@ class FeatureEncoder:
         """Kind of each item block: category, number, vector, text, sentences or graph."""
         return tuple(block.kind for block in self.item_encoders)
 
+    def check(self) -> None:
+        """FailedPreconditionError when texts cannot be encoded here, for want of the sentence model of training."""
+        for block in (*self.user_encoders, *self.item_encoders):
+            if isinstance(block, SentenceBlock):
+                block.check()
+
     def without(self, *, items: Collection[str] = (), users: Collection[str] = ()) -> "FeatureEncoder":
         """The encoder without the columns of these fields, which it then takes no notice of; `graph` is an item field here."""
         return replace(

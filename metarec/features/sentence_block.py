@@ -56,11 +56,12 @@ class SentenceBlock:
             if text is None:
                 out_NB[row, -1] = 1.0
                 continue
-            self._check()
+            self.check()
             # A sum for each text by itself: a product of matrices may round differently with the number of rows.
             out_NB[row, :-1] = ((sentence_vector(text) - self.mean_H)[:, None] * self.components_HD).sum(0)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """FailedPreconditionError when the sentence model is missing or another."""
         found = installed_model().digest
         if found != self.model:
             raise FailedPreconditionError(

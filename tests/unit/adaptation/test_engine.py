@@ -12,6 +12,7 @@ from metarec.adaptation.adapted import UserInput, fast_weights
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
 from metarec.errors import FailedPreconditionError, InvalidInputError, NotFoundError
+from metarec.features.sentence_block import SentenceBlock
 from metarec.meta.blend import prior_scores
 from metarec.meta.prior import Head, Prior
 from metarec.meta.registry import make_learner
@@ -300,3 +301,10 @@ def test_item_tasks_need_a_closed_form_explicit_head(engine: Engine, gradient_pr
         Engine(replace(prior, heads={"implicit": prior.heads["implicit"]})).predict_item({}, [], [], [UserInput()])
     mean, _ = engine.predict_item({}, [], [], [])
     assert mean.shape == (0,)
+
+
+def test_a_checkpoint_whose_texts_cannot_be_encoded_here_is_not_served(prior: Prior) -> None:
+    text = SentenceBlock(name="plot", model="another", mean_H=np.zeros(8), components_HD=np.zeros((8, 2)))
+    for blocks in ({"item_encoders": (*prior.encoder.item_encoders, text)}, {"user_encoders": (text,)}):
+        with pytest.raises(FailedPreconditionError, match="sentence"):
+            Engine(replace(prior, encoder=replace(prior.encoder, **blocks)))

@@ -186,6 +186,9 @@ def test_another_model_than_that_of_training_is_refused(
     out_1B = np.zeros((1, block.width), np.float32)
     with pytest.raises(FailedPreconditionError, match="field 'plot' was encoded with sentence model"):
         block.write(["love"], out_1B)
+    encoder = FeatureEncoder(user_encoders=(), item_encoders=(block,), item_id="i", user_fields=(), item_fields=("plot",))
+    with pytest.raises(FailedPreconditionError, match="field 'plot'"):
+        encoder.check()
     block.write([None], out_1B)
     assert out_1B[0, -1] == 1, "which needs no model"
 
