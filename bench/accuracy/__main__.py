@@ -10,16 +10,18 @@ Writes results.md, results.json and the plots into --out after every protocol, a
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from bench.accuracy.command import directory
+from bench.accuracy.command import EXIT_INTERRUPTED, holding, seed_list, setting
 from bench.accuracy.page import which_half, write_json, write_page
 from metarec.data.dataset import Dataset
 
 PROTOCOLS = {"p1": "ml_1m", "p3": "ml_1m", "p5": "ml_100k", "p4": "ml_1m"}
 """Modules of this package by the data they need, the longest last."""
+STOP_SECONDS = 1.0
 
 
 def run_protocol(name: str, data: Path, given: argparse.Namespace) -> int:
@@ -29,7 +31,20 @@ def run_protocol(name: str, data: Path, given: argparse.Namespace) -> int:
     command += [part for setting in given.set for part in ("--set", setting)]
     command += ["--threads", str(given.threads)] + (["--collect"] if given.collect else [])
     print(" ".join(command), file=sys.stderr, flush=True)
-    return subprocess.run(command, stdout=sys.stderr, check=False).returncode
+    process = subprocess.Popen(command, stdout=sys.stderr)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Hand Ctrl-C on where the terminal has not: what is finished is kept, whenever it comes."""
+    try:
+        process.wait(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
 
 
 def collect(given: argparse.Namespace) -> None:
@@ -47,17 +62,29 @@ def collect(given: argparse.Namespace) -> None:
         write_page(given.out, given.publish, given.publish.parent / given.publish.stem, data)
 
 
+def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """What the protocols would refuse, one after the other, is refused once and sooner."""
+    try:
+        for check, texts in ((seed_list, [given.seeds] if given.seeds else []), (setting, given.set)):
+            for text in texts:
+                check(text)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
+
+
 def _option(name: str) -> str:
     return f"--{PROTOCOLS[name].replace('_', '-')}"
 
 
 def main() -> int:
-    """The command: 0 when every protocol whose data was given ran, 1 when one of them failed, 2 for wrong usage."""
+    """The command: 0 when every protocol whose data was given ran, 1 when one of them failed, 2 for wrong usage, 130 stopped."""
     parser = argparse.ArgumentParser(
         prog="bench.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ml-1m", type=directory, help="folder of MovieLens-1M")
-    parser.add_argument("--ml-100k", type=directory, help="dataset directory of MovieLens-100K")
+    parser.add_argument(
+        "--ml-1m", type=holding("ratings.parquet", "episodes.parquet", "emerging/train.parquet"), help="folder of MovieLens-1M"
+    )
+    parser.add_argument("--ml-100k", type=holding("dataset.json"), help="dataset directory of MovieLens-100K")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default=",".join(PROTOCOLS), help="protocols, comma-separated")
     parser.add_argument("--seeds", default="", help="of training; by default 0 to 2, for p4 0 to 4")
@@ -72,15 +99,21 @@ def main() -> int:
         parser.error(f"unknown protocols: {', '.join(unknown)}; use {', '.join(PROTOCOLS)}")
     if not any(getattr(given, PROTOCOLS[name]) for name in names):
         parser.error(f"no data for {', '.join(names)}: give {' or '.join(sorted({_option(name) for name in names}))}")
-    failed = False
+    _check(parser, given)
+    failed: list[str] = []
     for name in names:
         data = getattr(given, PROTOCOLS[name])
         if data is None:
             print(f"{name} left out: it needs {_option(name)}", file=sys.stderr)
             continue
-        failed |= run_protocol(name, data.resolve(), given) != 0
+        status = run_protocol(name, data.resolve(), given)
+        if status == EXIT_INTERRUPTED:
+            return status
+        failed += [name] if status else []
         collect(given)
     print((given.out / "results.md").read_text() if (given.out / "results.md").exists() else "no results")
+    if failed:
+        print(f"failed: {', '.join(failed)}; what went wrong is said above", file=sys.stderr)
     return 1 if failed else 0
 
 

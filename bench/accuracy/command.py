@@ -2,13 +2,17 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from bench.accuracy.state import Prints, State
+from metarec.errors import InterruptedRunError, InvalidInputError, MetarecError, NotFoundError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,32 @@ def directory(text: str) -> Path:
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"no directory at '{text}'")
     return Path(text)
+
+
+def holding(*files: str) -> Callable[[str], Path]:
+    """A directory that holds these files."""
+
+    def check(text: str) -> Path:
+        path = directory(text)
+        missing = [name for name in files if not (path / name).exists()]
+        if missing:
+            raise argparse.ArgumentTypeError(f"'{text}' has no {', '.join(missing)}")
+        return path
+
+    return check
+
+
+def ended(command: Callable[[], None]) -> int:
+    """The exit status of `command`: what went wrong is said in a line, where it is not a fault of the code."""
+    try:
+        command()
+    except (KeyboardInterrupt, InterruptedRunError):
+        print("stopped; the same command goes on with what is not finished", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except MetarecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, InvalidInputError | NotFoundError) else EXIT_FAILED
+    return 0
 
 
 def seed_list(text: str) -> list[int]:

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from bench.accuracy.clicks import SCHEMA
-from bench.accuracy.command import Given, protocol_parser, read
+from bench.accuracy.command import Given, ended, protocol_parser, read
 from bench.accuracy.curves import save_curve
 from bench.accuracy.state import fingerprints, provenance
 from bench.accuracy.tables import markdown_table, spread
@@ -262,4 +262,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from bench.accuracy.clicks import Figures, auc, import_clicks, logloss, write_results
-from bench.accuracy.command import Given, protocol_parser, read
+from bench.accuracy.command import Given, ended, protocol_parser, read
 from bench.accuracy.state import fingerprints, provenance
 from metarec.data.dataset import Dataset
 from metarec.evaluation.episode_file import read_episodes
@@ -112,4 +112,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     np.seterr(all="raise", under="ignore")
-    main()
+    sys.exit(ended(main))

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.accuracy.clicks import SCHEMA, Figures, auc, import_clicks, logloss, merged, write_results
-from bench.accuracy.command import Given, protocol_parser, read
+from bench.accuracy.command import Given, ended, protocol_parser, read
 from bench.accuracy.state import fingerprints, provenance
 from metarec.baselines.rating_registry import fit_rating_baselines
 from metarec.baselines.rating_tasks import RatingData, RatingTasks, starts
@@ -288,4 +288,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.accuracy.command import Given, protocol_parser, read
+from bench.accuracy.command import Given, ended, protocol_parser, read
 from bench.accuracy.curves import save_curve
 from bench.accuracy.state import provenance
 from bench.accuracy.tables import NOT_RUN, markdown_table
@@ -164,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

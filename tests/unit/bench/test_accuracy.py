@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from metarec.errors import ConfigError, FailedPreconditionError, InterruptedRunError
+
 REPOSITORY = Path(__file__).parents[3]
 
 
@@ -178,6 +180,57 @@ def test_a_run_without_data_is_wrong_usage(bench: SimpleNamespace, tmp_path: Pat
     with pytest.raises(SystemExit, match="2"):
         bench.run.main()
     assert "no data for p1, p5: give --ml-100k or --ml-1m" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ml-1m", "{}"], "has no ratings.parquet, episodes.parquet, emerging/train.parquet"),
+        (["--ml-100k", "{}"], "has no dataset.json"),
+        (["--ml-100k", "{}/data", "--seeds", "first"], "'first' must be numbers"),
+        (["--ml-100k", "{}/data", "--set", "epochs"], "'epochs' must have the form NAME=VALUE"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_runs(
+    bench: SimpleNamespace, tmp_path: Path, capsys, monkeypatch, arguments, message
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.json").touch()
+    given = [argument.format(tmp_path) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["bench.accuracy", "--out", str(tmp_path / "out"), *given])
+    monkeypatch.setattr(bench.run, "run_protocol", lambda *_: pytest.fail("it runs"))
+    with pytest.raises(SystemExit, match="2"):
+        bench.run.main()
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "stopped; the same command goes on"),
+        (InterruptedRunError("stopped after step 3"), 130, "stopped; the same command goes on"),
+        (ConfigError("unknown setting 'x'"), 2, "error: unknown setting 'x'"),
+        (FailedPreconditionError("no timestamps"), 1, "error: no timestamps"),
+    ],
+)
+def test_how_a_protocol_ended_is_said_in_a_line(bench: SimpleNamespace, capsys, error, status, said) -> None:
+    def command() -> None:
+        raise error
+
+    assert bench.command.ended(command) == status
+    assert said in capsys.readouterr().err
+    assert bench.command.ended(lambda: None) == 0
+
+
+def test_a_stopped_protocol_ends_the_run_with_what_is_there(bench: SimpleNamespace, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "dataset.json").touch()
+    ran = []
+    monkeypatch.setattr(bench.run, "run_protocol", lambda name, *_: ran.append(name) or 130)
+    monkeypatch.setattr(bench.run, "PROTOCOLS", {"p5": "ml_100k", "p4": "ml_100k"})
+    monkeypatch.setattr(sys, "argv", ["bench.accuracy", "--out", str(tmp_path / "out"), "--ml-100k", str(tmp_path)])
+    assert bench.run.main() == 130
+    assert ran == ["p5"]
 
 
 def test_the_plot_is_small_and_the_same_again(bench: SimpleNamespace, tmp_path: Path):
