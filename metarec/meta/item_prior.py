@@ -10,6 +10,7 @@ from metarec.errors import FailedPreconditionError
 from metarec.meta.alpaca import Alpaca
 from metarec.meta.alpaca_targets import AlpacaTargets
 from metarec.meta.prior import Head, Prior
+from metarec.models.content_process import has_process
 from metarec.models.linear_gaussian import LinearGaussian
 from metarec.models.linear_targets import LinearTargets
 from metarec.tasks.batch import EntityTable
@@ -42,11 +43,14 @@ def item_prior(prior: Prior, items: EntityTable) -> tuple[Doubles, Doubles]:
 
     Where too few items were known to learn an item side from, the spread is that of the head's id vectors around content.
     """
-    if prior.item_side is not None:
-        return prior.item_side.mean(items), prior.item_side.spread
+    side, head = prior.item_side, prior.heads.get("explicit")
+    if side is not None and (head is None or not has_process(head.theta)):
+        return side.mean(items), side.spread
     head = closed_form(prior)
     with torch.no_grad():
         phi_IE, bias_I = cast(LinearGaussian, head.model).row_features(head.theta, items, known_N=torch.zeros(len(items)))
+    if side is not None:
+        return side.mean(items, phi_IE[:, :-1].double()), side.spread
     ids_CE = np.column_stack([head.theta["row.id"].double().numpy(), head.theta["row.id_bias"].double().numpy()])
     variance_E = np.square(ids_CE[1:]).mean(0) if len(ids_CE) > 1 else np.zeros(ids_CE.shape[1])
     mean_IE = np.column_stack([phi_IE[:, :-1].double().numpy(), bias_I.double().numpy()])

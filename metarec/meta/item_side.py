@@ -36,6 +36,8 @@ TUNING_ITEMS = 700
 STEPS = 50
 STEP_SIZE = 0.15
 JITTER = 1e-8
+SMALLEST_SCALE = 1e-6
+"""Of a block that does not vary among the anchors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +60,17 @@ class ItemSide:
     offset: Kernel
     taste: Kernel
 
-    def mean(self, items: EntityTable) -> Doubles:
-        """Prior mean of theta (I, E) of items by their content; ids are not used."""
-        here, anchors = self._blocks(items.dense_NP.double()), self._blocks(self.anchor_NP.double())
-        taste_ID = self.taste(here, anchors) @ self.weight_NE[:, :-1]
-        offset_I1 = self.offset(here, anchors) @ self.weight_NE[:, -1:]
-        inside_IE = self.level_E + torch.cat([taste_ID, offset_I1], 1)
-        return cast(Doubles, (inside_IE @ self._outside_EE.mT).numpy())
+    def mean(self, items: EntityTable, phi_ID: Tensor | None = None) -> Doubles:
+        """Prior mean of theta (I, E) of items by their content; ids are not used.
+
+        `phi_ID` are their vectors where the head has a process for them (metarec.meta.content_process), which is the better mean:
+        it is conditioned on all known items; else they come from the anchors.
+        """
+        here, anchors = self.blocks(items.dense_NP.double()), self.blocks(self.anchor_NP.double())
+        if phi_ID is None:
+            phi_ID = self.level_E[:-1] + self.taste(here, anchors) @ self.weight_NE[:, :-1]
+        offset_I1 = self.level_E[-1:] + self.offset(here, anchors) @ self.weight_NE[:, -1:]
+        return cast(Doubles, (torch.cat([phi_ID, offset_I1], 1) @ self._outside_EE.mT).numpy())
 
     @property
     def spread(self) -> Doubles:
@@ -78,7 +84,8 @@ class ItemSide:
         found_EE[-1, :-1] = -self.taste_D
         return found_EE
 
-    def _blocks(self, dense_NP: Tensor) -> Blocks:
+    def blocks(self, dense_NP: Tensor) -> Blocks:
+        """Encoded items (N, P) as the kernels take them."""
         return Blocks(value_NP=(dense_NP - self.centre_P) / self.scale_P, block_P=self.block_P)
 
     def to_arrays(self) -> dict[str, Tensor]:
@@ -114,7 +121,7 @@ def learn_item_side(users: UserVectors, items: EntityTable, seed: int) -> ItemSi
     block_P = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     centre_P = dense_NP.mean(0)
     square_B = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, block_P, (dense_NP - centre_P).square().mean(0))
-    scale_P = square_B.sqrt().clamp_min(1e-6)[block_P]
+    scale_P = square_B.sqrt().clamp_min(SMALLEST_SCALE)[block_P]
     anchors = Blocks(value_NP=(dense_NP - centre_P) / scale_P, block_P=block_P)
     level_E = torch.from_numpy(theta_NE.mean(0))
     target_NE = torch.from_numpy(theta_NE) - level_E

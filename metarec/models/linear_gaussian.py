@@ -1,5 +1,7 @@
 """Linear-Gaussian scorer (DESIGN 4.1): a row's vector is its id vector (when known) plus a linear map of its content.
 
+What a row without id is like may be known better than a linear map tells (metarec.models.content_process).
+
     score(t, r) = mu + b(r) + phi(r)' w_t        w_t ~ N(W0 x_t, diag(v))
 
 phi ends in a constant 1, so the last coordinate of w_t is the task's shared offset with prior mean b0(x_t) and prior variance
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metarec.errors import ConfigError
+from metarec.models.content_process import beyond_content_map, has_process
 from metarec.models.contract import FastWeights, MetaParams, ScorerInputs
 from metarec.tasks.batch import Batch, EntityTable, Tables
 
@@ -69,7 +72,11 @@ class LinearGaussian:
         content_ND, content_bias_N = self.content_features(theta, rows, row_N)
         weight_N = here_N.to(content_ND.dtype)
         own_ND, own_bias_N = self.own_features(theta, code_N)
-        return content_ND + own_ND * weight_N[:, None], content_bias_N + own_bias_N * weight_N
+        phi_ND, bias_N = content_ND + own_ND * weight_N[:, None], content_bias_N + own_bias_N * weight_N
+        if has_process(theta) and not bool(here_N.all()):
+            dense_NP = rows.dense_NP if row_N is None else rows.dense_NP[row_N]
+            phi_ND[~here_N, :-1] += beyond_content_map(theta, dense_NP[~here_N])
+        return phi_ND, bias_N
 
     def all_features(self, theta: MetaParams, rows: EntityTable) -> tuple[Tensor, Tensor]:
         """`phi` (I, D + 1) and `bias` (I,) of all rows; uses the cache of `prepare` when it is there."""
@@ -90,7 +97,7 @@ class LinearGaussian:
         return with_one(own_ND, 0.0), bias_N
 
     def content_features(self, theta: MetaParams, rows: EntityTable, row_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What content alone tells: `phi` (N, D + 1) with its constant, and `bias` (N,), as of rows without ids."""
+        """What the content maps tell: `phi` (N, D + 1) with its constant, and `bias` (N,)."""
         dense_NP = (rows.dense_NP if row_N is None else rows.dense_NP[row_N]).to(theta["row.content"].dtype)
         return with_one(dense_NP @ theta["row.content"]), dense_NP @ theta["row.content_bias"]
 

@@ -6,6 +6,7 @@ from metarec.data.dataset import Dataset
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.prior import Prior
 from metarec.training.blending import best_blend
+from metarec.training.calibrating import calibrated
 from metarec.training.decay import with_decay
 from metarec.training.head_run import train_head
 from metarec.training.heads import check_labels, check_tasks, make_head
@@ -15,7 +16,7 @@ from metarec.training.label_scale import label_scale
 from metarec.training.linking import best_link
 from metarec.training.progress import Watch, silent
 from metarec.training.recipe import Recipe
-from metarec.training.refit import refitted
+from metarec.training.refit import refitted, with_content_process
 from metarec.training.scenarios import best_scenarios, with_reference
 from metarec.training.state import HeadState
 from metarec.training.surroundings import Surroundings
@@ -52,9 +53,14 @@ def assemble(
     """The prior of trained heads, with the blend, and the link of binary labels, chosen on validation tasks."""
     recipes = {head.target: head for head in recipe.heads}
     heads = {head.target: refitted(make_head(head, states[head.target].best), inputs) for head in recipe.heads}
+    item_side = None
     if "explicit" in heads:
         scale = label_scale(recipes["explicit"], inputs.layout("user", validation=False).label_N)
         heads["explicit"] = with_reference(inputs, with_decay(inputs, heads["explicit"], seed, scale=scale), seed)
+        if dataset.schema.label.kind != "binary":  # whose probabilities are the link's
+            heads["explicit"] = calibrated(inputs, recipes["explicit"], heads["explicit"], seed)
+        item_side = best_item_side(inputs, recipes["explicit"], heads["explicit"], seed)
+        heads["explicit"] = with_content_process(heads["explicit"], inputs, item_side)
     return Prior(
         schema=dataset.schema,
         encoder=encoder,
@@ -68,6 +74,6 @@ def assemble(
             if dataset.schema.label.kind == "binary" and "explicit" in heads
             else None
         ),
-        item_side=best_item_side(inputs, recipes["explicit"], heads["explicit"], seed) if "explicit" in heads else None,
+        item_side=item_side,
         scenarios=best_scenarios(inputs, heads["explicit"], seed) if "explicit" in heads else {},
     )
