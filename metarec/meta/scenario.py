@@ -21,7 +21,7 @@ Users of training lie off their prior mean themselves, the more so the more they
 for the most part): what a scenario has in common is counted from how users of training with as many rows lie (`reference`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
@@ -33,6 +33,7 @@ from metarec.meta.alpaca import Alpaca
 from metarec.meta.alpaca_terms import choice, support_noise, unknown
 from metarec.meta.prior import Head
 from metarec.meta.scenario_kappa import KAPPAS, Spectra, spectrum, weigh
+from metarec.meta.scenario_system import Others, by_place, marked
 from metarec.models.contract import MetaParams
 from metarec.models.linear_gaussian import LinearGaussian
 from metarec.tasks.batch import Batch
@@ -90,28 +91,26 @@ class Evidence:
         """Count users in by their rows and the scenario of each."""
         z_TNE, r_TN = _whitened(self.head, support)
         chol_TEE = torch.linalg.cholesky(z_TNE.mT @ z_TNE + torch.eye(z_TNE.shape[2], dtype=z_TNE.dtype))
-        half_TE = _lower(chol_TEE, (z_TNE.mT @ r_TN[..., None]))[..., 0]
+        y_TNE = _lower(chol_TEE, z_TNE.mT).mT
+        half_TE = (y_TNE.mT @ r_TN[..., None])[..., 0]
         weight_T = self._weights(support, r_TN.square().sum(1) - half_TE.square().sum(1))
-        parts: dict[int, tuple[Tensor, Tensor]] = {}
-        mine_TN = torch.where(support.mask_TN, scenario_TN, 0)
-        for k in sorted(set(mine_TN.flatten().tolist()) - {0}):
-            here_TN = mine_TN == k
+        # Rows of h_s = Z_s' (r_s - Z_s A^-1 b), and of P_st = [s = t] Z_s' Z_s - Z_s' (Y_s Y_t' Z_t) with Y = Z L^-T, A = L L'.
+        left_TN = weight_T[:, None] * (r_TN - (y_TNE @ half_TE[..., None])[..., 0])
+        place_TN = torch.where(support.mask_TN, scenario_TN, 0)
+        for k in sorted(set(place_TN.flatten().tolist()) - {0}):
+            here_TN = place_TN == k
             task_K = here_TN.any(1).nonzero()[:, 0]
-            z_KNE = z_TNE[task_K] * here_TN[task_K][..., None]
-            b_KEE = z_KNE.mT @ z_KNE
-            c_KEE = _lower(chol_TEE[task_K], b_KEE)
-            weight_K = weight_T[task_K]
-            pull_KE = (z_KNE.mT @ r_TN[task_K][..., None] - c_KEE.mT @ half_TE[task_K][..., None])[..., 0]
-            self._count(k, len(task_K), int(here_TN.sum()))
-            _add(self.moment, k, weight_K @ pull_KE)
-            own_EE = torch.einsum("k,keg->eg", weight_K, b_KEE) - torch.einsum("k,kfe,kfg->eg", weight_K, c_KEE, c_KEE)
-            _add(self.precision, (k, k), own_EE)
-            for other, (task_L, c_LEE) in parts.items():
-                both_K, both_L = torch.isin(task_K, task_L), torch.isin(task_L, task_K)
-                if bool(both_K.any()):
-                    shared_EE = torch.einsum("k,kfe,kfg->eg", weight_K[both_K], c_LEE[both_L], c_KEE[both_K])
-                    _add(self.precision, (other, k), -shared_EE)
-            parts[k] = (task_K, c_KEE)
+            z_KNE, y_KNE, place_KN, weight_K = z_TNE[task_K], y_TNE[task_K], place_TN[task_K], weight_T[task_K]
+            own_KM, mask_KM = marked(here_TN[task_K])
+            z_KME, y_KME = (torch.take_along_dim(rows, own_KM[..., None], 1) * mask_KM[..., None] for rows in (z_KNE, y_KNE))
+            self._count(k, len(task_K), int(mask_KM.sum()))
+            _add(self.moment, k, torch.einsum("kme,km->e", z_KME, torch.take_along_dim(left_TN[task_K], own_KM, 1)))
+            zw_KME = z_KME * weight_K[:, None, None]
+            _add(self.precision, (k, k), zw_KME.flatten(0, 1).T @ z_KME.flatten(0, 1))
+            few = 2 * z_KME.shape[1] < z_KME.shape[2]
+            v_KNE = (y_KNE @ y_KME.mT) @ zw_KME if few else y_KNE @ (y_KME.mT @ zw_KME)
+            for other, z_ME, v_ME in by_place(place_KN, k, z_KNE, v_KNE):
+                _add(self.precision, (other, k), -(z_ME.T @ v_ME))
 
     def _weights(self, support: Batch, fit_T: Tensor) -> Tensor:
         """Over how much more erratic a task is than the prior expects (Alpaca's noise scale)."""
@@ -125,13 +124,14 @@ class Evidence:
     def solve(self, kappas: Sequence[float] = KAPPAS) -> dict[int, Scenario]:
         """The posterior of each scenario that has users, given the others', averaged over these kappas by their evidence."""
         own: Spectra = {k: spectrum(self.precision[k, k]) for k in self.moment}
+        others = Others.of(self.precision)
         weight_C = weigh(own, self.moment, kappas)
-        mean = self._means(own, kappas, weight_C)
-        if len(self.precision) > len(own):
+        mean = self._means(own, others, kappas, weight_C)
+        if others.names:
             # Users in several scenarios: what kappa explains is what other shifts leave.
             average = {k: weight_C @ mean_CE for k, mean_CE in mean.items()}
-            weight_C = weigh(own, {k: self._rest(k, average) for k in own}, kappas)
-            mean = self._means(own, kappas, weight_C)
+            weight_C = weigh(own, {k: others.rest(k, self.moment[k], average) for k in own}, kappas)
+            mean = self._means(own, others, kappas, weight_C)
         kappa = float(weight_C @ torch.tensor(kappas, dtype=torch.float64))
         return {k: self._scenario(k, own[k], mean[k], kappas, weight_C, kappa) for k in own}
 
@@ -151,37 +151,27 @@ class Evidence:
             num_rows=self.num_rows[k],
         )
 
-    def _means(self, own: Spectra, kappas: Sequence[float], weight_C: Tensor) -> dict[int, Tensor]:
+    def _means(self, own: Spectra, others: Others, kappas: Sequence[float], weight_C: Tensor) -> dict[int, Tensor]:
         """Means (C, E) of each scenario under each kappa that counts, all solved together."""
         found = {k: torch.zeros(len(kappas), len(moment), dtype=moment.dtype) for k, moment in self.moment.items()}
         start = {k: torch.zeros_like(moment) for k, moment in self.moment.items()}
         for place, kappa in enumerate(kappas):
             if weight_C[place] > NEGLIGIBLE:
-                start = self._sweep(own, start, kappa)
+                start = self._sweep(own, others, start, kappa)
                 for k, mean_E in start.items():
                     found[k][place] = mean_E
         return found
 
-    def _rest(self, k: int, mean: Mapping[int, Tensor]) -> Tensor:
-        """h_k less what the other shifts explain."""
-        rest_E = self.moment[k].clone()
-        for (one, two), block_EE in self.precision.items():
-            if one == k != two:
-                rest_E -= block_EE @ mean[two]
-            elif two == k != one:
-                rest_E -= block_EE.T @ mean[one]
-        return rest_E
-
-    def _sweep(self, own: Spectra, mean: dict[int, Tensor], kappa: float) -> dict[int, Tensor]:
+    def _sweep(self, own: Spectra, others: Others, mean: dict[int, Tensor], kappa: float) -> dict[int, Tensor]:
         """Gauss-Seidel, which converges for a positive definite system; one round where nobody is in two scenarios."""
         mean = dict(mean)
         for _ in range(SWEEPS):
             moved = 0.0
             for k, (value_E, root_EE) in own.items():
-                fresh_E = root_EE @ ((root_EE.T @ self._rest(k, mean)) / (value_E + 1 / kappa))
+                fresh_E = root_EE @ ((root_EE.T @ others.rest(k, self.moment[k], mean)) / (value_E + 1 / kappa))
                 moved = max(moved, float((fresh_E - mean[k]).abs().max()))
                 mean[k] = fresh_E
-            if moved < TOLERANCE or len(self.precision) == len(own):
+            if moved < TOLERANCE or not others.names:
                 break
         return mean
 

@@ -112,26 +112,30 @@ def scenarios_of(batch: Batch, seed: int = 5) -> torch.Tensor:
     return torch.randint(0, 3, batch.row_TN.shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_scenarios_that_share_users_are_solved_together() -> None:
+@pytest.mark.parametrize("num_scenarios", [2, 6])
+def test_scenarios_that_share_users_are_solved_together(num_scenarios: int) -> None:
     family, head, tasks = planted(SHIFT, num_tasks=40)
     support, scenario_TN = tasks.support, scenarios_of(tasks.support)
+    if num_scenarios == 6:  # each of a user's rows in a scenario of its own
+        scenario_TN = torch.arange(1, support.row_TN.shape[1] + 1).expand(support.row_TN.shape)
+    places = range(1, num_scenarios + 1)
     evidence = Evidence(head)
     evidence.add(support, scenario_TN)
     found = evidence.solve(kappas=(0.2,))
     kappa, variance = found[1].kappa, np.append(family.variance_D, 1e-4)
     width = DIM + 1
-    precision, moment = np.diag(np.tile(1 / (kappa * variance), 2)), np.zeros(2 * width)
+    precision, moment = np.diag(np.tile(1 / (kappa * variance), num_scenarios)), np.zeros(num_scenarios * width)
     for t, task in enumerate(support.task_T.tolist()):
         seen = support.mask_TN[t].numpy()
         phi = np.column_stack([family.row_RD[support.row_TN[t].numpy()[seen]], np.ones(seen.sum())])
         where = scenario_TN[t].numpy()[seen]
-        design = np.column_stack([phi * (where == k)[:, None] for k in (1, 2)])
+        design = np.column_stack([phi * (where == k)[:, None] for k in places])
         covariance = (phi * variance) @ phi.T + family.noise_variance * np.eye(len(phi))
         rest = support.label_TN[t].double().numpy()[seen] - family.mean - phi[:, :-1] @ family.task_TD[task]
         precision += design.T @ np.linalg.solve(covariance, design)
         moment += design.T @ np.linalg.solve(covariance, rest)
     joint = np.linalg.solve(precision, moment)
-    np.testing.assert_allclose(np.concatenate([found[k].mean_E.numpy() for k in (1, 2)]), joint, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([found[k].mean_E.numpy() for k in places]), joint, atol=1e-6)
 
 
 def test_a_user_within_a_scenario_is_one_of_the_moved_prior() -> None:
