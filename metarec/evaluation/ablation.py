@@ -64,6 +64,7 @@ class Ablation:
     mode: Mode
     seeds: tuple[int, ...]
     episodes: int
+    users: int
     whole: Mapping[str, float]
     columns: int
     groups: Mapping[str, Mapping[str, Effect]]
@@ -76,6 +77,7 @@ class Ablation:
             "mode": self.mode,
             "seeds": list(self.seeds),
             "episodes": self.episodes,
+            "users": self.users,
             "metrics": dict(self.whole),
             "columns": self.columns,
             "groups": {name: {"columns": self.widths[name], **by} for name, by in effects.items()},
@@ -182,6 +184,7 @@ def _effects(
         mode=mode,
         seeds=seeds,
         episodes=int(mine_T.sum()),
+        users=len(np.unique(user_T)),
         whole=means,
         columns=columns,
         groups=found,

@@ -9,7 +9,7 @@ from metarec import __version__
 from metarec.evaluation import plots
 from metarec.evaluation.metrics import LOWER_IS_BETTER
 from metarec.evaluation.results import MEDIAN, ProtocolResult, Report
-from metarec.evaluation.tables import Table, ablation_table, curve_table, headline, main_table
+from metarec.evaluation.tables import FEW_USERS, Table, ablation_table, curve_table, headline, main_table
 
 READING = (
     ("support, query", "What a model is shown of a user (k interactions: “k shots”) and what it is then asked."),
@@ -101,7 +101,8 @@ def _cards(report: Report) -> str:
         if found is None:
             continue
         low, high = found.interval
-        kind = "good" if low > 0 else "bad" if high < 0 else "open"
+        told = protocol.num_users >= FEW_USERS
+        kind = "good" if told and low > 0 else "bad" if told and high < 0 else "open"
         detail = f"{metric}, {100 * low:+.1f} to {100 * high:+.1f}<br>against {escape(found.baseline)}"
         cards.append(
             f'<div class="card {kind}">{escape(protocol.name)}<b>{100 * found.value:+.1f} %</b>'

@@ -54,6 +54,11 @@ class ProtocolResult:
             found[model] |= {name: Summary(mean=value, sd=0.0, episodes=len(self.seed_T)) for name, value in figures.items()}
         return found
 
+    @property
+    def num_users(self) -> int:
+        """Distinct users, whom intervals are over."""
+        return len(np.unique(self.user_T))
+
     def mean(self, model: str, metric: str) -> float:
         """nan where the model has no such metric."""
         summary = self.summaries[model].get(metric)

@@ -17,6 +17,8 @@ Row = dict[str, object]
 
 RATING_COLUMNS = ("mae", "rmse", "ndcg@5", "ndcg@10", "auc", "logloss", "precision@5", "recall@5", "mrr@5")
 LINEAR_GAIN = f"nDCG has linear gain: 2^label says little of labels above {MOST_GRADES:g}."
+FEW_USERS = 10
+"""Users from which on intervals need no word of warning."""
 LIST_COLUMNS = ("recall@20", "ndcg@20", "coverage@20")
 
 
@@ -71,9 +73,8 @@ def main_table(protocol: ProtocolResult) -> Table:
         rows.append(row)
     episodes = max((summary.episodes for summary in summaries[protocol.learner].values()), default=0)
     shots = "" if protocol.shots is None else f", {protocol.shots} shots"
-    return Table(
-        title=f"{protocol.name}: {episodes} episodes{shots}", rows=rows, note=_noted(delta_line(protocol), steep=protocol.steep)
-    )
+    note = _noted(delta_line(protocol), protocol=protocol, linear=protocol.steep)
+    return Table(title=f"{protocol.name}: {episodes} episodes{shots}", rows=rows, note=note)
 
 
 def curve_table(base: str, points: Sequence[ProtocolResult], metric: str) -> Table:
@@ -85,12 +86,23 @@ def curve_table(base: str, points: Sequence[ProtocolResult], metric: str) -> Tab
         rows.append({"model": model, **{f"k={point.shots}": figure(point.mean(model, metric)) for point in points}})
     deltas = [point.deltas.get(point.learner, {}).get(metric) for point in points]
     parts = [f"k={point.shots} {percent(found)}" for point, found in zip(points, deltas, strict=True) if found is not None]
-    note = _noted(f"Delta: {', '.join(parts)}" if parts else "", steep=metric.startswith("ndcg_linear"))
+    line = f"Delta: {', '.join(parts)}" if parts else ""
+    note = _noted(line, protocol=points[-1], linear=metric.startswith("ndcg_linear"))
     return Table(title=f"{base}: {metric} after k shots", rows=rows, note=note, metric=metric)
 
 
-def _noted(line: str, *, steep: bool) -> str:
-    return ". ".join(part for part in (line, LINEAR_GAIN) if part) if steep else line
+def few_users(num_users: int) -> str:
+    """A word of warning where intervals are drawn over so few users that they say little."""
+    if num_users >= FEW_USERS:
+        return ""
+    return (
+        f"Intervals are over {num_users} user{'s' if num_users > 1 else ''}: they say {'little' if num_users > 1 else 'nothing'}."
+    )
+
+
+def _noted(line: str, *, protocol: ProtocolResult, linear: bool) -> str:
+    remarks = " ".join(part for part in (LINEAR_GAIN if linear else "", few_users(protocol.num_users)) if part)
+    return ". ".join(part for part in (line, remarks) if part)
 
 
 def ablation_table(found: "Ablation") -> Table:
@@ -112,6 +124,7 @@ def ablation_table(found: "Ablation") -> Table:
     note = "A positive gain: better with the group than without it; its 95 % interval is over users, not over trainings."
     if any(metric.startswith("ndcg_linear") for metric in found.whole):
         note = f"{note} {LINEAR_GAIN}"
+    note = f"{note} {few_users(found.users)}".rstrip()
     return Table(title=f"{found.protocol}: {found.episodes} episodes without a group of features ({how})", rows=rows, note=note)
 
 

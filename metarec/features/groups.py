@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from metarec.errors import InvalidInputError
+from metarec.errors import FailedPreconditionError, InvalidInputError
 from metarec.features.encoder import FeatureEncoder
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -45,9 +45,11 @@ def feature_groups(encoder: FeatureEncoder) -> dict[str, FeatureGroup]:
 def choose_groups(encoder: FeatureEncoder, names: tuple[str, ...], *, fields: bool) -> list[FeatureGroup]:
     """The groups of these names; without names content, profile and every kind, and with `fields` every field too.
 
-    InvalidInputError lists the groups there are when a name is none of them.
+    InvalidInputError lists the groups there are when a name is none of them; FailedPreconditionError where there are none at all.
     """
     groups = feature_groups(encoder)
+    if not groups:
+        raise FailedPreconditionError("the checkpoint knows no features of users or items, so there is nothing to leave out")
     if not names:
         return [group for name, group in groups.items() if fields or "." not in name]
     for name in names:

@@ -51,6 +51,17 @@ def page(report: Report) -> str:
     return render(report)
 
 
+def test_intervals_over_a_handful_of_users_are_no_verdict() -> None:
+    many = protocol("warm", "warm", None, better=0.2)
+    for count, word in ((1, "over 1 user: they say nothing"), (3, "over 3 users: they say little")):
+        few = replace(many, user_T=np.arange(30) % count)
+        assert word in main_table(few).note
+        assert word in curve_table("warm", [few, few], "mae").note
+        report = Report(learner="alpaca", facts={"id": "c", "created": 0.0}, protocols=[few])
+        assert 'class="card open"' in render(report)
+    assert "Intervals" not in main_table(many).note
+
+
 def test_labels_of_hundreds_are_shown_with_linear_gains_and_a_word_about_it() -> None:
     graded = protocol("users@5", "users", 5)
     values = {model: {**by, "ndcg_linear@5": by["ndcg@5"]} for model, by in graded.values.items()}

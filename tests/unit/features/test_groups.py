@@ -1,6 +1,6 @@
 import pytest
 
-from metarec.errors import InvalidInputError
+from metarec.errors import FailedPreconditionError, InvalidInputError
 from metarec.features.encoder import FeatureEncoder
 from metarec.features.groups import choose_groups, feature_groups
 
@@ -32,3 +32,9 @@ def test_without_names_there_are_the_kinds_and_the_fields_if_asked_for(encoder):
 def test_an_unknown_group_is_refused_with_those_there_are(encoder):
     with pytest.raises(InvalidInputError, match=r"no feature group 'graph'; it has content, profile, text"):
         choose_groups(encoder, ("graph",), fields=True)
+
+
+def test_an_encoder_without_features_has_nothing_to_leave_out() -> None:
+    bare = FeatureEncoder(user_encoders=(), item_encoders=(), item_id="i", user_fields=(), item_fields=())
+    with pytest.raises(FailedPreconditionError, match="nothing to leave out"):
+        choose_groups(bare, (), fields=True)
