@@ -16,6 +16,7 @@ STAGES = {
     "workers": "starting Ray Train",
     "waiting": "waiting",
     "blend": "choosing the blend on validation users",
+    "scenarios": "learning what users of each scenario have in common",
     "left_out": "",
     "learned": "",
     "profiles": "learning to complete profiles",

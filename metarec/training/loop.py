@@ -44,11 +44,18 @@ def fit(
         check_tasks(head, inputs.layout(head.kind, validation=False))
     around = Surroundings(watch=progress or silent, device=device, threads=torch.get_num_threads())
     states = {head.target: train_head(inputs, head, seed, around) for head in recipe.heads}
-    return assemble(dataset, encoder, inputs, recipe, states, seed)
+    return assemble(dataset, encoder, inputs, recipe, states, seed, watch=around.watch)
 
 
 def assemble(
-    dataset: Dataset, encoder: FeatureEncoder, inputs: Inputs, recipe: Recipe, states: dict[Target, HeadState], seed: int
+    dataset: Dataset,
+    encoder: FeatureEncoder,
+    inputs: Inputs,
+    recipe: Recipe,
+    states: dict[Target, HeadState],
+    seed: int,
+    *,
+    watch: Watch = silent,
 ) -> Prior:
     """The prior of trained heads, with the blend, and the link of binary labels, chosen on validation tasks."""
     recipes = {head.target: head for head in recipe.heads}
@@ -75,5 +82,5 @@ def assemble(
             else None
         ),
         item_side=item_side,
-        scenarios=best_scenarios(inputs, heads["explicit"], seed) if "explicit" in heads else {},
+        scenarios=best_scenarios(inputs, heads["explicit"], seed, watch) if "explicit" in heads else {},
     )

@@ -189,7 +189,7 @@ class _Run:
             self._run_heads()
             states = self._states()
         self.watch(Progress(stage="blend"))
-        prior = assemble(self.dataset, encoder, inputs, self.recipe, states, self.seed)
+        prior = assemble(self.dataset, encoder, inputs, self.recipe, states, self.seed, watch=self.watch)
         for said in learned(prior, inputs):
             self.watch(Progress(stage="learned", note=said))
         self.watch(Progress(stage="profiles"))

@@ -18,6 +18,7 @@ from metarec.tasks.batch import Tables
 from metarec.tasks.layout import TaskLayout
 from metarec.training.heads import head_seed
 from metarec.training.inputs import Inputs
+from metarec.training.progress import Progress, Watch, silent
 
 MAX_SCENARIOS = 64
 """Scenarios that are learned: those with most events."""
@@ -29,17 +30,20 @@ SIZES = (1, 5, 20, 100, 500)
 """Numbers of rows that the reference is learned for, as far as there are MIN_REFERENCE users with so many."""
 MAX_REFERENCE, MIN_REFERENCE = 1_000, 50
 CHUNK = 64
+MANY = 16 * CHUNK
+"""Users after which progress is told again."""
 
 
-def best_scenarios(inputs: Inputs, head: Head, seed: int) -> dict[str, Scenario]:
+def best_scenarios(inputs: Inputs, head: Head, seed: int, watch: Watch = silent) -> dict[str, Scenario]:
     """The scenarios of the training users' events by name; none for heads that have none."""
     if not has_scenarios(head) or not any(inputs.interactions.scenarios):
         return {}
+    watch(Progress(stage="scenarios"))
     before = torch.get_num_threads()
     # Matrices are small: where cores are busy, torch's threads wait for one another many times longer than they compute.
     torch.set_num_threads(1)
     try:
-        return learn_scenarios(inputs, head, head_seed(seed, head.target))
+        return learn_scenarios(inputs, head, head_seed(seed, head.target), watch)
     finally:
         torch.set_num_threads(before)
 
@@ -68,18 +72,26 @@ def with_reference(inputs: Inputs, head: Head, seed: int) -> Head:
     return replace(head, theta={**head.theta, REFERENCE: torch.stack(means), REFERENCE_ROWS: torch.tensor(sizes).float()})
 
 
-def learn_scenarios(inputs: Inputs, head: Head, seed: int) -> dict[str, Scenario]:
+def learn_scenarios(inputs: Inputs, head: Head, seed: int, watch: Watch = silent) -> dict[str, Scenario]:
     """The posteriors of the scenarios with most events, from up to MAX_USERS training users."""
     layout = inputs.layout("user", validation=False)
     place_S = places(inputs.interactions)
     users = np.random.default_rng(seed).permutation(np.flatnonzero(layout.counts > 0))[:MAX_USERS]
-    found = _evidence(inputs, head.prepared(inputs.items), layout, users, place_S, last=True, most=MAX_ROWS).solve()
+    found = _evidence(inputs, head.prepared(inputs.items), layout, users, place_S, last=True, most=MAX_ROWS, watch=watch).solve()
     names = inputs.interactions.scenarios
     return {names[scenario]: found[place] for scenario, place in enumerate(place_S.tolist()) if place in found}
 
 
 def _evidence(
-    inputs: Inputs, head: Head, layout: TaskLayout, users: NDArray[np.int64], place_S: NDArray[np.int64], *, last: bool, most: int
+    inputs: Inputs,
+    head: Head,
+    layout: TaskLayout,
+    users: NDArray[np.int64],
+    place_S: NDArray[np.int64],
+    *,
+    last: bool,
+    most: int,
+    watch: Watch = silent,
 ) -> Evidence:
     """What these users tell by their `most` last (or first) rows, whose scenarios have these places."""
     evidence = Evidence(head)
@@ -99,6 +111,8 @@ def _evidence(
         for task, rows in enumerate(slices):
             scenario_TN[task, : rows.stop - rows.start] = torch.from_numpy(place_S[layout.scenario_N[rows]])
         evidence.add(batch, scenario_TN)
+        if first // MANY < (first + CHUNK) // MANY:
+            watch(Progress(stage="scenarios", note=f"{first + CHUNK:,} of {len(users):,} users"))
     return evidence
 
 

@@ -15,6 +15,7 @@ from metarec.meta.scenario import REFERENCE
 from metarec.training.checkpoint import load_checkpoint, save_checkpoint
 from metarec.training.loop import fit
 from metarec.training.manifest import Manifest
+from metarec.training.progress import Progress
 from metarec.training.recipe import Recipe
 from metarec.training.scenarios import places
 
@@ -80,3 +81,14 @@ def test_the_scenarios_with_most_events_are_learned(monkeypatch: pytest.MonkeyPa
         scenarios=("a", "b", "c", "d", ""),
     )
     assert places(events).tolist() == [0, 1, 0, 2, 0]
+
+
+def test_learning_from_many_users_tells_how_far_it_is(
+    told: "Dataset", small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metarec.training.scenarios.CHUNK", 16)
+    monkeypatch.setattr("metarec.training.scenarios.MANY", 32)
+    seen: list[Progress] = []
+    explicit = replace(small_recipe, heads=small_recipe.heads[:1])
+    fit(told, explicit, seed=0, progress=seen.append)
+    assert [progress.note for progress in seen if progress.stage == "scenarios"] == ["", "32 of 72 users", "64 of 72 users"]
