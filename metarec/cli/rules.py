@@ -49,6 +49,12 @@ def check(file: Path, data: Path | None, registry: Path | None, as_json: bool) -
     for row in rows:
         if row.get("items") == 0:
             note(f"warning: rule {row['rule']} means no item of {data}")
+    # Requests without a scenario are in the default one, whatever the data has.
+    known = {""} if dataset is None else {"", *dataset.interactions.scenarios}
+    for rule in () if dataset is None else found.rules:
+        missing = ", ".join(f"'{name}'" for name in sorted((rule.scenarios or known) - known))
+        if missing:
+            note(f"warning: rule {rule.name} is for scenarios without events in {data}: {missing}")
 
 
 def _row(rule: "Rule", count: int | None) -> dict[str, object]:

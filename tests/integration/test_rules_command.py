@@ -44,6 +44,8 @@ def test_a_good_file_is_shown_with_the_items_that_it_means(path: Path, data: Pat
     assert [row["scenarios"] for row in shown] == ["(default), kids", "all", "all", "all"]
     assert [row["users"] for row in shown] == ["all", "all", "some", "all"]
     assert "rule few means no item" in result.stderr
+    assert "rule no-horror is for scenarios without events in" in result.stderr
+    assert result.stderr.rstrip().endswith(": 'kids'"), "the default scenario is not warned of"
 
 
 def test_a_registry_checks_fields_and_without_either_they_go_unchecked(path: Path, tiny_registry: Path) -> None:
