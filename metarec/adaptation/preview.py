@@ -75,7 +75,7 @@ class AudienceScores:
     mean_I: Doubles
     stddev_I: Doubles
     mean_IS: Doubles
-    lift_stddev_S: Doubles
+    lift_stddev_IS: Doubles
 
 
 def audience_scores(view: EngineView, items: EntityTable) -> tuple[Target, AudienceScores]:
@@ -88,19 +88,19 @@ def audience_scores(view: EngineView, items: EntityTable) -> tuple[Target, Audie
     phi_IE, offset_I, spread_EE = _unseen(view, target, items)
     user_UE = np.concatenate([profiles.everybody_E[target][None], profiles.segment_SE[target]])
     mean_IU = offset_I[:, None] + phi_IE @ user_UE.T
-    stddev_I, lift_stddev_S = np.zeros(len(items)), np.zeros(len(profiles.segments))
+    stddev_I, lift_stddev_IS = np.zeros(len(items)), np.zeros((len(items), len(profiles.segments)))
     if spread_EE is not None:
         # Items as tasks: [w, 1] against a vector and an offset.
         everybody_E = np.append(user_UE[0, :-1], 1.0)
         stddev_I += np.sqrt(everybody_E @ spread_EE @ everybody_E)
         apart_SE = user_UE[1:, :-1] - user_UE[0, :-1]
-        lift_stddev_S = np.sqrt(np.einsum("se,ef,sf->s", apart_SE, spread_EE[:-1, :-1], apart_SE))
+        lift_stddev_IS += np.sqrt(np.einsum("se,ef,sf->s", apart_SE, spread_EE[:-1, :-1], apart_SE))
     if view.prior.link is not None and target == "explicit":
         link = view.prior.link
         slope_I = np.asarray(link.probability(mean_IU[:, 0] + 0.5)) - np.asarray(link.probability(mean_IU[:, 0] - 0.5))
-        stddev_I, lift_stddev_S = stddev_I * slope_I, lift_stddev_S * float(slope_I.mean())
+        stddev_I, lift_stddev_IS = stddev_I * slope_I, lift_stddev_IS * slope_I[:, None]
         mean_IU = np.asarray(link.probability(mean_IU))
-    return target, AudienceScores(mean_I=mean_IU[:, 0], stddev_I=stddev_I, mean_IS=mean_IU[:, 1:], lift_stddev_S=lift_stddev_S)
+    return target, AudienceScores(mean_I=mean_IU[:, 0], stddev_I=stddev_I, mean_IS=mean_IU[:, 1:], lift_stddev_IS=lift_stddev_IS)
 
 
 def preview_items(view: EngineView, items: EntityTable, item_ids: Sequence[str], *, neighbours: int) -> list[ItemPreview]:
@@ -119,7 +119,7 @@ def preview_items(view: EngineView, items: EntityTable, item_ids: Sequence[str],
                 num_users=segments[k].num_users,
                 mean=float(scores.mean_IS[row, k]),
                 lift=float(lift_IS[row, k]),
-                lift_stddev=float(scores.lift_stddev_S[k]),
+                lift_stddev=float(scores.lift_stddev_IS[row, k]),
             )
             for k in map(int, np.argsort(-lift_IS[row], kind="stable"))
         )

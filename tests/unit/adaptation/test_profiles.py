@@ -11,6 +11,7 @@ import pytest
 from metarec.adaptation.adapted import UserInput
 from metarec.adaptation.engine import Engine
 from metarec.errors import FailedPreconditionError
+from metarec.meta.link import Link
 from metarec.meta.profiles import Profiles
 from metarec.training.checkpoint import load_checkpoint
 from metarec.training.inputs import prepare
@@ -93,6 +94,15 @@ def test_the_mean_of_a_segment_is_the_mean_over_its_users(engine: Engine, tiny_d
     shares = [part.num_users * part.lift for part in preview.audience if part.field == "gender"]
     assert sum(shares) == pytest.approx(0.0, abs=1e-6 * len(tiny_dataset.user_ids))
     assert preview.neighbours == ()
+
+
+def test_how_sure_the_lift_of_a_click_is_depends_on_the_item_alone(engine: Engine) -> None:
+    clicks = Engine(replace(engine.prior, link=Link(offset=-3.0, slope=2.0)))
+    items = [Item(item_id="", features={"genres": (genre,)}) for genre in ("horror", "drama", "space")]
+    together = clicks.preview_items(items, neighbours=0)
+    for item, found in zip(items, together, strict=True):
+        (alone,) = clicks.preview_items([item], neighbours=0)
+        assert [part.lift_stddev for part in found.audience] == pytest.approx([part.lift_stddev for part in alone.audience])
 
 
 def test_an_item_is_not_its_own_neighbour(engine: Engine) -> None:
