@@ -75,7 +75,7 @@ class AlpacaTargets:
         linear = _linear(model)
         theta = linear.init(tables, generator)
         extra = () if stats is None else stats.extra
-        std_K = torch.tensor([1.0 if stats is None else stats.std, *(part.std for part in extra)]).clamp_min(1e-3)
+        std_K = torch.tensor([1.0 if stats is None else stats.std, *(part.std for part in extra)]).clamp_min(1e-6)
         width, codes = len(theta["task.mean"]), len(theta["row.id"])
         theta["task.choice"], theta["row.choice"] = torch.zeros(width, width), torch.zeros(codes, width)
         log_var_K2 = torch.tensor([math.log(0.6), math.log(0.7)]) + 2 * torch.log(std_K)[:, None]

@@ -110,19 +110,21 @@ def test_labels_of_one_target_tell_about_the_other_and_sharing_beats_training_al
     assert error(shared, learner, tests, target=1) < 0.6 * error(alone, learner, [as_label(tasks) for tasks in tests], target=0)
 
 
-def test_what_a_further_target_counts_does_not_matter() -> None:
+@pytest.mark.parametrize(("count", "other"), [(100, 6000), (1e-2, 1e-5)])
+def test_what_a_further_target_counts_does_not_matter(count: float, other: float) -> None:
     """Steps of training are of one size, in which a target of hundreds would hardly move."""
     family = linear_family(num_tasks=40, num_rows=20, rows_per_task=12, extra_share=0.7, seed=7)
     assert family.layout.extra_NK is not None
     minutes, seconds = (
-        replace(family, layout=replace(family.layout, extra_NK=count * family.layout.extra_NK)) for count in (100, 6000)
+        replace(family, layout=replace(family.layout, extra_NK=np.float32(times) * family.layout.extra_NK))
+        for times in (count, other)
     )
     learner = AlpacaTargets(huber=0.5, l2_map=0.1)
     errors = {}
     for name, counted in (("minutes", minutes), ("seconds", seconds)):
         theta, tests = trained(counted, learner, epochs=4), list(sampler(counted, seed=99).epoch(0))
         errors[name] = [error(theta, learner, tests, target) for target in (0, 1)]
-    assert errors["seconds"] == pytest.approx([errors["minutes"][0], 60**2 * errors["minutes"][1]], rel=1e-3)
+    assert errors["seconds"] == pytest.approx([errors["minutes"][0], (other / count) ** 2 * errors["minutes"][1]], rel=1e-3)
 
 
 def test_rows_for_the_variance_are_of_every_target() -> None:
