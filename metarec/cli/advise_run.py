@@ -161,14 +161,14 @@ def run_advice(data: Path, options: Options, watching: Watching) -> Found:
     costs = store.costs or _costs(prepared, heads, options.seed)
     until = started + options.budget - END_SECONDS
     left = until - time.time() - START_SECONDS
-    chosen = store.plan or plan(costs, slots=options.slots, seconds=left)
+    default = get_recipe(several_targets=bool(prepared.findings.further_targets)).name
+    chosen = store.plan or plan(costs, slots=options.slots, seconds=left, default=default)
     enough = SPARE * (options.budget - left + shortest(costs, slots=options.slots))
     if chosen is None:
         chosen = Plan.of_nobody(costs)
     else:
         store.begin(floor, costs, chosen)
     watching.planned(prepared, costs, chosen)
-    default = get_recipe(several_targets=bool(prepared.findings.further_targets)).name
     halving = Halving(
         plan=chosen,
         costs=costs,

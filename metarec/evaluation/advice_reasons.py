@@ -83,6 +83,11 @@ def reasons(advice: Advice, *, users: str, shots: Sequence[int], sampled: float 
     said.append(_about_costs(advice))
     if chosen.trained.epochs != chosen.trained.planned:
         said.append(_about_length(chosen, metric))
+    if chosen.changes and chosen.outcome.recipe not in advice.others:
+        said.append(
+            f"{chosen.outcome.recipe} as it is came to no end (the table says why), so what the change of settings brings is not "
+            "known."
+        )
     if chosen.trained.seeds == 1 and advice.others:
         said.append("Everyone was trained once, so that a quarter of a percent is taken for what another seed would move.")
     if sampled < 1:
@@ -96,7 +101,7 @@ def reasons(advice: Advice, *, users: str, shots: Sequence[int], sampled: float 
 def _about_best(advice: Advice) -> str:
     chosen, tied = advice.chosen, advice.tied
     if not advice.others:
-        return "There was nothing to compare it with."
+        return "There was nothing to compare it with; the table says why the others were not tried."
     if chosen.outcome == advice.best.outcome and not tied:
         return "It has the best figure, and no other finalist is within the noise of it."
     if chosen.outcome == advice.best.outcome:

@@ -15,6 +15,7 @@ from typing import Protocol
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships without types
 
 from metarec.errors import InterruptedRunError, MetarecError
+from metarec.meta.members import merged
 from metarec.meta.prior import Head
 from metarec.training.head_run import train_head
 from metarec.training.heads import make_head
@@ -90,7 +91,7 @@ class Report:
 
 
 class _Judging(StateStore):
-    """Keeps nothing: where a run would save the state of an epoch, it is judged; members alone until they are together."""
+    """Keeps nothing: where a run would save the state of an epoch, it is judged; members with those that have ended."""
 
     def __init__(self, first: Report, inputs: Inputs, recipe: HeadRecipe, judge: Judge, say: Callable[[Report], None]) -> None:
         super().__init__(Path())
@@ -111,7 +112,9 @@ class _Judging(StateStore):
         head = make_head(self.recipe, state.best)
         if not state.finished:
             label_N = self.inputs.layout(self.recipe.kind, validation=False).label_N
-            theta = in_labels(head.learner, state.theta, label_scale(self.recipe, label_N))
+            # Members together, as they will be at the end: one alone is worse, and has only begun after each of the others.
+            theta = merged([*state.members, state.theta]) if state.members else state.theta
+            theta = in_labels(head.learner, theta, label_scale(self.recipe, label_N))
             head = replace(head, theta=theta)
         head = refitted(head, self.inputs) if state.finished else head
         judged = self.judge(head, self.inputs)

@@ -17,6 +17,8 @@ FINALISTS = 2
 """At least so many reach the last rung, or nothing could be said of how far the best one is ahead."""
 SMALLEST_SHARE = 0.25
 """Of the recipes' epochs in the last rung; sooner than less, the dearest candidates are left out."""
+SHORTEST_SHARE = 1e-3
+"""The same where a single candidate is all there is time for: one epoch."""
 MARGIN = 1.4
 """What trainings cost beside their steps, by the sum of the steps: validating, judging, starting processes."""
 
@@ -47,20 +49,26 @@ def survivors(count: int) -> int:
     return min(count, max(FINALISTS, math.ceil(count / FACTOR)))
 
 
-def plan(costs: Mapping[str, Cost], *, slots: int, seconds: float) -> Plan | None:
+def plan(costs: Mapping[str, Cost], *, slots: int, seconds: float, default: str = "") -> Plan | None:
     """The longest training of the most candidates that should fit into `seconds`; None when not even one short training does.
 
-    The dearest candidates are left out first. With one candidate left, the last rung may be as short as one epoch.
+    The dearest candidates are left out first, but `default` last of all, for what the others are worth is asked of it: only where
+    a quarter of its epochs is too much, several others are tried without it. Where they are, too, one candidate remains, trained
+    as briefly as must be.
     """
-    by_cost = sorted(costs, key=lambda name: costs[name].seconds(costs[name].epochs))
-    for count in range(len(by_cost), 0, -1):
-        chosen = {name: costs[name] for name in by_cost[:count]}
+    by_cost = sorted(costs, key=lambda name: (name != default, costs[name].seconds(costs[name].epochs)))
+    others = [name for name in by_cost if name != default]
+    tries = [(by_cost[:count], SMALLEST_SHARE) for count in range(len(by_cost), 0, -1)]
+    tries += [(others[:count], SMALLEST_SHARE) for count in range(len(others), 1, -1)]
+    tries += [([name], SHORTEST_SHARE) for name in by_cost]
+    for names, smallest in tries:
+        chosen = {name: costs[name] for name in names}
         share = 1.0
-        while share >= (SMALLEST_SHARE if count > 1 else 1e-3):
-            shares = rungs(share, count)
+        while share >= smallest:
+            shares = rungs(share, len(chosen))
             needed = estimate(chosen, shares, slots)
             if needed <= seconds:
-                left_out = {name: costs[name].seconds(costs[name].epochs) for name in by_cost[count:]}
+                left_out = {name: costs[name].seconds(costs[name].epochs) for name in by_cost if name not in chosen}
                 admitted = tuple(name for name in costs if name in chosen)
                 return Plan(shares=shares, admitted=admitted, left_out=left_out, seconds=needed)
             share /= 1.5

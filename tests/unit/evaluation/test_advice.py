@@ -252,3 +252,12 @@ def test_users_without_a_figure_are_left_out_of_comparisons() -> None:
 
     one, two = (Trained(**{**vars(part), "value_T": gap(part.value_T)}) for part in (trained(), trained(0.1)))
     assert compare(one, two, "mae").value == pytest.approx(0.1 / (BASE[1:].mean() + 0.1))
+
+
+def test_changed_settings_whose_recipe_was_not_tried_are_said_to_be_uncompared_with_it() -> None:
+    changed = outcome("alpaca dim=16", trained(-0.1), settings={"model.embedding_dim": "16"})
+    said = "alpaca as it is came to no end"
+    advice = advise([changed, outcome("maml", trained()), outcome("alpaca")], floor(0.1), "mae", target="explicit")
+    assert any(said in sentence for sentence in told(advice))
+    advice = advise([changed, outcome("alpaca", trained())], floor(0.1), "mae", target="explicit")
+    assert not any(said in sentence for sentence in told(advice))

@@ -35,6 +35,34 @@ def test_with_less_time_trainings_are_shorter_then_the_dearest_is_left_out_with_
     assert found.left_out == {"dear": pytest.approx(2700)}
 
 
+def test_the_default_is_left_out_last_of_all_however_dear() -> None:
+    costs = {**CHEAP, "default": cost(8.0), "dearer": cost(9.0)}
+    everyone = estimate(costs, rungs(SMALLEST_SHARE, len(costs)), 1)
+    found = plan(costs, slots=1, seconds=0.9 * everyone, default="default")
+    assert found is not None
+    assert "default" in found.admitted
+    assert "dearer" in found.left_out
+    assert len(found.admitted) > 1
+    part = 27 * 8.0 * 0.3 * MARGIN
+    alone = plan(costs, slots=1, seconds=part, default="default")
+    assert alone is not None
+    assert "default" in alone.admitted
+
+
+def test_where_a_quarter_of_the_default_does_not_fit_several_others_are_tried() -> None:
+    found = plan({**CHEAP, "default": cost(100.0)}, slots=1, seconds=130.0, default="default")
+    assert found is not None
+    assert "default" not in found.admitted
+    assert len(found.admitted) > 1
+    assert found.left_out["default"] == pytest.approx(2700)
+
+
+def test_where_nothing_else_fits_the_default_is_trained_as_briefly_as_must_be() -> None:
+    found = plan({"cheap": cost(4.0), "default": cost(5.0)}, slots=1, seconds=10.0, default="default")
+    assert found is not None
+    assert found.admitted == ("default",)
+
+
 def test_a_single_candidate_is_trained_as_briefly_as_must_be() -> None:
     found = plan({"one": cost(1.0, epochs=100)}, slots=1, seconds=2 * MARGIN)
     assert found is not None
