@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from services.ranking.lists import ListSettings, Task, answer, choose_rules, rul
 from services.ranking.scores import BatchScores
 from services.ranking.wire import Answer, Request
 from services.runtime.item_shifts import ItemShiftReader
+from services.runtime.live import upsert_each
 from services.runtime.rules import RuleBook
 from services.runtime.scenario_shifts import ScenarioReader
 
@@ -79,6 +80,8 @@ class Ranker:
         self._scenarios = ScenarioReader(store.read_user, clock=clock)
         # Items that nobody has given a revision and that the store does not have either -> until when they are not looked for.
         self._missing: dict[str, float] = {}
+        # Items whose content is of another schema than the checkpoint's -> the revision that does not fit.
+        self._unfit: dict[str, int] = {}
 
     def answer(self, requests: Sequence[Request]) -> list[Answer | MetarecError]:
         """An answer, or the error to report, for each request; what one asks for does not change what another gets."""
@@ -90,6 +93,7 @@ class Ranker:
             # Before anything is read for it: the store may have been built again with its data.
             self._store.reopen()
             self._engine = engine
+            self._unfit.clear()
         tasks = [self._read(request) for request in requests]
         rules = self._book.current(engine.prior.schema)
         if rules is not self._marks.rules:
@@ -153,13 +157,16 @@ class Ranker:
             return
         now = self._clock()
         outdated = [
-            item_id for item_id in engine.outdated(wanted) if wanted[item_id] > 0 or self._missing.get(item_id, now) <= now
+            item_id
+            for item_id in engine.outdated(wanted)
+            if (wanted[item_id] > 0 or self._missing.get(item_id, now) <= now) and self._unfit.get(item_id, -1) < wanted[item_id]
         ]
         if not outdated:
             return
         try:
             found = self._store.read_items(outdated)
-            engine.upsert(found.values())
+            upsert_each(engine, found.values())
+            self._unfit |= {item_id: found[item_id].revision for item_id in engine.outdated(_revisions(found.values()))}
             if len(self._missing) > MAX_MISSING:
                 self._missing.clear()
             self._missing |= dict.fromkeys(set(outdated) - found.keys(), now + MISSING_SECONDS)
@@ -168,6 +175,10 @@ class Ranker:
             for task in tasks:
                 if any(item_id in task.items for item_id in outdated):
                     task.degrade(error.reason, "items as they were known before")
+
+
+def _revisions(items: Iterable[Item]) -> dict[str, int]:
+    return {item.item_id: item.revision for item in items}
 
 
 def _adapt(engine: Engine, tasks: Sequence[Task]) -> None:

@@ -120,6 +120,25 @@ def test_a_batch_gives_everybody_their_own_rules(engine: Engine, store: Store, b
         assert [(item.item_id, item.effects) for item in found.ranked] == [(item.item_id, item.effects) for item in alone.ranked]
 
 
+def test_an_item_of_another_schema_is_left_out_and_changes_nothing_for_others(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.items["odd"] = Item(item_id="odd", features={"year": ("1999",)}, revision=3)
+    ranker = Ranker(Live(engine), store)
+    odd = Request(user_id="kid", revisions={"i1": 0, "odd": 3}, num_items=10)
+    first, second = ranker.answer([odd, ask("adult")])
+    assert isinstance(first, Answer)
+    assert [(item.item_id, item.known) for item in first.ranked] == [("i1", True), ("odd", False)]
+    assert isinstance(second, Answer)
+    assert len(second.ranked) == 10
+    monkeypatch.setattr(store, "read_items", lambda item_ids: pytest.fail(f"{item_ids} are looked up again"))
+    assert answered(ranker, odd).ranked == first.ranked
+    monkeypatch.undo()
+    store.items["odd"] = Item(item_id="odd", features={"year": 1999.0}, revision=4)
+    again = answered(ranker, Request(user_id="kid", revisions={"i1": 0, "odd": 4}, num_items=10))
+    assert all(item.known for item in again.ranked)
+
+
 def test_boosts_and_pins_of_a_scenario(engine: Engine, store: Store, book: RuleBook) -> None:
     ranker = Ranker(Live(engine), store, book)
     plain, home = answered(ranker, ask("adult", num_items=0)), answered(ranker, ask("adult", num_items=0, scenario="home"))
