@@ -22,7 +22,7 @@ def jobs() -> None:
     """Create, list, watch and cancel training jobs."""
 
 
-@jobs.command(epilog="Example: metarec jobs create --data data/ml-100k --recipe default --watch")
+@jobs.command(epilog="Example: metarec jobs create --data data/ml-100k --recipe alpaca --watch")
 @click.option("--data", default="", help="Dataset directory, as the job sees it.  [default: the service's METAREC_DATA]")
 @click.option("--recipe", default="", help="Name of the recipe.  [default: the default recipe]")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Ray Train workers; 0 trains in process.")
