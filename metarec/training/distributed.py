@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,3 +162,5 @@ def quiet() -> None:
     """Keep Ray's notes to developers off the user's terminal; warnings and errors of Ray still land in its log files."""
     for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Ray Train 2.60 copies Ray Data's own deprecated settings, and shows what Python would hide.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.")

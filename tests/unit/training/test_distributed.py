@@ -1,6 +1,8 @@
 """Where a local Ray cluster keeps its files, with Ray itself left out."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -74,3 +76,17 @@ def test_where_no_place_will_do_ray_has_its_own(
     monkeypatch.setattr("metarec.training.ray_files.SHORT_DIRECTORY", "/there/is/none")
     with cluster(1):
         assert "_temp_dir" not in started[0]
+
+
+def test_rays_notes_about_its_own_settings_are_not_shown_to_people() -> None:
+    code = """
+import warnings
+from metarec.training.distributed import quiet
+quiet()
+for module in ("ray.data.context", "mine"):
+    warnings.warn_explicit(f"in {module}", DeprecationWarning, "x.py", 1, module=module)
+"""
+    # As Ray does to its own: shown, which Python's default is not.
+    said = subprocess.run([sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert "in mine" in said.stderr
+    assert "in ray" not in said.stderr
