@@ -150,22 +150,22 @@ def _make(
         return _Made(chosen=range(size), propensities=[1.0] * size)
     spread = engine.spread(adapted, ids, cold=wish.cold) if plan.slots else None
 
-    num_places = plan.num_places
+    draws = num_draws(plan.num_places)
 
-    def lay_out(layout: Layout) -> tuple[Layout, Sequence[float]]:
+    def lay_out(layout: Layout, draws: int) -> tuple[Layout, Sequence[float]]:
         if spread is None:
             layout.advance()
             return layout, [1.0] * len(layout.chosen)
-        generator, draws = seed_of(wish.request_id), num_draws(num_places)
-        return explored(layout, wish.exploration.policy, score_C, spread, generator, draws)
+        return explored(layout, wish.exploration.policy, score_C, spread, seed_of(wish.request_id), draws)
 
     unit_CE = engine.directions(adapted, ids) if wish.diversity else None
     marginal = None if unit_CE is None else Marginal(wish.diversity, score_C, unit_CE, plain_C)
     plan = _kept(plan, marginal)
-    layout, propensities = lay_out(Layout(plan, None if marginal is None else marginal.copy()))
+    layout, propensities = lay_out(Layout(plan, None if marginal is None else marginal.copy()), draws)
     if unit_CE is None:
         return _Made(chosen=layout.chosen, propensities=propensities, layout=layout)
-    plain, _ = lay_out(Layout(_kept(replace(plan, shares=None), None)))
+    # Of the list without diversity only what is shown counts, by the same draw.
+    plain, _ = lay_out(Layout(_kept(replace(plan, shares=None), None)), 0)
     report = DiversityReport(
         strength=wish.diversity,
         similarity_before=mean_similarity(unit_CE[plain.chosen]),

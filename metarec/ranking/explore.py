@@ -75,10 +75,12 @@ class Spread:
         return cast(Floats, np.sqrt(np.square(self.user_CK).sum(1) + np.square(self.own_C)))
 
     def draw(self, generator: np.random.Generator, mean_C: Floats, num: int) -> Floats:
-        """`num` draws of the scores (num, C)."""
-        shared_MC = generator.standard_normal((num, self.user_CK.shape[1]), np.float32) @ self.user_CK.T
-        own_MC = generator.standard_normal((num, len(self.own_C)), np.float32) * self.own_C
-        return cast(Floats, mean_C + shared_MC + own_MC)
+        """`num` draws of the scores (num, C); the first is the same however many follow."""
+        parts = []
+        for rows in (1, num - 1):
+            shared_MC = generator.standard_normal((rows, self.user_CK.shape[1]), np.float32) @ self.user_CK.T
+            parts.append(shared_MC + generator.standard_normal((rows, len(self.own_C)), np.float32) * self.own_C)
+        return cast(Floats, mean_C + np.concatenate(parts))
 
 
 def seed_of(request_id: str) -> np.random.Generator:

@@ -137,3 +137,9 @@ def test_the_shared_part_of_the_spread_moves_scores_together() -> None:
     assert both.std_C.tolist() == pytest.approx([2.0, sqrt(5)])
     assert score_MC.std(0).tolist() == pytest.approx([2.0, sqrt(5)], rel=0.05)
     assert (score_MC[:, 1] - score_MC[:, 0]).std() == pytest.approx(1.0, rel=0.05)
+
+
+def test_what_is_shown_does_not_depend_on_how_many_draws_estimate_its_propensity() -> None:
+    spread = Spread(user_CK=np.ones((4, 2), np.float32), own_C=np.arange(4, dtype=np.float32))
+    first, more = (spread.draw(seed_of("r"), np.zeros(4, np.float32), num)[0] for num in (1, 200))
+    assert first.tolist() == more.tolist()
