@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from metarec.cli.output import note, print_error, print_json
+from metarec.cli.output import check_writable, note, print_error, print_json
 from metarec.errors import InterruptedRunError
 
 if TYPE_CHECKING:
@@ -96,13 +96,7 @@ def advise(
 
     files = {"--plot": plot, "--json": Path(json_path) if json_path not in (None, "-") else None}
     written = [path for path in files.values() if path is not None]
-    for option, directory in {"--out": out, **{name: path.parent for name, path in files.items() if path is not None}}.items():
-        try:  # sooner than after minutes of work
-            if directory is not None:
-                directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise click.UsageError(f"{option} cannot be written: '{directory}': {error.strerror or error}") from error
-
+    check_writable(files, {"--out": out})
     with _directory(out) as directory, AdviseDisplay(quiet=json_path == "-") as display:
         options = Options(
             target=target,

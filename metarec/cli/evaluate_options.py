@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from metarec.cli.output import check_writable
+
 if TYPE_CHECKING:
     from metarec.evaluation.ablation import Mode
 
@@ -41,7 +43,9 @@ class Options:
         return self.profiles or self.kind == "scenario"
 
     def check(self) -> None:
-        """click.UsageError names options that mean nothing together."""
+        """click.UsageError names options that mean nothing together, and files that cannot be written."""
+        json_file = None if self.json_path in (None, "-") else Path(str(self.json_path))
+        check_writable({"--json": json_file, "--scores": self.scores, "--report": self.report})
         if self.leave_out and self.kind != "scenario":
             raise click.UsageError("--leave-out only means something with --kind scenario")
         lists = (self.protocols, self.cuts, self.joint, self.scores)

@@ -1,5 +1,6 @@
 """The `metarec` command. Command modules load only when their command runs, so that `metarec --help` is instant."""
 
+import errno
 import importlib
 import os
 import sys
@@ -35,6 +36,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+OF_THE_MACHINE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
+"""Failures of files that are no fault of the code: rights, full disks, folders where files should be."""
 
 
 class LazyGroup(click.Group):
@@ -98,6 +105,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_ERROR)
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        print_error(f"'{error.filename}': {error.strerror}" if error.filename else str(error.strerror))
         sys.exit(EXIT_ERROR)
     sys.exit(status if isinstance(status, int) else 0)
 

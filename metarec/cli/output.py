@@ -1,9 +1,12 @@
 """What every command prints with: tables for people, JSON for machines, progress and errors on standard error."""
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import click
@@ -41,6 +44,27 @@ def print_error(message: str) -> None:
 def note(message: str) -> None:
     """A remark for people on standard error; never part of a command's result."""
     print(message, file=sys.stderr, flush=True)
+
+
+def check_writable(files: Mapping[str, Path | None], folders: Mapping[str, Path | None] | None = None) -> None:
+    """Make what these files (and folders), by option, will lie in; click.UsageError for those that cannot be written.
+
+    Sooner than after minutes of work.
+    """
+    wanted = [(option, path, False) for option, path in files.items()]
+    wanted += [(option, path, True) for option, path in (folders or {}).items()]
+    for option, path, folder in wanted:
+        if path is None:
+            continue
+        parent = path if folder else path.parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            if not folder and path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not os.access(path if path.exists() else parent, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise click.UsageError(f"{option} cannot be written: '{path}': {error.strerror or error}") from error
 
 
 def print_json(value: object) -> None:

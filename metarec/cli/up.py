@@ -153,6 +153,12 @@ def _prepare(plan: Plan) -> None:
         _run_metarec("features", "materialize", "--store", str(plan.features), *where)
     else:
         _look_for(plan.online_store)
+    database = plan.features / "online.db"
+    if plan.online_store == "sqlite" and database.exists() and not os.access(database, os.W_OK):
+        raise FailedPreconditionError(
+            f"'{database}' cannot be written by this user, and adaptation keeps users' states in it; give that right, or name an "
+            "--online-store elsewhere"
+        )
 
 
 def _look_for(online_store: str) -> None:

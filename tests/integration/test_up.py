@@ -175,6 +175,13 @@ def test_a_damaged_dataset_is_wrong_input(registry: Path, tmp_path: Path):
     assert str(tmp_path / "data" / "dataset.json") in said
 
 
+def test_files_where_folders_should_be_are_said_without_a_traceback(registry: Path):
+    (registry / "state").touch()
+    status, said = failure("--registry", registry, "--port-base", 0)
+    assert status == 1
+    assert said.splitlines()[-1] == f"error: '{registry / 'state'}': File exists"
+
+
 def test_a_dataset_in_place_of_the_registry_is_refused_and_left_as_it_was(tmp_path: Path, dataset: Dataset):
     before = sorted(dataset.path.iterdir())
     status, said = failure("--registry", dataset.path, "--data", dataset.path, "--port-base", 0)
