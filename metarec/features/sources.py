@@ -156,7 +156,9 @@ def stats_table(
 
 
 def first_id(path: Path, key: str) -> str | None:
-    """The `key` of the first row of the Parquet file at `path`; None when there is none."""
+    """The `key` of the first row of the Parquet file at `path`; None when there is no row, or no file."""
+    if not path.exists():
+        return None
     with pq.ParquetFile(path) as file:
         batch = next(file.iter_batches(batch_size=1, columns=[key]), None)
     return None if batch is None or not len(batch) else str(batch.column(0)[0].as_py())

@@ -324,6 +324,8 @@ def test_an_online_store_that_lost_what_was_loaded_is_known_by_that(redis_url: s
     assert lazy.materialize()
     assert lazy.read_items(["i0"])
     assert not lazy.materialize()
+    shutil.rmtree(tmp_path / "features" / "offline")
+    assert not lazy.materialize()  # without the files nothing can be said, nor loaded
     lazy.close()
 
 
