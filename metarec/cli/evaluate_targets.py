@@ -35,7 +35,8 @@ def target_results(
         for number, target in enumerate(dataset.schema.labels):
 
             def show(progress: Progress, name: str = target.column) -> None:
-                evaluation.watch(f"training on {name} alone: epoch {progress.epoch}/{progress.epochs}")
+                if progress.epochs:
+                    evaluation.watch(f"training on {name} alone: {progress.where}")
 
             own = target_alone(train, number)
             # Where every event has the same label there is nothing to learn of it.

@@ -15,6 +15,8 @@ STAGES = {
     "early_stop": "",
     "workers": "starting Ray Train",
     "waiting": "waiting",
+    "refit": "learning what age and spread of support say",
+    "items": "learning what contents say of items",
     "blend": "choosing the blend on validation users",
     "scenarios": "learning what users of each scenario have in common",
     "left_out": "",

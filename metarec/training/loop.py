@@ -14,7 +14,7 @@ from metarec.training.inputs import Inputs, prepare
 from metarec.training.item_tasks import best_item_side
 from metarec.training.label_scale import label_scale
 from metarec.training.linking import best_link
-from metarec.training.progress import Watch, silent
+from metarec.training.progress import Progress, Watch, silent
 from metarec.training.recipe import Recipe
 from metarec.training.refit import refitted, with_content_process
 from metarec.training.scenarios import best_scenarios, with_reference
@@ -58,6 +58,7 @@ def assemble(
     watch: Watch = silent,
 ) -> Prior:
     """The prior of trained heads, with the blend, and the link of binary labels, chosen on validation tasks."""
+    watch(Progress(stage="refit"))
     recipes = {head.target: head for head in recipe.heads}
     heads = {head.target: refitted(make_head(head, states[head.target].best), inputs) for head in recipe.heads}
     item_side = None
@@ -66,8 +67,10 @@ def assemble(
         heads["explicit"] = with_reference(inputs, with_decay(inputs, heads["explicit"], seed, scale=scale), seed)
         if dataset.schema.label.kind != "binary":  # whose probabilities are the link's
             heads["explicit"] = calibrated(inputs, recipes["explicit"], heads["explicit"], seed)
+        watch(Progress(stage="items"))
         item_side = best_item_side(inputs, recipes["explicit"], heads["explicit"], seed)
         heads["explicit"] = with_content_process(heads["explicit"], inputs, item_side)
+    watch(Progress(stage="blend"))
     return Prior(
         schema=dataset.schema,
         encoder=encoder,

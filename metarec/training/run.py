@@ -188,7 +188,6 @@ class _Run:
                 check_tasks(head, inputs.layout(head.kind, validation=False))
             self._run_heads()
             states = self._states()
-        self.watch(Progress(stage="blend"))
         prior = assemble(self.dataset, encoder, inputs, self.recipe, states, self.seed, watch=self.watch)
         for said in learned(prior, inputs):
             self.watch(Progress(stage="learned", note=said))

@@ -11,6 +11,7 @@ from metarec.features.encoder import FeatureEncoder
 from metarec.meta.decay import NAME
 from metarec.meta.prior import Prior
 from metarec.training.inputs import prepare
+from metarec.training.loop import fit
 from metarec.training.recipe import Recipe
 from metarec.training.recipes import get_recipe
 from metarec.training.told import learned, left_out
@@ -88,3 +89,9 @@ def test_what_age_does_to_support_is_told_with_the_reason(
     assert learned(replace(plain, scenarios={"web": None, "app": None}), timeless) == [  # type: ignore[dict-item]  # counted only
         "learned what users of 2 scenarios have in common"
     ]
+
+
+def test_what_follows_the_heads_is_told_in_its_order(tiny_dataset: "Dataset", small_recipe: Recipe) -> None:
+    seen: list[str] = []
+    fit(tiny_dataset, small_recipe, seed=0, progress=lambda progress: seen.append(progress.stage))
+    assert [stage for stage in seen if stage != "train"] == ["refit", "items", "blend"]
