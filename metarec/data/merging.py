@@ -146,10 +146,11 @@ def _fields(sources: Mapping[str, Dataset], side: Literal["users", "items"]) -> 
     for name, dataset in sources.items():
         for field in dataset.schema.users if side == "users" else dataset.schema.items:
             other, known = found.setdefault(field.name, (name, field))
-            if (known.kind, known.dim) != (field.kind, field.dim):
+            if (known.kind, known.dim, known.encoder) != (field.kind, field.dim, field.encoder):
                 raise SchemaError(
                     f"field '{field.name}' of {side} is {known.kind} in '{other}' and {field.kind} in '{name}'"
                     + (f" (dim {known.dim} and {field.dim})" if known.dim != field.dim else "")
+                    + (f" (encoder {known.encoder} and {field.encoder})" if known.encoder != field.encoder else "")
                     + "; rename it in one of them",
                     field=f"{side}.{field.name}",
                 )

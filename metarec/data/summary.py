@@ -108,7 +108,7 @@ def _fields(side: str, fields: Sequence[Field], frame: pd.DataFrame) -> list[dic
             {
                 "table": side,
                 "field": field.name,
-                "kind": field.kind,
+                "kind": field.kind if field.encoder is None else f"{field.kind} ({field.encoder})",
                 "missing": missing,
                 "missing_share": missing / len(column) if len(column) else 0.0,
                 "distinct": _distinct(field, present),

@@ -197,6 +197,9 @@ def test_what_does_not_fit_together_is_refused(web: Dataset, app: Dataset, tmp_p
     textual = replace(app, schema=replace(app.schema, items=(Field(name="genres", kind="text"),)))
     with pytest.raises(SchemaError, match="'genres' of items is multi_categorical in 'web' and text in 'app'"):
         merge_datasets({"web": web, "app": textual}, tmp_path / "out")
+    read = replace(app, schema=replace(app.schema, items=(Field(name="genres", kind="text", encoder="sentences"),)))
+    with pytest.raises(SchemaError, match=r"text in 'web' and text in 'app' \(encoder None and sentences\)"):
+        merge_datasets({"web": textual, "app": read}, tmp_path / "out")
     with pytest.raises(InvalidInputError, match="two sources or more"):
         merge_datasets({"web": web}, tmp_path / "out")
     with pytest.raises(InvalidInputError, match="'a/b' is no name"):
