@@ -19,7 +19,7 @@ from metarec.cli.output import note
 from metarec.cli.plan import LOOPBACK, STAGES, Plan, choose_ports
 from metarec.cli.run_lock import only_one
 from metarec.cli.supervisor import Patience, Supervisor, run_until_signalled
-from metarec.errors import DataError, FailedPreconditionError, InvalidInputError, NotFoundError
+from metarec.errors import DataError, FailedPreconditionError, InvalidInputError, MetarecError, NotFoundError
 from services.runtime.settings import DEFAULT_PORTS, ENVIRONMENT, PREFIX
 
 REACH_SECONDS = 2.0
@@ -197,9 +197,14 @@ def _live(plan: Plan) -> str | None:
     from metarec.training.verdict import promotion
 
     registry = Registry(plan.registry)
-    live = registry.live()
+    live, newest = registry.live(), next((info for info in registry.list() if not info.live), None)
+    command = promotion(newest, plan.registry) if newest else f"metarec train --data DIR --out {plan.registry} --promote"
+    how = f"make one live with: {command}"
     if live is None:
-        newest = next(iter(registry.list()), None)
-        command = promotion(newest, plan.registry) if newest else f"metarec train --data DIR --out {plan.registry} --promote"
-        note(f"no checkpoint is live: the services start, but do not recommend before one is; make one live with: {command}")
+        note(f"no checkpoint is live: the services start, but do not recommend before one is; {how}")
+        return None
+    try:
+        registry.get(live)
+    except MetarecError as error:
+        note(f"checkpoint '{live}' is live but cannot be used ({error.message}): the services start, but do not recommend; {how}")
     return live

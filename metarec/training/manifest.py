@@ -51,7 +51,7 @@ def read_manifest(directory: Path) -> Json:
         data = json.loads(path.read_bytes())
         found = data.pop("sha256")
         if found != sha256(canonical(data)):
-            raise corrupt(path, "its checksum differs")
+            raise corrupt(path, "is damaged: its checksum differs")
     except FileNotFoundError:
         raise corrupt(path, "is missing") from None
     except (OSError, ValueError, AttributeError, KeyError) as error:

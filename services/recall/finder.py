@@ -98,6 +98,11 @@ class Finder:
         """The engine and recaller now; None while no checkpoint has been live."""
         return self._serving
 
+    def absent(self) -> NoCheckpointError:
+        """Why nothing is served."""
+        assert self._live is not None, "attach a live checkpoint first"
+        return self._live.absent()
+
     def retrieve(
         self,
         user_id: str,
@@ -115,7 +120,7 @@ class Finder:
         """
         serving = self._serving
         if serving is None:
-            raise NoCheckpointError("no checkpoint is live; train one and promote it")
+            raise self.absent()
         degraded: list[Degraded] = []
         self._shift(serving)
         adapted, known = self._adapted(serving.engine, user_id, profile, degraded)

@@ -1,7 +1,7 @@
 """PreviewItems: what the live checkpoint expects of items from their content alone. Nothing of it is kept."""
 
 from metarec.adaptation.preview import ItemPreview
-from metarec.errors import InvalidInputError, NoCheckpointError
+from metarec.errors import InvalidInputError
 from metarec.types import Item
 from metarec.v1 import recall_pb2
 from services.recall.finder import Finder
@@ -16,7 +16,7 @@ def preview(finder: Finder, request: recall_pb2.PreviewItemsRequest) -> recall_p
     """The response to a request. InvalidInputError names a wrong field; NoCheckpointError while none is live;
     FailedPreconditionError when the checkpoint knows nothing of profiles."""
     if finder.serving is None:
-        raise NoCheckpointError("no checkpoint is live; train one and promote it")
+        raise finder.absent()
     engine = finder.serving.engine
     convert.check_count(len(request.items), "items", most=MAX_PREVIEWS)
     if not 0 <= request.num_neighbours <= MAX_NEIGHBOURS:

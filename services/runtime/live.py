@@ -44,6 +44,7 @@ class LiveCheckpoint:
         self._poll_seconds = poll_seconds
         self._current: Engine | None = None
         self._failed: tuple[str, float] = ("", 0.0)
+        self._why = ""
         self._listeners: list[Hook] = []
         self._refreshing = threading.Lock()
         self._stop = threading.Event()
@@ -59,8 +60,15 @@ class LiveCheckpoint:
     def engine(self) -> Engine:
         """The engine now. NoCheckpointError while no checkpoint has been live."""
         if self._current is None:
-            raise NoCheckpointError(f"no checkpoint of registry '{self._registry.path}' is live; train one and promote it")
+            raise self.absent()
         return self._current
+
+    def absent(self) -> NoCheckpointError:
+        """Why there is no engine: nothing has been promoted, or what has been cannot be loaded."""
+        failed, _ = self._failed
+        if failed:
+            return NoCheckpointError(f"checkpoint '{failed}' is live but cannot be loaded: {self._why}")
+        return NoCheckpointError(f"no checkpoint of registry '{self._registry.path}' is live; train one and promote it")
 
     def listen(self, listener: Hook) -> None:
         """Call `listener` in the watching thread after each swap."""
@@ -84,7 +92,7 @@ class LiveCheckpoint:
                 self._on_load(engine)
             # A checkpoint is a file from elsewhere: nothing about it may end the thread that would load the next one.
             except Exception as error:
-                self._failed = (live, time.monotonic())
+                self._failed, self._why = (live, time.monotonic()), str(error)
                 kept = "nothing" if self._current is None else f"'{self._current.checkpoint}'"
                 logger.warning("checkpoint '%s' cannot be loaded, %s stays live here: %s", live, kept, error)
                 return False
@@ -92,7 +100,7 @@ class LiveCheckpoint:
                 if self._current is not None:
                     upsert_each(engine, self._current.catalogue.snapshot.upserted.values())
                 self._on_swap(engine)
-                self._current = engine
+                self._current, self._failed = engine, ("", 0.0)
             logger.info("checkpoint '%s' is live here", live)
         for listener in self._listeners:
             listener(engine)

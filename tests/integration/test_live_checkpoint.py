@@ -105,6 +105,15 @@ def test_a_damaged_checkpoint_leaves_the_one_before_it(
     assert live.engine().checkpoint == broken
 
 
+def test_a_live_checkpoint_that_cannot_be_loaded_is_not_called_none(trained: Path, opened: list[LiveCheckpoint]) -> None:
+    live = Registry(trained).live()
+    damaged = trained / "checkpoints" / str(live) / "theta.implicit.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    opened.append(LiveCheckpoint(trained))
+    with pytest.raises(NoCheckpointError, match=rf"'{live}' is live but cannot be loaded: .*theta\.implicit\.safetensors"):
+        opened[0].engine()
+
+
 def test_a_rollback_is_followed(trained: Path, opened: list[LiveCheckpoint]) -> None:
     live = LiveCheckpoint(trained, poll_seconds=3600)
     opened.append(live)

@@ -175,6 +175,19 @@ def test_a_damaged_dataset_is_wrong_input(registry: Path, tmp_path: Path):
     assert str(tmp_path / "data" / "dataset.json") in said
 
 
+def test_a_live_checkpoint_that_cannot_be_read_is_said(registry: Path):
+    (registry / "checkpoints" / "c-1-aaaaaaaa").mkdir(parents=True)
+    (registry / "checkpoints" / "c-1-aaaaaaaa" / "manifest.json").write_text('{"format": 3, "sha256": "0"}')
+    (registry / "live.json").write_text(json.dumps({"promoted": ["c-1-aaaaaaaa"]}))
+    with start("--registry", registry, "--port-base", 0) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("metarec is ready")
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert "checkpoint 'c-1-aaaaaaaa' is live but cannot be used" in said
+    assert "is damaged: its checksum differs" in said
+
+
 def test_files_where_folders_should_be_are_said_without_a_traceback(registry: Path):
     (registry / "state").touch()
     status, said = failure("--registry", registry, "--port-base", 0)
