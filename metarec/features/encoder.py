@@ -5,7 +5,7 @@ row encoded alone equals the row encoded in bulk to the last bit. Every schema f
 a missing indicator; items with a knowledge graph get the block `graph`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -85,15 +85,18 @@ class FeatureEncoder:
         graph: "Graph | None" = None,
         *,
         settings: EncoderSettings | None = None,
+        watch: Callable[[str], None] = lambda note: None,
     ) -> "FeatureEncoder":
-        """Fit on whole tables. With `graph`, `items` has its ids in column `schema.item_id` or in its index.
+        """Fit on whole tables; `watch` is told how far it is where that takes long.
+
+        With `graph`, `items` has its ids in column `schema.item_id` or in its index.
 
         Without `graph`, its facts are taken from the column `graph` where there is one, as the feature store gives it.
         """
         settings = settings or EncoderSettings()
         skipped = () if settings.encode_title or schema.item_title is None else (schema.item_title,)
-        user_encoders = [_fit(f, _column(users, f.name), settings) for f in schema.users]
-        item_encoders = [_fit(f, _column(items, f.name), settings) for f in schema.items if f.name not in skipped]
+        user_encoders = [_fit(f, _column(users, f.name), settings, watch) for f in schema.users]
+        item_encoders = [_fit(f, _column(items, f.name), settings, watch) for f in schema.items if f.name not in skipped]
         facts = item_facts(graph)
         if graph is None and GRAPH_FIELD in items.columns:
             pairs = zip(_ids(items, schema.item_id), items[GRAPH_FIELD], strict=True)
@@ -215,14 +218,14 @@ class FeatureEncoder:
         )
 
 
-def _fit(schema_field: "Field", values: Sequence[object], settings: EncoderSettings) -> Block:
+def _fit(schema_field: "Field", values: Sequence[object], settings: EncoderSettings, watch: Callable[[str], None]) -> Block:
     name, kind = schema_field.name, schema_field.kind
     if kind == "numeric":
         return NumberBlock.fit(name, values, num_knots=settings.num_knots)
     if kind == "vector":
         return VectorBlock.fit(name, values, dim=schema_field.dim)
     if schema_field.encoder == "sentences":
-        return SentenceBlock.fit(name, values, dim=settings.text_dim)
+        return SentenceBlock.fit(name, values, dim=settings.text_dim, watch=watch)
     multiple = kind == "multi_categorical"
     min_count = _min_count(settings.plain_min_count if kind == "categorical" else settings.min_count, len(values))
     if kind == "text":

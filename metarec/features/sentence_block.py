@@ -1,7 +1,7 @@
 """Text fields with `encoder: sentences`: a sentence model's vectors (sentences.py) on their leading principal directions."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +12,9 @@ from metarec.errors import FailedPreconditionError
 from metarec.features.blocks import BlockState, Matrix
 from metarec.features.sentences import installed_model, sentence_vector
 from metarec.features.values import as_text
+
+MANY = 500
+"""Texts after which progress is told again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +35,24 @@ class SentenceBlock:
         return int(self.components_HD.shape[1]) + 1
 
     @staticmethod
-    def fit(name: str, values: Sequence[object], *, dim: int) -> "SentenceBlock":
-        """On `dim` directions, or as many as the texts have. FailedPreconditionError when no sentence model is installed."""
+    def fit(
+        name: str, values: Sequence[object], *, dim: int, watch: Callable[[str], None] = lambda note: None
+    ) -> "SentenceBlock":
+        """On `dim` directions, or as many as the texts have; `watch` is told how far it is.
+
+        FailedPreconditionError when no sentence model is installed.
+        """
         model = installed_model()
         texts = list(dict.fromkeys(text for value in values if (text := as_text(value, name)) is not None))
         if not texts:
             return SentenceBlock(
                 name=name, model=model.digest, mean_H=np.zeros(model.dim), components_HD=np.zeros((model.dim, 0))
             )
-        vector_NH = np.stack([sentence_vector(text) for text in texts]).astype(np.float64)
+        vector_NH = np.zeros((len(texts), model.dim))
+        for place, text in enumerate(texts):
+            if place and place % MANY == 0:
+                watch(f"{place:,} of {len(texts):,} texts of '{name}'")
+            vector_NH[place] = sentence_vector(text)
         mean_H = vector_NH.mean(0)
         _, singular, right = np.linalg.svd(vector_NH - mean_H, full_matrices=False)
         kept = (singular > 1e-6 * max(singular[0], 1e-12)) & (np.arange(len(singular)) < dim)

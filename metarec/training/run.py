@@ -228,7 +228,13 @@ class _Run:
         users, items = store.training_frames(user_ids, item_ids, as_of)
         self.watch(Progress(stage="encoder"))
         store.close()
-        encoder = FeatureEncoder.fit(self.dataset.schema, users, items, self.dataset.graph)
+        encoder = FeatureEncoder.fit(
+            self.dataset.schema,
+            users,
+            items,
+            self.dataset.graph,
+            watch=lambda note: self.watch(Progress(stage="encoder", note=note)),
+        )
         inputs = prepare(replace(self.dataset, users=users, items=items), encoder, self.recipe, self.seed)
         for name, content in encoder_files(encoder).items():
             write_atomically(self.directory / name, content)

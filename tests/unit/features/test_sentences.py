@@ -164,6 +164,13 @@ def test_an_encoder_with_sentences_is_a_text_group_and_survives_its_state(model:
     assert encoder.encode_items(request)[0, :3].any()
 
 
+def test_fitting_tells_how_far_it_is(model: SentenceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentence_block, "MANY", 2)
+    told: list[str] = []
+    SentenceBlock.fit("plot", [*TEXTS, *TEXTS], dim=4, watch=told.append)
+    assert told == [f"{count} of 7 texts of 'plot'" for count in (2, 4, 6)]
+
+
 def test_no_text_at_all_is_a_block_that_says_missing(model: SentenceModel) -> None:
     block = SentenceBlock.fit("plot", [None, ""], dim=4)
     out_NB = np.zeros((2, block.width), np.float32)
