@@ -241,9 +241,11 @@ class _HeadRun:
         return weight, gradient, metrics["loss"]
 
     def _diverged(self, what: str, value: float, where: str) -> FailedPreconditionError:
+        inner = getattr(self.head.learner, "inner_lr", None)
+        also = "" if inner is None else f", lower learner.inner_lr ({inner:g})"
         return FailedPreconditionError(
-            f"the {what} of head '{self.recipe.target}' became {value} {where}; lower outer_lr ({self.recipe.outer_lr:g}) or set "
-            "clip_norm"
+            f"the {what} of head '{self.recipe.target}' became {value} {where}; "
+            f"lower outer_lr ({self.recipe.outer_lr:g}){also} or set clip_norm"
         )
 
     def _finish_epoch(self) -> None:

@@ -1,6 +1,7 @@
 """From a head's recipe to its learner, model and episodes."""
 
 import math
+from dataclasses import fields
 from typing import cast
 
 import numpy as np
@@ -99,9 +100,13 @@ def training_learner(recipe: HeadRecipe, num_rows: int, label_std: float) -> Met
 
 def episode_config(recipe: HeadRecipe) -> EpisodeConfig:
     """The sampler's settings. ConfigError names an unknown one."""
+    known = [member.name for member in fields(EpisodeConfig) if member.name != "batch_size"]
+    for name in recipe.episodes:
+        if name not in known:
+            raise ConfigError(f"setting '{name}' of episodes is unknown; use one of {', '.join(known)}", field="episodes")
     try:
         config = EpisodeConfig(batch_size=recipe.batch_size, **recipe.episodes)  # type: ignore[arg-type]  # checked below
-    except TypeError as error:
+    except TypeError as error:  # a comparison with a value of the wrong type, before check_types can name it
         raise ConfigError(f"wrong episode settings {dict(recipe.episodes)}: {error}", field="episodes") from error
     check_types(config)
     return config

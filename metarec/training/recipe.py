@@ -187,6 +187,8 @@ def _value(path: str, text: str) -> Setting:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"'{text}' cannot be read as a value for '{path}'", field=path) from None
+    if value is None:
+        raise ConfigError(f"'{path}' needs a value, not '{text}'", field=path)
     if isinstance(value, str):
         # YAML takes 4e-3 for a word.
         with contextlib.suppress(ValueError):

@@ -254,7 +254,8 @@ def test_training_learns(inputs: Inputs) -> None:
 
 def test_a_diverging_loss_is_an_error_that_says_what_to_do(inputs: Inputs) -> None:
     head = replace(get_recipe("fomaml").override(SMALL).heads[0], outer_lr=1e30)
-    with pytest.raises(FailedPreconditionError, match=r"the loss of head 'explicit' became .*; lower outer_lr"):
+    said = r"the loss of head 'explicit' became .*; lower outer_lr \(1e\+30\), lower learner.inner_lr \(0.05\) or set clip_norm"
+    with pytest.raises(FailedPreconditionError, match=said):
         train_head(inputs, head, 0, Surroundings())
 
 

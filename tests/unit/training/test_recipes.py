@@ -61,6 +61,7 @@ def test_overrides_reach_all_heads_or_one_and_every_group_of_settings() -> None:
         ("validation_fraction", "much", "validation_fraction must be a number, not 'much'"),
         ("kind", "world", "kind must be one of user, item, not 'world'"),
         ("epochs", "{", "cannot be read as a value"),
+        ("explicit.learner.l2_id", "", "'explicit.learner.l2_id' needs a value, not ''"),
     ],
 )
 def test_wrong_overrides_are_refused_by_name(path: str, value: str, message: str) -> None:
@@ -78,7 +79,8 @@ def test_numbers_may_be_written_with_an_exponent() -> None:
         ("explicit.learner.l2_id", "abc", "wrong learner or model settings of head 'explicit'"),
         ("explicit.learner.l3_id", "1", "setting 'l3_id' of learner 'alpaca' is unknown"),
         ("explicit.model.embedding_dim", "2.5", "embedding_dim must be a whole number"),
-        ("explicit.episodes.max_queries", "5", "wrong episode settings"),
+        ("explicit.episodes.max_queries", "5", "setting 'max_queries' of episodes is unknown; use one of max_support, max_query"),
+        ("explicit.episodes.max_query", "many", "wrong episode settings"),
         ("explicit.episodes.row_weight", "-1", "row_weight is -1, must not be negative"),
         ("explicit.learner", "alpaca_implicit", "learner 'alpaca_implicit' predicts 'implicit', not 'explicit'"),
         ("explicit.model", "linear", "model 'linear' is unknown"),
