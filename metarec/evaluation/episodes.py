@@ -86,7 +86,7 @@ def held_out_episodes(
     if not len(enough):
         raise FailedPreconditionError(
             f"no held-out user has {max_shots + MIN_QUERY} interactions, {max_shots} shots and {MIN_QUERY} to predict; "
-            "ask for fewer shots or import more data"
+            f"{'ask for fewer shots or ' if max_shots else ''}import more data"
         )
     chosen = np.sort(rng.permutation(enough)[:max_users])
     user_T, first_T, asked_T = user_U[chosen], first_U[chosen], np.minimum(count_U[chosen] - max_shots, max_query)

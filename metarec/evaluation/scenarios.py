@@ -68,7 +68,8 @@ def evaluate_known(
             found += asked.figures(names[scenario], None, k, tests, said)
     if not found:
         raise FailedPreconditionError(
-            f"held-out users have fewer than {MIN_ROWS} interactions in each scenario after {min(shots)} shots; ask for fewer"
+            f"held-out users have fewer than {MIN_ROWS} interactions in each scenario after {min(shots)} shots; "
+            f"{'ask for fewer' if min(shots) else 'train with a larger validation_fraction, which holds out more users'}"
         )
     return found
 
@@ -183,7 +184,8 @@ def _head(prior: Prior) -> Head:
     head = prior.heads.get("explicit")
     if head is None or not has_scenarios(head):
         raise FailedPreconditionError(
-            f"checkpoint '{prior.checkpoint}' has no explicit head of learner 'alpaca', whose users scenarios move",
+            f"checkpoint '{prior.checkpoint}' has no explicit head of learner 'alpaca', whose users scenarios move; train one "
+            "with recipe 'alpaca'",
             metadata={"checkpoint": prior.checkpoint},
         )
     return head.prepared(prior.items)

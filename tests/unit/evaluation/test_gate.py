@@ -128,5 +128,10 @@ def test_a_prior_with_one_head_is_judged_by_that_head(prior: Prior, parts: tuple
 def test_users_with_too_few_interactions_are_no_basis_for_a_verdict(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
     train, held_out = parts
     few = held_out.with_interactions(held_out.interactions.select(np.arange(len(held_out.interactions)) < 5))
-    with pytest.raises(FailedPreconditionError, match="no held-out user has 10 interactions, 5 shots and 5 to predict"):
+    with pytest.raises(
+        FailedPreconditionError, match="no held-out user has 10 interactions, 5 shots and 5 to predict; ask for fewer"
+    ):
         GATE(prior, train, few)
+    fewer = held_out.with_interactions(held_out.interactions.select(np.arange(len(held_out.interactions)) < 4))
+    with pytest.raises(FailedPreconditionError, match="0 shots and 5 to predict; import more data"):
+        replace(GATE, shots=(0,))(prior, train, fewer)

@@ -43,8 +43,11 @@ def parts(told: "Dataset") -> "tuple[Dataset, Dataset]":
 
 def test_more_shots_than_anybody_has_are_refused(told: "Dataset", parts: "tuple[Dataset, Dataset]") -> None:
     quick = fit(told, EXPLICIT.override({"epochs": "1"}), seed=0)
-    with pytest.raises(FailedPreconditionError, match="after 900 shots"):
+    with pytest.raises(FailedPreconditionError, match="after 900 shots; ask for fewer"):
         evaluate_known(quick, told, parts[1], shots=(900,), seed=0)
+    few = parts[1].with_interactions(parts[1].interactions.select(np.arange(len(parts[1].interactions)) < 10))
+    with pytest.raises(FailedPreconditionError, match="after 0 shots; train with a larger validation_fraction"):
+        evaluate_known(quick, told, few, shots=(0,), seed=0)
 
 
 def test_the_shifts_of_training_help_held_out_users(told: "Dataset", parts: "tuple[Dataset, Dataset]") -> None:
