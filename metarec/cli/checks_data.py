@@ -108,17 +108,28 @@ def check_dataset(path: Path) -> Iterator[Finding]:
 
 
 def check_schemas(registry: Path, data: Path | None) -> Iterator[Finding]:
-    """Whether live checkpoint, feature store and dataset have one schema; what cannot be read is another check's finding."""
+    """Whether live checkpoint, feature store and dataset have one schema, and whether the sentence model that it asks for is
+    installed; what cannot be read is another check's finding."""
     from metarec.data.schema import Schema
+    from metarec.features.sentences import INSTALL, model_path
 
-    hashes, prints = {}, {}
+    hashes, prints, schemas = {}, {}, []
     if checkpoint := _checkpoint(registry):
         hashes[f"checkpoint {checkpoint.id}"] = checkpoint.schema_hash
         prints["checkpoint"] = checkpoint.data_fingerprint
     if store := _store(registry / "features"):
-        hashes["feature store"], prints["feature store"] = Schema.from_dict(store.schema).hash, store.fingerprint
+        schemas.append(Schema.from_dict(store.schema))
+        hashes["feature store"], prints["feature store"] = schemas[-1].hash, store.fingerprint
     if dataset := _dataset(data):
+        schemas.append(dataset.schema)
         hashes["dataset"], prints["dataset"] = dataset.schema.hash, dataset.fingerprint
+    fields = {field.name for schema in schemas for field in (*schema.users, *schema.items) if field.encoder == "sentences"}
+    if fields:
+        named = f"text fields with 'encoder: sentences' ({', '.join(sorted(fields))})"
+        if model_path() is None:
+            yield fail("sentences", f"{named}, whose model is not installed here: no service can take such a checkpoint", INSTALL)
+        else:
+            yield ok("sentences", f"the model for {named} is installed")
     if len(hashes) < 2:
         return
     named = ", ".join(f"{name} {value}" for name, value in hashes.items())

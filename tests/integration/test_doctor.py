@@ -170,6 +170,20 @@ def test_schemas_that_differ_fail_and_data_that_grew_is_pointed_out(registry: Pa
     assert by_check(check_schemas(tmp_path, None)) == {}
 
 
+def test_a_sentence_model_that_a_schema_asks_for_is_looked_for(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first, *others = tiny_dataset.schema.items
+    assert first.kind == "text"
+    read = replace(tiny_dataset.schema, items=(replace(first, encoder="sentences"), *others))
+    replace(tiny_dataset, schema=read).save(tmp_path / "read")
+    for path, status in ((None, "fail"), (tmp_path, "ok")):
+        monkeypatch.setattr("metarec.features.sentences.model_path", lambda path=path: path)
+        found, detail, advice = by_check(check_schemas(tmp_path, tmp_path / "read"))["sentences"]
+        assert (found, first.name in detail) == (status, True)
+        assert ("pip install --no-deps" in advice) == (status == "fail")
+
+
 def test_services_that_serve_that_do_not_and_ports_that_others_have():
     with (
         serving() as good,
