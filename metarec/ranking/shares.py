@@ -72,6 +72,7 @@ def _solved(plan: Plan, parts: _Parts, size: int, greedy: Layout) -> tuple[Ints,
     """Counts (K, S) without what is pinned, and how much of the minimums they miss; None when no list is full."""
     # Half a second to import, and hardly a list needs it.
     from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array, eye_array, hstack, vstack
 
     (num_kinds, num_parts), pins = parts.shape, {place: c for place, c in plan.pins.items() if place < size}
     cells = num_kinds * num_parts
@@ -109,16 +110,15 @@ def _solved(plan: Plan, parts: _Parts, size: int, greedy: Layout) -> tuple[Ints,
         if quota.at_most is not None:
             add(cell_KS, 0, max(quota.at_most - there, 0))
     taken_KS = _taken(parts, greedy) - pinned_KS
-    exceeding = np.hstack([np.eye(cells), -np.eye(cells), np.zeros((cells, len(blocks)))])
-    rows.extend(exceeding)
     bounds.extend((-np.inf, float(count)) for count in taken_KS.ravel())
+    exceeding = hstack([eye_array(cells), -eye_array(cells), csr_array((cells, len(blocks)))])
     cost = np.zeros(width)
     cost[cells : 2 * cells] = np.repeat(_price(parts, greedy), num_parts)
     cost[2 * cells :] = 4.0 * (size + 1)
     low, high = zip(*bounds, strict=True)
     solved = milp(
         cost,
-        constraints=LinearConstraint(np.array(rows), low, high),
+        constraints=LinearConstraint(vstack([csr_array(np.array(rows)), exceeding], format="csr"), low, high),
         integrality=np.concatenate([np.ones(cells), np.zeros(width - cells)]),
         bounds=Bounds(0, np.inf),
         options={"time_limit": MAX_SECONDS},
