@@ -1,6 +1,6 @@
 """Which rules are about a request and its items, and what each of them did to the list."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,11 +15,13 @@ Boosts = Mapping[str, Sequence[RuleEffect]]
 
 @dataclass(frozen=True, kw_only=True)
 class Ruling:
-    """The rules of a request: places of those that are about it in `rules`, and the marks of its candidates."""
+    """The rules of a request: places of those that are about it in `rules`, and the marks of its candidates. `added` are
+    candidates that nobody proposed, taken in for a pin: a filter that forbids one removes nothing."""
 
     rules: RuleSet = field(default_factory=RuleSet)
     active: tuple[int, ...] = ()
     marks: Mapping[str, Mark] = field(default_factory=dict)
+    added: Collection[str] = ()
 
     @cached_property
     def here(self) -> list[tuple[int, Rule]]:
@@ -109,7 +111,7 @@ def reports_of(
     for place, rule in ruling.here:
         gone = changed = missing = 0
         if isinstance(rule, Filter):
-            gone = sum(name == rule.name for name in removed.values())
+            gone = sum(name == rule.name and item_id not in ruling.added for item_id, name in removed.items())
         elif isinstance(rule, Boost):
             changed = sum(effect.rule == rule.name for effects in boosts.values() for effect in effects)
         elif isinstance(rule, Pin) and rule.place <= num_places:

@@ -109,7 +109,10 @@ def rulings(engine: Engine, marks: Marks, book: RuleBook, tasks: Sequence[Task])
             task.degrade(error.reason, UNDECIDED, "rules")
         if task.profile is None and rules.reads_users:
             task.degrade("UNAVAILABLE", UNKNOWN_USER, "rules")
-    return [Ruling(rules=rules, active=task.active, marks=found) for task in tasks]
+    return [
+        Ruling(rules=rules, active=task.active, marks=found, added=task.items.keys() - task.request.revisions.keys())
+        for task in tasks
+    ]
 
 
 def answer(

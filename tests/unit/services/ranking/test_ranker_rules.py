@@ -120,6 +120,18 @@ def test_a_batch_gives_everybody_their_own_rules(engine: Engine, store: Store, b
         assert [(item.item_id, item.effects) for item in found.ranked] == [(item.item_id, item.effects) for item in alone.ranked]
 
 
+def test_a_pin_that_a_filter_forbids_is_no_item_removed(engine: Engine, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(
+        "rules:\n- {name: no-horror, effect: filter, items: {field: genres, equals: horror}}\n"
+        "- {name: week, effect: pin, item: i3, place: 1}\n"
+    )
+    found = answered(Ranker(Live(engine), store, RuleBook(tmp_path / "rules.yaml")), ask("adult", items=["i1", "i2", "i7"]))
+    assert {report.rule: (report.num_removed, report.num_missing) for report in found.rules} == {
+        "no-horror": (1, 0),
+        "week": (0, 1),
+    }
+
+
 def test_an_item_of_another_schema_is_left_out_and_changes_nothing_for_others(
     engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
