@@ -51,7 +51,7 @@ def report(checkpoint: Path, data: Path, ks: tuple[int, ...], candidates: int, u
     loaded = Loaded.open(checkpoint, dataset)
     _, held = loaded.split(dataset)
     cases = held_out_cases(held, max_users=users, seed=seed)
-    with progress("retrieving") as advance:
+    with progress("recall") as advance:
         found = recall_report(loaded.prior, cases, ks=ks, num_candidates=candidates, progress=advance)
     facts = {"checkpoint": loaded.facts["id"], "data": str(data), "seed": seed}
     if as_json:

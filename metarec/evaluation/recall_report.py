@@ -103,9 +103,12 @@ def recall_report(
     *,
     ks: Sequence[int] = (10, 50, 100),
     num_candidates: int = 200,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> RecallReport:
-    """The report for these users. InvalidInputError without users, or for k above `num_candidates`."""
+    """The report for these users. InvalidInputError without users, or for k above `num_candidates`.
+
+    `progress` is told how many items are in the approximate index, then how many users have been looked at.
+    """
     if not cases:
         raise InvalidInputError("no user has interactions before and after a cut; there is nothing to recall", field="data")
     if not ks or min(ks) < 1 or max(ks) > num_candidates:
@@ -113,7 +116,11 @@ def recall_report(
     engine = Engine(prior)
     view = engine.view
     recaller, ids = Recaller(view), view.catalogue.ids
-    graph = None if view.vectors is None else ApproximateIndex(view.vectors.phi_IE, view.vectors.bias_I)
+    graph = None
+    if view.vectors is not None:
+        graph = ApproximateIndex(
+            view.vectors.phi_IE, view.vectors.bias_I, watch=lambda done, total: progress(done, total, "items in the index")
+        )
     found: dict[str, list[float]] = {}
     shares: dict[str, dict[str, list[float]]] = {}
     for number, case in enumerate(cases):
@@ -138,7 +145,7 @@ def recall_report(
             share.setdefault("candidates", []).append(len(own) / max(len(source_of), 1))
             share.setdefault("exact_best", []).append(len(own & best_k) / len(best_k))
             share.setdefault("taken_next", []).append(len(own & case.targets) / len(case.targets))
-        progress(number + 1, len(cases))
+        progress(number + 1, len(cases), "users")
     mean = {name: float(np.mean(values)) for name, values in found.items()}
     return RecallReport(
         num_users=len(cases),

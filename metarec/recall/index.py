@@ -11,6 +11,7 @@ items need.
 
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -33,6 +34,8 @@ PIECE = 8
 """Items that are added or replaced at once: searches wait for no more, about 20 ms."""
 
 YIELD_SECONDS = 0.001
+
+BUILD_PIECE = 5_000
 
 MAX_NEIGHBOURS = 10_000
 """Most neighbours that graphs are asked for: who leaves out thousands of items (filters) is faster with the product."""
@@ -68,14 +71,18 @@ class ExactIndex:
 class ApproximateIndex:
     """Two graphs over the vectors. `updated` changes the shared graphs in place; older views skip rows they do not have."""
 
-    def __init__(self, phi_IE: Floats, bias_I: Floats) -> None:
+    def __init__(self, phi_IE: Floats, bias_I: Floats, *, watch: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Built in pieces, for it takes minutes for a hundred thousand items: `watch` is told how many of them are in."""
         self._phi_IE, self._bias_I = phi_IE, bias_I
         item_IE = np.column_stack([phi_IE, bias_I])
         # What is added later may be longer: it then counts as no longer than this where directions are compared.
         self._length = float(np.linalg.norm(item_IE, axis=1).max(initial=0.0))
         self._inner, self._lifted = _graph(item_IE.shape[1], "ip"), _graph(item_IE.shape[1] + 1, "cos")
         self._lock = threading.Lock()
-        self._add(np.arange(len(bias_I)), item_IE)
+        for start in range(0, len(bias_I), BUILD_PIECE):
+            rows = np.arange(start, min(start + BUILD_PIECE, len(bias_I)))
+            self._add(rows, item_IE[rows])
+            watch(int(rows[-1]) + 1, len(bias_I))
 
     def search(self, vector_E: Floats, limit: int) -> tuple[Rows, Floats]:
         """Rows near the query, scored exactly; all rows where so many are wanted that the product is faster."""

@@ -36,7 +36,10 @@ def test_users_are_cut_in_the_middle_of_their_time(tiny_dataset: "Dataset") -> N
 
 def test_figures_are_those_of_counting(prior: "Prior", tiny_dataset: "Dataset") -> None:
     cases = held_out_cases(tiny_dataset, max_users=10, seed=1)
-    found = recall_report(prior, cases, ks=(5, 20), num_candidates=20)
+    told: list[tuple[int, int, str]] = []
+    found = recall_report(prior, cases, ks=(5, 20), num_candidates=20, progress=lambda *said: told.append(said))
+    items = len(prior.item_ids)
+    assert told == [(items, items, "items in the index"), *[(n, len(cases), "users") for n in range(1, len(cases) + 1)]]
     engine, exact_hits = Engine(prior), []
     for case in cases:
         assert case.features is not None
