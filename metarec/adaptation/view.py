@@ -16,6 +16,7 @@ from torch import Tensor
 from metarec.meta.catalogue import CatalogueSnapshot
 from metarec.meta.contract import VectorLearner
 from metarec.meta.prior import Head, Prior
+from metarec.models.content_process import without_process
 from metarec.models.contract import FastWeights, trainable
 from metarec.tasks.batch import EntityTable
 from metarec.tasks.tables import encode_unknown_items
@@ -93,7 +94,8 @@ class EngineView:
         with torch.no_grad():
             heads = {target: head.prepared(rows) for target, head in prior.heads.items()}
         spreads = {target: id_spread(head) for target, head in prior.heads.items()}
-        return EngineView(prior, catalogue, rows, heads, _item_vectors(prior, rows), content_vectors(prior, rows), spreads)
+        vectors = _item_vectors(replace(prior, heads=heads), rows)
+        return EngineView(prior, catalogue, rows, heads, vectors, content_vectors(prior, rows), spreads)
 
     def next(self, catalogue: CatalogueSnapshot, changed_N: NDArray[np.int64]) -> "EngineView":
         """The view of a grown catalogue, in which the rows `changed_N` are new or have new content."""
@@ -219,7 +221,9 @@ def content_vectors(prior: Prior, rows: EntityTable) -> Floats:
     """Unit vectors of what is known of `rows` without their ids, as `EngineView.content_IE`."""
     head = prior.heads[prior.retrieval_target]
     if is_vector_learner(head):
-        content_IE, _ = row_vectors(head, replace(rows, code_N=torch.zeros_like(rows.code_N)))
+        # The content map alone: a process (metarec.models.content_process) has heard what people said of known items.
+        plain = replace(head, theta=without_process(head.theta))
+        content_IE, _ = row_vectors(plain, replace(rows, code_N=torch.zeros_like(rows.code_N)))
     else:
         content_IE = rows.dense_NP.float().numpy()
     norm_I1 = np.linalg.norm(content_IE, axis=1, keepdims=True)

@@ -13,22 +13,24 @@ import torch
 from torch import Tensor
 
 from metarec.meta.content_refit import SHRINKAGE
-from metarec.meta.item_side import SMALLEST_SCALE, ItemSide
+from metarec.meta.item_side import ItemSide
 from metarec.models.contract import MetaParams
 from metarec.tasks.batch import EntityTable
 
-MAX_ANCHORS = 4000
-"""Known rows that the process is conditioned on, those of most interactions: cost grows with their cube."""
+MAX_ANCHORS = 5000
+"""Most known rows of a table that has a process: cost grows with their cube, and conditioned on a part of them it is hardly better
+than the ridge regression on all of them."""
 
 
 def with_process(theta: MetaParams, rows: EntityTable, count_I: Tensor, side: ItemSide) -> MetaParams:
     """Theta of a linear-Gaussian model with the process's mean for unknown rows; known rows are untouched.
 
-    `count_I` are the training interactions of every row, which are positive for known ones.
+    `count_I` are the training interactions of every row, which are positive for known ones. Theta comes back as it is where more
+    than MAX_ANCHORS rows are known.
     """
-    known_N = (rows.code_N > 0).nonzero()[:, 0]
-    order = torch.argsort(count_I[known_N], descending=True, stable=True)
-    anchor_M = known_N[order[:MAX_ANCHORS]]
+    anchor_M = (rows.code_N > 0).nonzero()[:, 0]
+    if len(anchor_M) > MAX_ANCHORS:
+        return theta
     x_MP, count_M = rows.dense_NP[anchor_M].double(), count_I[anchor_M].double()
     map_PD = theta["row.content"].double()
     total_MD = x_MP @ map_PD + theta["row.id"][rows.code_N[anchor_M]].double()
@@ -38,16 +40,16 @@ def with_process(theta: MetaParams, rows: EntityTable, count_I: Tensor, side: It
     with torch.no_grad():
         matrix_MM = kernel(anchors, anchors) + torch.diag(1 / precision_M)
         weight_MD = torch.cholesky_solve(total_MD - level_D, torch.linalg.cholesky(matrix_MM))
-        # A block that never varied among the item side's anchors says nothing, whatever a new row has there.
-        column_P = torch.where(side.scale_P > SMALLEST_SCALE, 1 / side.scale_P, 0.0)
-        linear_P = torch.exp(kernel.linear_B)[side.block_P] * column_P
+        linear_P = torch.exp(kernel.linear_B)[side.block_P] * side.column_P
         linear_PD = linear_P[:, None] * (anchors.value_NP.mT @ weight_MD)
-        scale_P = torch.exp(0.5 * kernel.squared_B)[side.block_P] * column_P
+        scale_P = torch.exp(0.5 * kernel.squared_B)[side.block_P] * side.column_P
+        anchor_MP = (x_MP - side.centre_P) * scale_P
         parts = {
             "process.centre": side.centre_P,
             "process.level": level_D + torch.exp(kernel.constant) * weight_MD.sum(0) - side.centre_P @ map_PD,
             "process.map": linear_PD - map_PD,
-            "process.anchor": (x_MP - side.centre_P) * scale_P,
+            "process.anchor": anchor_MP,
+            "process.square": anchor_MP.square().sum(1),
             "process.scale": scale_P,
             "process.weight": torch.exp(kernel.variance) * weight_MD,
         }

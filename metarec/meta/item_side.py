@@ -85,8 +85,13 @@ class ItemSide:
         return found_EE
 
     def blocks(self, dense_NP: Tensor) -> Blocks:
-        """Encoded items (N, P) as the kernels take them."""
-        return Blocks(value_NP=(dense_NP - self.centre_P) / self.scale_P, block_P=self.block_P)
+        """Encoded items (N, P) as the kernels take them; a block that never varied among the anchors says nothing of any item."""
+        return Blocks(value_NP=(dense_NP - self.centre_P) * self.column_P, block_P=self.block_P)
+
+    @property
+    def column_P(self) -> Tensor:  # noqa: N802  # shape suffix
+        """What brings columns to their block's unit, 0 where the block never varied."""
+        return torch.where(self.scale_P > SMALLEST_SCALE, 1 / self.scale_P, 0.0)
 
     def to_arrays(self) -> dict[str, Tensor]:
         """As named tensors; `from_arrays` reads them back."""

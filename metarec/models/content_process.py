@@ -22,15 +22,19 @@ def has_process(theta: MetaParams) -> bool:
     return "process.weight" in theta
 
 
-def beyond_content_map(theta: MetaParams, dense_NP: Tensor) -> Tensor:
-    """What the process adds to the content map's vectors (N, D) of rows with this content."""
+def without_process(theta: MetaParams) -> MetaParams:
+    """Theta whose unknown rows are what the content map says."""
+    return {name: value for name, value in theta.items() if not name.startswith("process.")}
+
+
+def beyond_content_map(theta: MetaParams, dense_IP: Tensor, row_N: Tensor) -> Tensor:
+    """What the process adds to the content map's vectors (N, D) of the rows `row_N` of a table with this content."""
     anchor_MP, weight_MD = theta["process.anchor"], theta["process.weight"]
-    square_M = anchor_MP.square().sum(1)
     parts = []
-    for chunk_NP in torch.split(dense_NP.to(weight_MD.dtype), CHUNK_ROWS):
-        x_NP = chunk_NP - theta["process.centre"]
+    for at_N in torch.split(row_N, CHUNK_ROWS):
+        x_NP = dense_IP[at_N].to(weight_MD.dtype) - theta["process.centre"]
         scaled_NP = x_NP * theta["process.scale"]
-        distance_NM = scaled_NP.square().sum(1, keepdim=True) + square_M - 2 * scaled_NP @ anchor_MP.mT
+        distance_NM = scaled_NP.square().sum(1, keepdim=True) + theta["process.square"] - 2 * scaled_NP @ anchor_MP.mT
         alike_NM = torch.exp(-0.5 * distance_NM.clamp_min(0))
         parts.append(theta["process.level"] + x_NP @ theta["process.map"] + alike_NM @ weight_MD)
     return torch.cat(parts)

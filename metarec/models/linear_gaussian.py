@@ -74,8 +74,8 @@ class LinearGaussian:
         own_ND, own_bias_N = self.own_features(theta, code_N)
         phi_ND, bias_N = content_ND + own_ND * weight_N[:, None], content_bias_N + own_bias_N * weight_N
         if has_process(theta) and not bool(here_N.all()):
-            dense_NP = rows.dense_NP if row_N is None else rows.dense_NP[row_N]
-            phi_ND[~here_N, :-1] += beyond_content_map(theta, dense_NP[~here_N])
+            place_N = (~here_N).nonzero()[:, 0]
+            phi_ND[place_N, :-1] += beyond_content_map(theta, rows.dense_NP, place_N if row_N is None else row_N[place_N])
         return phi_ND, bias_N
 
     def all_features(self, theta: MetaParams, rows: EntityTable) -> tuple[Tensor, Tensor]:

@@ -78,16 +78,18 @@ def written_out(theta: MetaParams, rows: EntityTable, side: ItemSide, anchor_M: 
     return level_D + across @ torch.linalg.inv(matrix_MM) @ (total_MD - level_D)
 
 
-@pytest.mark.parametrize("most", [10_000, 50])
-def test_unknown_rows_have_the_posterior_mean_of_the_process(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metarec.meta.content_process.MAX_ANCHORS", most)
+def test_unknown_rows_have_the_posterior_mean_of_the_process() -> None:
     model, theta, rows, side = planted()
-    found = with_process(theta, rows, COUNTS, side)
-    phi_ND, _ = model.row_features(found, rows)
-    anchor_M = torch.argsort(COUNTS[:KNOWN], descending=True, stable=True)[:most]
-    expected = written_out(theta, rows, side, anchor_M)
+    phi_ND, _ = model.row_features(with_process(theta, rows, COUNTS, side), rows)
+    expected = written_out(theta, rows, side, torch.arange(KNOWN))
     torch.testing.assert_close(phi_ND[KNOWN:, :DIM].double(), expected, atol=1e-4, rtol=0)
     assert (phi_ND[:, DIM] == 1).all()
+
+
+def test_of_too_many_known_rows_the_content_map_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metarec.meta.content_process.MAX_ANCHORS", KNOWN - 1)
+    _, theta, rows, side = planted()
+    assert with_process(theta, rows, COUNTS, side) is theta
 
 
 def test_known_rows_and_biases_stay_to_the_bit() -> None:
@@ -131,3 +133,12 @@ def test_a_block_that_never_varied_says_nothing_of_new_rows() -> None:
     odd.dense_NP[:, 3] = -40.0
     usual, strange = model.row_features(found, rows)[0], model.row_features(found, odd)[0]
     torch.testing.assert_close(strange[KNOWN:], usual[KNOWN:], atol=1e-5, rtol=0)
+
+
+def test_a_block_that_varies_among_other_known_rows_than_the_item_sides_anchors_is_left_out_of_it_all() -> None:
+    model, theta, rows, side = planted()
+    theta["row.content"] = torch.zeros_like(theta["row.content"])
+    odd = EntityTable(code_N=rows.code_N, dense_NP=rows.dense_NP.clone(), blocks=rows.blocks, num_codes=rows.num_codes)
+    odd.dense_NP[:KNOWN:7, 3] = 100.0
+    usual = model.row_features(with_process(theta, rows, COUNTS, side), rows)[0]
+    torch.testing.assert_close(model.row_features(with_process(theta, odd, COUNTS, side), odd)[0], usual, atol=1e-4, rtol=0)
