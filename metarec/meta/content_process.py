@@ -18,8 +18,8 @@ from metarec.models.contract import MetaParams
 from metarec.tasks.batch import EntityTable
 
 MAX_ANCHORS = 5000
-"""Most known rows of a table that has a process: cost grows with their cube, and conditioned on a part of them it is hardly better
-than the ridge regression on all of them."""
+"""Most known rows of a table that has a process: cost grows with their cube, and conditioned on a part of them it is hardly any
+better than the ridge regression on all of them."""
 
 
 def with_process(theta: MetaParams, rows: EntityTable, count_I: Tensor, side: ItemSide) -> MetaParams:
