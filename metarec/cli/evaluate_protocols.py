@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 DEFAULT_SHOTS = (0, 1, 3, 5, 10)
 CHOSEN = (
-    "training chose its epochs, the blend, the width of intervals and whether newer support weighs more on the held-out users, "
-    "too, which flatters the learner a little; give --episodes of other users for figures without that"
+    "what training chose on the held-out users (its epoch and, where the recipe has them, the blend, weights by age and widths "
+    "of intervals) flatters the learner a little; give --episodes of other users for figures without that"
 )
 
 

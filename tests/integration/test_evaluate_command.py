@@ -182,6 +182,7 @@ def test_data_without_times_is_evaluated_on_held_out_users_and_refused_in_time_o
     written = json.loads(capsys.readouterr().out)
     assert set(written["protocols"]) == {"held_out@1", "held_out@3", "held_out_lists@1", "held_out_lists@3"}
     assert any("no timestamps" in line for line in written["notes"])
+    assert any("what training chose on the held-out users" in line for line in written["notes"])
     assert {"ials", "popularity", "alpaca"} <= set(written["protocols"]["held_out_lists@1"])
     assert run(*words, "--protocol", "temporal") == 1
     assert "temporal protocols need timestamps and the dataset has none" in capsys.readouterr().err
