@@ -261,3 +261,13 @@ def test_changed_settings_whose_recipe_was_not_tried_are_said_to_be_uncompared_w
     assert any(said in sentence for sentence in told(advice))
     advice = advise([changed, outcome("alpaca", trained())], floor(0.1), "mae", target="explicit")
     assert not any(said in sentence for sentence in told(advice))
+
+
+def test_a_better_figure_of_its_own_shorter_training_is_told_and_not_called_its_own() -> None:
+    long, short = trained(noise=1.0), trained(-0.001, rung=1, epochs=3)
+    advice = advise([outcome("alpaca", short, long), outcome("maml", trained(0.1))], floor(0.1), "mae", target="explicit")
+    assert advice is not None
+    assert advice.chosen.trained == long
+    said = told(advice)
+    assert f"The best figure is its own after 3 epochs ({short.metrics['mae']:.4f}), but the difference is within noise." in said
+    assert not any("It has the best figure" in sentence for sentence in said)
