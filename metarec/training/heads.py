@@ -15,7 +15,7 @@ from metarec.models.contract import MetaParams
 from metarec.models.registry import make_model
 from metarec.tasks.layout import TaskLayout
 from metarec.tasks.sampler import EpisodeConfig
-from metarec.training.recipe import HeadRecipe, Recipe, check_types
+from metarec.training.recipe import HeadRecipe, Recipe, check_values
 from metarec.types import Target
 
 STREAMS: dict[Target, int] = {"explicit": 1, "implicit": 2}
@@ -38,12 +38,10 @@ def make_head(recipe: HeadRecipe, theta: MetaParams) -> Head:
         raise ConfigError(
             f"learner '{recipe.learner}' cannot be made of {recipe.members} trainings; set members to 1", field="members"
         )
-    try:
-        learner, model = make_learner(recipe.learner, recipe.learner_settings), make_model(recipe.model, recipe.model_settings)
-    except TypeError as error:  # a comparison with a value of the wrong type, before check_types can name it
-        raise ConfigError(f"wrong learner or model settings of head '{recipe.target}': {error}", field="learner") from error
-    check_types(learner)
-    check_types(model)
+    # Before they are made: a comparison with a value of the wrong type would not name it.
+    check_values(learner_type(recipe.learner), recipe.learner_settings)
+    check_values(type(make_model(recipe.model)), recipe.model_settings)
+    learner, model = make_learner(recipe.learner, recipe.learner_settings), make_model(recipe.model, recipe.model_settings)
     if recipe.label_std and not takes_scale(learner):
         raise ConfigError(f"learner '{recipe.learner}' takes labels as they are; leave label_std at 0", field="label_std")
     return as_wide(Head(target=recipe.target, kind=recipe.kind, learner=learner, model=model, theta=theta))
@@ -104,9 +102,5 @@ def episode_config(recipe: HeadRecipe) -> EpisodeConfig:
     for name in recipe.episodes:
         if name not in known:
             raise ConfigError(f"setting '{name}' of episodes is unknown; use one of {', '.join(known)}", field="episodes")
-    try:
-        config = EpisodeConfig(batch_size=recipe.batch_size, **recipe.episodes)  # type: ignore[arg-type]  # checked below
-    except TypeError as error:  # a comparison with a value of the wrong type, before check_types can name it
-        raise ConfigError(f"wrong episode settings {dict(recipe.episodes)}: {error}", field="episodes") from error
-    check_types(config)
-    return config
+    check_values(EpisodeConfig, recipe.episodes)
+    return EpisodeConfig(batch_size=recipe.batch_size, **recipe.episodes)  # type: ignore[arg-type]  # checked above

@@ -198,8 +198,15 @@ def _value(path: str, text: str) -> Setting:
 
 def check_types(settings: object) -> None:
     """ConfigError when a whole number, a number or a switch of the dataclass `settings` holds something else."""
-    for member in fields(settings):  # type: ignore[arg-type]  # settings are dataclasses
-        value = getattr(settings, member.name)
+    check_values(type(settings), vars(settings))
+
+
+def check_values(kind: type, values: Mapping[str, object]) -> None:
+    """The same of values that a dataclass of this kind is yet to be made of; unknown names are passed over."""
+    for member in fields(kind):
+        if member.name not in values:
+            continue
+        value = values[member.name]
         is_bool, is_number = isinstance(value, bool), isinstance(value, int | float) and math.isfinite(value)
         wanted = {
             int: None if isinstance(value, int) and not is_bool else "a whole number",

@@ -76,11 +76,12 @@ def test_numbers_may_be_written_with_an_exponent() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("explicit.learner.l2_id", "abc", "wrong learner or model settings of head 'explicit'"),
+        ("explicit.learner.l2_id", "abc", "l2_id must be a number, not 'abc'"),
+        ("explicit.model.embedding_dim", "[4]", r"embedding_dim must be a whole number, not \[4\]"),
         ("explicit.learner.l3_id", "1", "setting 'l3_id' of learner 'alpaca' is unknown"),
         ("explicit.model.embedding_dim", "2.5", "embedding_dim must be a whole number"),
         ("explicit.episodes.max_queries", "5", "setting 'max_queries' of episodes is unknown; use one of max_support, max_query"),
-        ("explicit.episodes.max_query", "many", "wrong episode settings"),
+        ("explicit.episodes.max_query", "many", "max_query must be a whole number, not 'many'"),
         ("explicit.episodes.row_weight", "-1", "row_weight is -1, must not be negative"),
         ("explicit.learner", "alpaca_implicit", "learner 'alpaca_implicit' predicts 'implicit', not 'explicit'"),
         ("explicit.model", "linear", "model 'linear' is unknown"),
