@@ -21,7 +21,7 @@ from metarec.data.dataset import Dataset
 
 PROTOCOLS = {"p1": "ml_1m", "p3": "ml_1m", "p5": "ml_100k", "p4": "ml_1m"}
 """Modules of this package by the data they need, the longest last."""
-STOP_SECONDS = 1.0
+STOP_SECONDS = 5.0
 
 
 def run_protocol(name: str, data: Path, given: argparse.Namespace) -> int:
@@ -32,10 +32,14 @@ def run_protocol(name: str, data: Path, given: argparse.Namespace) -> int:
     command += ["--threads", str(given.threads)] + (["--collect"] if given.collect else [])
     print(" ".join(command), file=sys.stderr, flush=True)
     process = subprocess.Popen(command, stdout=sys.stderr)
+    stopped = False
     while True:
         try:
-            return process.wait()
+            status = process.wait()
+            # However it ended then: Python that is told again while it ends says nothing of use.
+            return EXIT_INTERRUPTED if stopped else status
         except KeyboardInterrupt:
+            stopped = True
             _stop(process)
 
 

@@ -279,3 +279,20 @@ def test_groups_of_places_are_not_joined() -> None:
     assert at == [0.0, 1.0, 1.5, 2.0]
     assert [drawn[0], drawn[1], drawn[3]] == [0.1, 0.2, 0.3]
     assert math.isnan(drawn[2])  # nothing is drawn
+
+
+def test_a_protocol_that_dies_of_ctrl_c_counts_as_stopped(bench: SimpleNamespace, tmp_path: Path, monkeypatch) -> None:
+    class Dying:
+        """Waiting for it is interrupted once, and it ends by the signal."""
+
+        asked = 0
+
+        def wait(self, timeout: float | None = None) -> int:
+            self.asked += 1
+            if self.asked == 1:
+                raise KeyboardInterrupt
+            return -2
+
+    monkeypatch.setattr(bench.run.subprocess, "Popen", lambda *_, **__: Dying())
+    given = SimpleNamespace(out=tmp_path, seeds="", set=[], threads=1, collect=False)
+    assert bench.run.run_protocol("p5", tmp_path, given) == 130
