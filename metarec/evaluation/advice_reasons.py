@@ -103,10 +103,10 @@ def _about_best(advice: Advice) -> str:
     if not advice.others:
         return "There was nothing to compare it with; the table says why the others were not tried."
     if chosen.outcome == advice.best.outcome and chosen.trained != advice.best.trained:
-        best = advice.best.trained
-        figure = f"{best.metrics[advice.metric]:.4f}"
+        shorter = advice.best.trained
+        figure = f"{shorter.metrics[advice.metric]:.4f}"
         others = f" Within the noise of it, too: {', '.join(tied)}." if tied else ""
-        return f"The best figure is its own after {best.epochs} epochs ({figure}), but the difference is within noise.{others}"
+        return f"The best figure is its own after {shorter.epochs} epochs ({figure}), but the difference is within noise.{others}"
     if chosen.outcome == advice.best.outcome and not tied:
         return "It has the best figure, and no other finalist is within the noise of it."
     if chosen.outcome == advice.best.outcome:
