@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -99,10 +100,13 @@ def up(
         ports=choose_ports(host, port_base, {name: ports[f"{name}_port"] for name in DEFAULT_PORTS}),
     )
     kept = bool(os.environ.get("RAY_ADDRESS"))
-    with only_one(plan.state, plan.addresses), passing_directory(kept=kept) as directory:
-        plan = replace(plan, ray_files=directory)
+    with ExitStack() as held:
+        held.enter_context(only_one(plan.state, plan.addresses))
         _prepare(plan)
         live = _live(plan)
+        # Once what takes minutes is done: from here on the supervisor removes it whatever happens.
+        directory = held.enter_context(passing_directory(kept=kept))
+        plan = replace(plan, ray_files=directory)
         ignored = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in ENVIRONMENT)
         if ignored:
             note(f"ignored in the environment, because no service knows them: {', '.join(ignored)}")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from metarec.errors import FailedPreconditionError, NotFoundError
+from metarec.errors import ConfigError, FailedPreconditionError, NotFoundError
 
 FILE = "store.json"
 
@@ -43,6 +43,11 @@ class StoreManifest:
 
 
 def store_name(online: str) -> str:
-    """The online store without its password, as the manifest names it."""
-    url = urlsplit(online)
-    return online if online == "sqlite" else f"{url.scheme}://{url.hostname}:{url.port or 6379}/{url.path.strip('/') or 0}"
+    """The online store without its password, as the manifest names it. ConfigError when it is no URL."""
+    if online == "sqlite":
+        return online
+    try:
+        url = urlsplit(online)
+        return f"{url.scheme}://{url.hostname}:{url.port or 6379}/{url.path.strip('/') or 0}"
+    except ValueError as error:
+        raise ConfigError(f"the online store's address is no URL of Redis: {error}", field="online") from error

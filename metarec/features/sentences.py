@@ -8,6 +8,7 @@ that it is asked for at a time: a text's vector depends on nothing else, and ser
 
 import importlib.util
 import json
+import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -134,20 +135,23 @@ def installed_model() -> SentenceModel:
     return SentenceModel.read(path)
 
 
+_one_at_a_time = threading.Lock()
+"""The number of threads that a vector is summed up by is the whole process's."""
 _remembered: "OrderedDict[tuple[str, str], Floats]" = OrderedDict()
 
 
 def sentence_vector(text: str) -> Floats:
     """The vector of a text under the installed model; the newest REMEMBERED are kept."""
-    model = installed_model()
-    key = (model.digest, text)
-    vector_H = _remembered.pop(key, None)
-    if vector_H is None:
-        vector_H = model.encode(text)
-    _remembered[key] = vector_H
-    while len(_remembered) > REMEMBERED:
-        _remembered.popitem(last=False)
-    return vector_H
+    with _one_at_a_time:
+        model = installed_model()
+        key = (model.digest, text)
+        vector_H = _remembered.pop(key, None)
+        if vector_H is None:
+            vector_H = model.encode(text)
+        _remembered[key] = vector_H
+        while len(_remembered) > REMEMBERED:
+            _remembered.popitem(last=False)
+        return vector_H
 
 
 @contextmanager

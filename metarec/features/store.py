@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from metarec.data.schema import Schema
-from metarec.errors import InvalidInputError, NotFoundError
+from metarec.errors import FailedPreconditionError, InvalidInputError, NotFoundError
 from metarec.features.declarations import definitions, open_feast, wire_types
 from metarec.features.manifest import StoreManifest, store_name
 from metarec.features.online import OnlineRows
@@ -88,11 +88,15 @@ class FeatureStore:
 
     def emptied(self) -> bool:
         """Whether the online store has lost what `materialize` had loaded, as a Redis that keeps nothing on disk does: a row
-        that was loaded is not there."""
-        if not self.loaded:
+        that was loaded is not there. Asked of statistics, which nobody else writes; False once the directory was built anew."""
+        if not self.loaded or self._built_anew():
             return False
-        first = first_id(self.path / "offline" / "item_content.parquet", KEYS["item_content"])
-        return first is not None and not self.read_items([first])
+        first = first_id(self.path / "offline" / "item_stats.parquet", KEYS["item_stats"])
+        return first is not None and not self.read_item_stats([first])
+
+    def _built_anew(self) -> bool:
+        """Whether the directory holds another dataset than when it was opened."""
+        return StoreManifest.read(self.path).fingerprint != self.fingerprint
 
     def _declare(self) -> None:
         database = self.path / "online.db"
@@ -160,7 +164,10 @@ class FeatureStore:
         """Load the online store with what was known at `end` (seconds; now by default).
 
         Continues from the last call; `restart` loads everything again, which undoes profiles and contents written since.
+        FailedPreconditionError when the directory was built anew since it was opened: its files have other fields.
         """
+        if self._built_anew():
+            raise FailedPreconditionError(f"feature store '{self.path}' was built anew since it was opened; open it again")
         name = store_name(self._online)
         done = None if restart else self._manifest.materialized.get(name)
         until = time.time() if end is None else end

@@ -5,7 +5,7 @@ any other labels, but no probability. One logistic curve, fitted on users that t
 sigmoid(offset + slope * score). Rankings stay as they are, whatever the learner.
 
 A handful of users have a level of their own, and a curve fitted on them is worse for all others than none: below MIN_TASKS the
-score, which is a regression onto the label, is taken at its word.
+score, which is a regression onto the label, is taken at its word: the curve is then the one nearest to P = score.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ RIDGE = 1e-9
 """Keeps the Hessian invertible where all scores are equal."""
 MIN_TASKS = 40
 """Tasks that it takes to fit a curve on."""
+GRID = np.linspace(0.0, 1.0, 5)
+"""Scores that always count beside the head's own when it is taken at its word, so that the curve rises whatever these are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +56,11 @@ class Link:
         return probability * (1 - probability)
 
 
-def tangent_link(label_N: NDArray[np.floating]) -> Link:
-    """The curve that touches the line P = score at the mean of these labels (0.5 without any): what a score says of itself."""
-    mean = (float(np.sum(label_N)) + 1) / (len(label_N) + 2)
-    slope = 1 / (mean * (1 - mean))
-    return Link(offset=float(np.log(mean / (1 - mean))) - slope * mean, slope=slope, num_tasks=0)
+def word_link(score_N: Floats) -> Link:
+    """The curve nearest to P = score on such scores (cut off at 0 and 1): what they say of themselves, without any label."""
+    score_N = np.concatenate([np.asarray(score_N, np.float64), GRID])
+    beta_2 = _fitted(score_N, np.clip(score_N, 0, 1), 0.0)
+    return Link(offset=float(beta_2[0]), slope=float(beta_2[1]), num_tasks=0)
 
 
 def fit_link(score_N: Floats, label_N: Floats) -> Link:
@@ -69,6 +71,14 @@ def fit_link(score_N: Floats, label_N: Floats) -> Link:
     # Lin, Lin & Weng 2007, section 2: targets inside (0, 1) keep the curve finite when scores separate the labels.
     target_N = np.where(label_N > 0, (ones + 1) / (ones + 2), 1 / (zeros + 2))
     start = float(np.log((ones + 1) / (zeros + 1)))
+    beta_2 = _fitted(score_N, target_N, start)
+    if beta_2[1] <= 0:
+        return Link(offset=start, slope=0.0)
+    return Link(offset=float(beta_2[0]), slope=float(beta_2[1]))
+
+
+def _fitted(score_N: Floats, target_N: Floats, start: float) -> Floats:
+    """Offset and slope (2,) of the smallest cross-entropy to targets in [0, 1]; `start` is the offset to begin with."""
     middle = float(score_N.mean()) if len(score_N) else 0.0
     x_N2 = np.column_stack([np.ones(len(score_N)), score_N - middle])
     beta_2 = np.array([start, 0.0])
@@ -79,9 +89,7 @@ def fit_link(score_N: Floats, label_N: Floats) -> Link:
             break
         hessian_22 = (x_N2 * (p_N * (1 - p_N))[:, None]).T @ x_N2 + RIDGE * np.eye(2)
         beta_2 = _descend(x_N2, target_N, beta_2, np.linalg.solve(hessian_22, gradient_2))
-    if beta_2[1] <= 0:
-        return Link(offset=start, slope=0.0)
-    return Link(offset=float(beta_2[0] - beta_2[1] * middle), slope=float(beta_2[1]))
+    return np.array([beta_2[0] - beta_2[1] * middle, beta_2[1]])
 
 
 def _descend(x_N2: Floats, target_N: Floats, beta_2: Floats, step_2: Floats) -> Floats:

@@ -5,11 +5,13 @@ steps: on a small dataset they end near where they began. Where held-out users s
 
     mean over users of the mean over rows of |2 Phi(z / sqrt(s)) - 1| = 1/2
 
-z being errors in predictive deviations: on average over all levels, as many labels then lie within the central interval as the
-level says (the folded probability integral transform, Czado, Gneiting & Held 2009). No mean depends on it.
+z being errors in predictive deviations (of whole grades the mean over the mass that is theirs): on average over all levels, as
+many labels then lie within the central interval as the level says (the folded probability integral transform, Czado, Gneiting &
+Held 2009). No mean depends on it.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,22 +37,37 @@ MOST = 100.0
 Doubles = NDArray[np.float64]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Labels of one user's query rows (N,), and their predictive means and deviations."""
+
+    label_N: Doubles
+    mean_N: Doubles
+    sd_N: Doubles
+
+
 def calibrated(inputs: Inputs, recipe: HeadRecipe, head: Head, seed: int) -> Head:
     """The head with wider or narrower intervals; as it is where held-out users are few or show no need, or it has no scales."""
     if NAME not in head.theta or head.kind != "user":
         return head
-    z_TN = _errors(inputs, recipe, head, seed)
-    if len(z_TN) < MIN_USERS:
+    asked_T = _asked(inputs, recipe, head, seed)
+    if len(asked_T) < MIN_USERS:
         return head
-    ratio = variance_ratio(z_TN)
+    ratio = variance_ratio(asked_T, whole_grades(inputs.layout("user", validation=False).label_N))
     return head if ratio == 1 else replace(head, theta={**head.theta, NAME: head.theta[NAME] + float(np.log(ratio))})
 
 
-def variance_ratio(z_TN: list[Doubles]) -> float:
-    """What variances must be multiplied by, given each user's errors in predictive deviations; 1 where they will do."""
+def whole_grades(label_N: NDArray[np.floating]) -> tuple[float, float] | None:
+    """The lowest and the highest of labels that are all whole; None where some are not."""
+    label_N = np.asarray(label_N, np.float64)
+    return (float(label_N.min()), float(label_N.max())) if len(label_N) and bool((label_N == label_N.round()).all()) else None
+
+
+def variance_ratio(asked_T: Sequence[Asked], grades: tuple[float, float] | None = None) -> float:
+    """What variances must be multiplied by; 1 where they will do. `grades` are the ends of labels that are whole."""
 
     def off(ratio: float) -> Doubles:
-        return np.array([np.abs(2 * ndtr(z_N / np.sqrt(ratio)) - 1).mean() - 0.5 for z_N in z_TN])
+        return np.array([mean_level(asked, ratio, grades) - 0.5 for asked in asked_T])
 
     now_T = off(1.0)
     if abs(now_T.mean()) <= max(OFF, 2 * float(now_T.std(ddof=1)) / np.sqrt(len(now_T))):
@@ -63,8 +80,26 @@ def variance_ratio(z_TN: list[Doubles]) -> float:
     return float(brentq(lambda ratio: float(off(ratio).mean()), low, high))
 
 
-def _errors(inputs: Inputs, recipe: HeadRecipe, head: Head, seed: int) -> list[Doubles]:
-    """Errors of each held-out user's query rows, all draws together, over predictive deviations."""
+def mean_level(asked: Asked, ratio: float, grades: tuple[float, float] | None) -> float:
+    """Mean over rows of the level of the central interval that ends at the label, variances being multiplied by `ratio`.
+
+    A whole grade is a rounded label and the ends take all of their tails, as where intervals are judged
+    (metarec.evaluation.calibration): its level is the mean over the probability mass that is its own.
+    """
+    sd_N = asked.sd_N * np.sqrt(ratio)
+    half = 0.0 if grades is None else 0.5
+    low_N, high_N = (ndtr((asked.label_N + side - asked.mean_N) / sd_N) for side in (-half, half))
+    if grades is not None:
+        low_N = np.where(asked.label_N <= grades[0], 0.0, low_N)
+        high_N = np.where(asked.label_N >= grades[1], 1.0, high_N)
+    from_N, to_N = 2 * low_N - 1, 2 * high_N - 1
+    # The mean of |v| over v from `from` to `to`.
+    both_N = (from_N**2 + to_N**2) / (2 * np.maximum(to_N - from_N, 1e-12))
+    return float(np.where(from_N * to_N < 0, both_N, np.abs(from_N + to_N) / 2).mean())
+
+
+def _asked(inputs: Inputs, recipe: HeadRecipe, head: Head, seed: int) -> list[Asked]:
+    """The query rows of each held-out user, all draws together; empty where the head predicts no variances."""
     tables = inputs.tables(recipe.kind)
     layout = inputs.layout(recipe.kind, validation=True)
     sampler = validation_sampler(layout, tables, episode_config(recipe), head_seed(seed, recipe.target), recipe.validation_tasks)
@@ -76,7 +111,9 @@ def _errors(inputs: Inputs, recipe: HeadRecipe, head: Head, seed: int) -> list[D
             said = head.learner.predict(head.model, head.theta, fast, tasks.query)
             if said.variance_TQ is None:
                 return []
-            z_TQ = (tasks.query.label_TN - said.mean_TQ) / said.variance_TQ.clamp_min(1e-12).sqrt()
+            sd_TQ = said.variance_TQ.clamp_min(1e-12).sqrt()
+            rows_TQ3 = torch.stack([tasks.query.label_TN.to(sd_TQ.dtype), said.mean_TQ, sd_TQ], -1).double()
             for place, task in enumerate(tasks.query.task_T.tolist()):
-                found.setdefault(task, []).append(z_TQ[place][tasks.query.mask_TN[place]].double().numpy())
-    return [np.concatenate(parts) for parts in found.values() if sum(map(len, parts))]
+                found.setdefault(task, []).append(rows_TQ3[place][tasks.query.mask_TN[place]].numpy())
+    users = (np.concatenate(parts) for parts in found.values())
+    return [Asked(label_N=rows_N3[:, 0], mean_N=rows_N3[:, 1], sd_N=rows_N3[:, 2]) for rows_N3 in users if len(rows_N3)]

@@ -112,7 +112,7 @@ def _evidence(
             scenario_TN[task, : rows.stop - rows.start] = torch.from_numpy(place_S[layout.scenario_N[rows]])
         evidence.add(batch, scenario_TN)
         if first // MANY < (first + CHUNK) // MANY:
-            watch(Progress(stage="scenarios", note=f"{first + CHUNK:,} of {len(users):,} users"))
+            watch(Progress(stage="scenarios", note=f"{min(first + CHUNK, len(users)):,} of {len(users):,} users"))
     return evidence
 
 

@@ -92,6 +92,10 @@ class Backfill:
             return self._store.schema is not None and self._store.read_user(STORE_MARK) is None
         except MetarecError:
             return False
+        # A directory that is being replaced, a disk that fails: the thread goes on, whose failed writes wait for it.
+        except Exception:
+            logger.exception("the feature store could not be looked at")
+            return False
 
     def _work(self) -> bool:
         """Everything there is to do; false when some of it failed and is to be tried again."""

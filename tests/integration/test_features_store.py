@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,7 +18,8 @@ from metarec.cli.checks_data import check_features
 from metarec.data.dataset import Dataset, Graph
 from metarec.data.interactions import Interactions
 from metarec.data.schema import Field, Label, Schema
-from metarec.errors import ConfigError, InvalidInputError, NotFoundError
+from metarec.errors import ConfigError, FailedPreconditionError, InvalidInputError, NotFoundError
+from metarec.features.manifest import StoreManifest, store_name
 from metarec.features.records import OnlineUser
 from metarec.features.sources import Stats
 from metarec.features.store import FeatureStore
@@ -346,3 +348,23 @@ def test_a_password_of_redis_may_be_of_any_characters(redis_url: str, tmp_path: 
 def test_a_password_with_a_comma_is_refused_with_the_reason(tmp_path: Path):
     with pytest.raises(ConfigError, match="password of online store 'redis://h:6379/0' has a comma"):
         FeatureStore.build(make_dataset(), tmp_path / "features", "redis://:a%2Cb@h/0")
+
+
+def test_a_directory_built_anew_is_neither_taken_for_lost_nor_written_over_by_who_opened_it_before(tmp_path: Path):
+    path = tmp_path / "features"
+    store = FeatureStore.build(make_dataset(), path)
+    store.materialize(END)
+    other = make_dataset("f2")
+    other = replace(other, item_ids=np.array([f"other-{k}" for k in range(NUM_ITEMS)], dtype=object))
+    FeatureStore.build(other, path).close()
+    assert not store.emptied()
+    with pytest.raises(FailedPreconditionError, match="built anew"):
+        store.materialize(END)
+    assert StoreManifest.read(path).fingerprint == "f2"
+    store.close()
+
+
+@pytest.mark.parametrize("address", ["redis://h:abc/0", "redis://[h/0"])
+def test_an_address_of_an_online_store_that_is_no_url_is_refused(address: str):
+    with pytest.raises(ConfigError, match="no URL of Redis"):
+        store_name(address)

@@ -3,7 +3,7 @@ import pytest
 from scipy.special import expit
 
 from metarec.errors import InvalidInputError
-from metarec.meta.link import Link, fit_link, tangent_link
+from metarec.meta.link import Link, fit_link, word_link
 
 
 def test_the_curve_that_drew_the_labels_is_found_again() -> None:
@@ -30,17 +30,24 @@ def test_a_score_that_tells_nothing_or_misleads_gives_the_share_of_ones(score: "
     assert found.probability(np.array([-5.0, 5.0])) == pytest.approx([11 / 42] * 2, abs=1e-6)
 
 
-def test_the_tangent_takes_scores_near_the_mean_at_their_word() -> None:
-    link = tangent_link(np.r_[np.zeros(698), np.ones(300)])
-    near = np.array([0.25, 0.301, 0.35])
-    assert link.probability(near) == pytest.approx(near, abs=5e-3)
-    far = link.probability(np.array([-0.5, 1.5]))
-    assert ((far > 0) & (far < 1)).all()
+@pytest.mark.parametrize(("a", "b"), [(1, 19), (0.5, 9.5), (19, 1), (2, 8), (5, 5)])
+def test_scores_that_are_right_are_taken_at_their_word_whatever_the_share_of_ones(a: float, b: float) -> None:
+    score = np.random.default_rng(0).beta(a, b, 20_000)
+
+    def logloss(p: "np.ndarray") -> float:  # type: ignore[type-arg]  # any dtype will do
+        p = np.clip(p, 1e-9, 1 - 1e-9)
+        return float(-(score * np.log(p) + (1 - score) * np.log(1 - p)).mean())  # expected, labels being drawn from the score
+
+    link = word_link(score)
+    right, constant = logloss(score), logloss(np.full(len(score), score.mean()))
+    assert logloss(link.probability(score)) < right + 0.25 * (constant - right)
+    assert link.probability(score).mean() == pytest.approx(score.mean(), abs=5e-3)
+    assert link.num_tasks == 0
 
 
-@pytest.mark.parametrize("label", [np.zeros(0), np.zeros(9), np.ones(9)])
-def test_the_tangent_of_labels_that_are_all_alike_is_inside_the_unit_interval(label: "np.ndarray") -> None:  # type: ignore[type-arg]  # as above
-    probability = tangent_link(label).probability(np.array([0.0, 0.5, 1.0]))
+@pytest.mark.parametrize("score", [np.zeros(0), np.zeros(9), np.ones(9), np.full(9, 0.3), np.array([-4.0, 7.0])])
+def test_whatever_the_scores_the_curve_rises_inside_the_unit_interval(score: "np.ndarray") -> None:  # type: ignore[type-arg]  # as above
+    probability = word_link(score).probability(np.array([0.0, 0.5, 1.0]))
     assert ((probability > 0) & (probability < 1)).all()
     assert (np.diff(probability) > 0).all()
 
