@@ -79,14 +79,7 @@ def up(
     The services are ready when the line `metarec is ready: ...` with their addresses appears. One Ctrl-C lets running requests
     finish and stops everything, a second one kills. A service that crashes is restarted.
     """
-    if not registry.is_dir():
-        raise NotFoundError(f"no registry at '{registry}'; make one with: metarec train --data DIR --out {registry}")
-    if (registry / "dataset.json").exists():
-        raise InvalidInputError(f"'{registry}' is a dataset, not a registry; --registry is what `metarec train --out` wrote")
-    if data is not None and not (data / "dataset.json").exists():
-        raise NotFoundError(
-            f"no dataset at '{data}'; make one with: metarec data import --out {data} ... or metarec data fetch ml-100k"
-        )
+    _check(registry, data)
     from metarec.client.health import gateway_credentials, is_serving
     from metarec.training.ray_files import passing_directory
 
@@ -100,6 +93,10 @@ def up(
         ports=choose_ports(host, port_base, {name: ports[f"{name}_port"] for name in DEFAULT_PORTS}),
     )
     kept = bool(os.environ.get("RAY_ADDRESS"))
+
+    async def healthy(address: str) -> bool:
+        return await is_serving(address, credentials=tls if address == plan.addresses["gateway"] else None)
+
     with ExitStack() as held:
         held.enter_context(only_one(plan.state, plan.addresses))
         _prepare(plan)
@@ -112,21 +109,6 @@ def up(
             note(f"ignored in the environment, because no service knows them: {', '.join(ignored)}")
         note(f"starting {', '.join(name for stage in STAGES for name in stage)}; logs in {plan.logs}")
 
-        async def healthy(address: str) -> bool:
-            return await is_serving(address, credentials=tls if address == plan.addresses["gateway"] else None)
-
-        def ready() -> None:
-            line = f"metarec is ready: {', '.join(f'{name} {address}' for name, address in plan.addresses.items())}"
-            value = {
-                "ready": True,
-                "addresses": plan.addresses,
-                "checkpoint": live,
-                "state": str(plan.state),
-                "logs": str(plan.logs),
-            }
-            note(f"every service is healthy after {time.monotonic() - began:.1f} s; Ctrl-C stops them")
-            print(json.dumps(value) if as_json else line, flush=True)
-
         supervisor = Supervisor(
             [[plan.program(name, os.environ) for name in stage] for stage in STAGES],
             healthy=healthy,
@@ -135,9 +117,35 @@ def up(
             passing=directory,
             patience=Patience(drain_seconds=float(os.environ.get("METAREC_DRAIN_SECONDS") or 20) + 5),
         )
-        clean = run_until_signalled(supervisor, ready)
+        clean = run_until_signalled(supervisor, lambda: _say_ready(plan, live, time.monotonic() - began, as_json=as_json))
     note("stopped" if clean else "killed")
     return 0 if clean else 130
+
+
+def _check(registry: Path, data: Path | None) -> None:
+    """That the folders are what they are named as; says what to do where they are not."""
+    if not registry.is_dir():
+        raise NotFoundError(f"no registry at '{registry}'; make one with: metarec train --data DIR --out {registry}")
+    if (registry / "dataset.json").exists():
+        raise InvalidInputError(f"'{registry}' is a dataset, not a registry; --registry is what `metarec train --out` wrote")
+    if data is not None and not (data / "dataset.json").exists():
+        raise NotFoundError(
+            f"no dataset at '{data}'; make one with: metarec data import --out {data} ... or metarec data fetch ml-100k"
+        )
+
+
+def _say_ready(plan: Plan, live: str | None, seconds: float, *, as_json: bool) -> None:
+    """The line that everything waits for."""
+    line = f"metarec is ready: {', '.join(f'{name} {address}' for name, address in plan.addresses.items())}"
+    value = {
+        "ready": True,
+        "addresses": plan.addresses,
+        "checkpoint": live,
+        "state": str(plan.state),
+        "logs": str(plan.logs),
+    }
+    note(f"every service is healthy after {seconds:.1f} s; Ctrl-C stops them")
+    print(json.dumps(value) if as_json else line, flush=True)
 
 
 def _prepare(plan: Plan) -> None:

@@ -20,15 +20,13 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from metarec.meta.prior import Head
-from metarec.training.heads import episode_config, head_seed
+from metarec.tasks.sampler import EpisodeSampler
+from metarec.training.asking import answers, episodes
 from metarec.training.inputs import Inputs
 from metarec.training.recipe import HeadRecipe
-from metarec.training.validation import validation_sampler
 
 NAME = "predict.log_scale"
 MIN_USERS = 10
-DRAWS = 4
-"""Episodes of each held-out user, with supports of all sizes."""
 OFF = 0.03
 """A mean level that is off by less than this is left alone, as is one within two standard errors over users."""
 MOST = 100.0
@@ -50,7 +48,7 @@ def calibrated(inputs: Inputs, recipe: HeadRecipe, head: Head, seed: int) -> Hea
     """The head with wider or narrower intervals; as it is where held-out users are few or show no need, or it has no scales."""
     if NAME not in head.theta or head.kind != "user":
         return head
-    asked_T = _asked(inputs, recipe, head, seed)
+    asked_T = _asked(head, episodes(inputs, recipe, seed, validation=True))
     if len(asked_T) < MIN_USERS:
         return head
     ratio = variance_ratio(asked_T, whole_grades(inputs.layout("user", validation=False).label_N))
@@ -98,22 +96,15 @@ def mean_level(asked: Asked, ratio: float, grades: tuple[float, float] | None) -
     return float(np.where(from_N * to_N < 0, both_N, np.abs(from_N + to_N) / 2).mean())
 
 
-def _asked(inputs: Inputs, recipe: HeadRecipe, head: Head, seed: int) -> list[Asked]:
+def _asked(head: Head, sampler: EpisodeSampler) -> list[Asked]:
     """The query rows of each held-out user, all draws together; empty where the head predicts no variances."""
-    tables = inputs.tables(recipe.kind)
-    layout = inputs.layout(recipe.kind, validation=True)
-    sampler = validation_sampler(layout, tables, episode_config(recipe), head_seed(seed, recipe.target), recipe.validation_tasks)
-    head = head.prepared(tables.rows)
     found: dict[int, list[Doubles]] = {}
-    with torch.no_grad():
-        for tasks in (tasks for draw in range(DRAWS) for tasks in sampler.epoch(draw)):
-            fast = head.learner.adapt(head.model, head.theta, tasks.support)
-            said = head.learner.predict(head.model, head.theta, fast, tasks.query)
-            if said.variance_TQ is None:
-                return []
-            sd_TQ = said.variance_TQ.clamp_min(1e-12).sqrt()
-            rows_TQ3 = torch.stack([tasks.query.label_TN.to(sd_TQ.dtype), said.mean_TQ, sd_TQ], -1).double()
-            for place, task in enumerate(tasks.query.task_T.tolist()):
-                found.setdefault(task, []).append(rows_TQ3[place][tasks.query.mask_TN[place]].numpy())
+    for tasks, said in answers(head, sampler):
+        if said.variance_TQ is None:
+            return []
+        sd_TQ = said.variance_TQ.clamp_min(1e-12).sqrt()
+        rows_TQ3 = torch.stack([tasks.query.label_TN.to(sd_TQ.dtype), said.mean_TQ, sd_TQ], -1).double()
+        for place, task in enumerate(tasks.query.task_T.tolist()):
+            found.setdefault(task, []).append(rows_TQ3[place][tasks.query.mask_TN[place]].numpy())
     users = (np.concatenate(parts) for parts in found.values())
     return [Asked(label_N=rows_N3[:, 0], mean_N=rows_N3[:, 1], sd_N=rows_N3[:, 2]) for rows_N3 in users if len(rows_N3)]

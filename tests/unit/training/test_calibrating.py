@@ -11,6 +11,7 @@ from scipy.special import ndtri
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.prior import Head, Prior
 from metarec.training import calibrating
+from metarec.training.asking import episodes
 from metarec.training.calibrating import MIN_USERS, MOST, NAME, Asked, calibrated, mean_level, variance_ratio, whole_grades
 from metarec.training.inputs import Inputs, prepare
 from metarec.training.recipe import Recipe
@@ -78,7 +79,7 @@ def test_a_head_whose_variances_are_off_gets_them_right_and_keeps_everything_els
     right = calibrated(inputs, recipe, off_by(head, 30.0), 0)
     assert torch.allclose(right.theta[NAME], calibrated(inputs, recipe, off_by(head, 1 / 30), 0).theta[NAME], atol=1e-4)
     grades = whole_grades(inputs.layout("user", validation=False).label_N)
-    levels = [mean_level(one, 1.0, grades) for one in calibrating._asked(inputs, recipe, right, 0)]
+    levels = [mean_level(one, 1.0, grades) for one in calibrating._asked(right, episodes(inputs, recipe, 0, validation=True))]
     assert np.mean(levels) == pytest.approx(0.5, abs=1e-3)
     assert all(torch.equal(value, head.theta[name]) for name, value in right.theta.items() if name != NAME)
     assert calibrated(inputs, recipe, right, 0) is right
