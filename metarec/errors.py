@@ -10,7 +10,7 @@
     ├── FailedPreconditionError  FAILED_PRECONDITION  the state of the system forbids it
     │   ├── SchemaMismatchError                       checkpoint and data have different schemas
     │   ├── GateNotPassedError                        a checkpoint is not better than the plain baselines
-    │   ├── NoCheckpointError                         nothing has been promoted
+    │   ├── NoCheckpointError                         nothing has been promoted, or it cannot be loaded
     │   └── CorruptCheckpointError                    a checkpoint's files are damaged
     ├── UnauthenticatedError     UNAUTHENTICATED      the caller did not say who they are
     ├── ResourceExhaustedError   RESOURCE_EXHAUSTED   a limit is reached; retry later
@@ -115,7 +115,7 @@ class GateNotPassedError(FailedPreconditionError):
 
 
 class NoCheckpointError(FailedPreconditionError):
-    """No checkpoint has been promoted."""
+    """No checkpoint is at work: none has been promoted, or the one that has cannot be loaded."""
 
     reason = "NO_CHECKPOINT"
 

@@ -10,7 +10,7 @@ from metarec.adaptation.adapted import UserInput
 from metarec.adaptation.engine import Engine
 from metarec.adaptation.state import UserState
 from metarec.adaptation.weighing import NOT_LEARNED, left_out, weigh
-from metarec.errors import InvalidInputError, MetarecError, NoCheckpointError, UnavailableError
+from metarec.errors import InvalidInputError, MetarecError, UnavailableError
 from metarec.features.records import OnlineUser
 from metarec.ranking.marks import Marks
 from metarec.ranking.rules import RuleSet
@@ -59,6 +59,10 @@ class Live(Protocol):
         """The engine now; None while no checkpoint has been promoted."""
         ...
 
+    def absent(self) -> MetarecError:
+        """Why there is no engine."""
+        ...
+
 
 class Ranker:
     """Ranks with the live engine. Call it from one thread: requests of a batch share its reads and its arithmetic."""
@@ -88,7 +92,7 @@ class Ranker:
         logger.debug("answering %d requests at once", len(requests))
         engine = self._live.current
         if engine is None:
-            return [NoCheckpointError("no checkpoint is live; train one and promote it") for _ in requests]
+            return [self._live.absent() for _ in requests]
         if engine is not self._engine:
             # Before anything is read for it: the store may have been built again with its data.
             self._store.reopen()

@@ -44,7 +44,7 @@ class LiveCheckpoint:
         self._poll_seconds = poll_seconds
         self._current: Engine | None = None
         self._failed: tuple[str, float] = ("", 0.0)
-        self._why = ""
+        self._absent = NoCheckpointError("")
         self._listeners: list[Hook] = []
         self._refreshing = threading.Lock()
         self._stop = threading.Event()
@@ -64,11 +64,9 @@ class LiveCheckpoint:
         return self._current
 
     def absent(self) -> NoCheckpointError:
-        """Why there is no engine: nothing has been promoted, or what has been cannot be loaded."""
-        failed, _ = self._failed
-        if failed:
-            return NoCheckpointError(f"checkpoint '{failed}' is live but cannot be loaded: {self._why}")
-        return NoCheckpointError(f"no checkpoint of registry '{self._registry.path}' is live; train one and promote it")
+        """Why there is no engine: nothing has been promoted, or what has been cannot be loaded; `checkpoint` of the metadata
+        names that one. A new error each time, since one that is raised remembers where."""
+        return NoCheckpointError(self._absent.message, metadata=self._absent.metadata)
 
     def listen(self, listener: Hook) -> None:
         """Call `listener` in the watching thread after each swap."""
@@ -81,8 +79,12 @@ class LiveCheckpoint:
                 live = self._registry.live()
             except MetarecError as error:
                 logger.warning("the live checkpoint is unknown: %s", error.message)
+                self._absent = NoCheckpointError(f"which checkpoint is live is unknown: {error.message}", metadata=error.metadata)
                 return False
             failed, when = self._failed
+            if live is None:
+                nothing = f"no checkpoint of registry '{self._registry.path}' is live; train one and promote it"
+                self._absent = NoCheckpointError(nothing)
             if live is None or (self._current is not None and live == self._current.checkpoint):
                 return False
             if live == failed and time.monotonic() < when + RETRY_SECONDS:
@@ -92,7 +94,10 @@ class LiveCheckpoint:
                 self._on_load(engine)
             # A checkpoint is a file from elsewhere: nothing about it may end the thread that would load the next one.
             except Exception as error:
-                self._failed, self._why = (live, time.monotonic()), str(error)
+                self._failed = (live, time.monotonic())
+                self._absent = NoCheckpointError(
+                    f"checkpoint '{live}' is live but cannot be loaded: {error}", metadata={"checkpoint": live}
+                )
                 kept = "nothing" if self._current is None else f"'{self._current.checkpoint}'"
                 logger.warning("checkpoint '%s' cannot be loaded, %s stays live here: %s", live, kept, error)
                 return False

@@ -29,8 +29,9 @@ class LiveSchema:
         return found
 
     def required(self) -> Schema:
-        """The schema. NoCheckpointError when there is none."""
+        """The schema. NoCheckpointError, which says why nothing is live, when there is none."""
         found = self.current
         if found is None:
-            raise NoCheckpointError("no schema is known yet; train a checkpoint and promote it")
+            error = self._live.absent()
+            raise NoCheckpointError(f"no schema is known yet: {error.message}", metadata=error.metadata)
         return found

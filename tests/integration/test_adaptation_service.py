@@ -279,6 +279,7 @@ async def test_without_anything_trained_interactions_are_kept(tmp_path: Path) ->
         assert (response.num_recorded, response.users[0].shots, response.checkpoint) == (1, 1, "")
         error = await refused(stub.UpsertUsers(gateway_pb2.UpsertUsersRequest(users=[types_pb2.User(user_id="u")])))
         assert isinstance(error, NoCheckpointError)
+        assert f"no checkpoint of registry '{tmp_path / 'trained'}' is live" in error.message
         deleted = await stub.DeleteUser(gateway_pb2.DeleteUserRequest(user_id="new"))
         assert deleted.num_interactions_deleted == 1
 

@@ -110,7 +110,21 @@ def test_a_live_checkpoint_that_cannot_be_loaded_is_not_called_none(trained: Pat
     damaged = trained / "checkpoints" / str(live) / "theta.implicit.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     opened.append(LiveCheckpoint(trained))
-    with pytest.raises(NoCheckpointError, match=rf"'{live}' is live but cannot be loaded: .*theta\.implicit\.safetensors"):
+    with pytest.raises(
+        NoCheckpointError, match=rf"'{live}' is live but cannot be loaded: .*theta\.implicit\.safetensors"
+    ) as said:
+        opened[0].engine()
+    assert said.value.metadata == {"checkpoint": live}
+    (trained / "live.json").unlink()
+    assert not opened[0].refresh()
+    with pytest.raises(NoCheckpointError, match="no checkpoint of registry .* is live"):
+        opened[0].engine()
+
+
+def test_a_damaged_record_of_what_is_live_is_not_called_none(trained: Path, opened: list[LiveCheckpoint]) -> None:
+    (trained / "live.json").write_text("{")
+    opened.append(LiveCheckpoint(trained))
+    with pytest.raises(NoCheckpointError, match=r"which checkpoint is live is unknown: '.*live\.json' cannot be read"):
         opened[0].engine()
 
 

@@ -16,6 +16,7 @@ from metarec.types import Interaction, Item
 from services.ranking.ranker import MISSING_SECONDS, Ranker
 from services.ranking.wire import Answer, Request
 from services.runtime.features import LazyStore
+from services.runtime.live import LiveCheckpoint
 
 
 @dataclass
@@ -84,9 +85,27 @@ def stored(engine: Engine, labels: dict[str, float], features: dict[str, object]
 LOVES_SPACE = {"i0": 5.0, "i4": 5.0, "i8": 5.0, "i1": 1.0, "i2": 1.0, "i3": 1.0}
 
 
-def test_without_a_checkpoint_every_request_is_told_so(store: MemoryStore) -> None:
-    answers = Ranker(Live(None), store).answer([ask("u1"), ask("u2")])
+def test_without_a_checkpoint_every_request_is_told_so(store: MemoryStore, tmp_path: Path) -> None:
+    live = LiveCheckpoint(tmp_path, poll_seconds=3600)
+    answers = Ranker(live, store).answer([ask("u1"), ask("u2")])
+    live.close()
     assert [type(answer) for answer in answers] == [NoCheckpointError, NoCheckpointError]
+    assert str(answers[0]) == f"no checkpoint of registry '{tmp_path}' is live; train one and promote it"
+
+
+def test_a_live_checkpoint_that_cannot_be_loaded_is_named_and_so_is_why(
+    store: MemoryStore, tiny_registry: Path, tmp_path: Path
+) -> None:
+    registry = Path(shutil.copytree(tiny_registry, tmp_path / "registry"))
+    name = str(Registry(registry).live())
+    (registry / "checkpoints" / name / "theta.implicit.safetensors").unlink()
+    live = LiveCheckpoint(registry, poll_seconds=3600)
+    (error,) = Ranker(live, store).answer([ask("u1")])
+    live.close()
+    assert isinstance(error, NoCheckpointError)
+    assert error.message.startswith(f"checkpoint '{name}' is live but cannot be loaded: ")
+    assert "theta.implicit.safetensors" in error.message
+    assert error.metadata == {"checkpoint": name}
 
 
 def test_unknown_users_get_the_prior_and_known_ones_their_fast_weights(engine: Engine, store: MemoryStore) -> None:
