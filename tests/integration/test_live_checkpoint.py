@@ -117,7 +117,7 @@ def test_a_live_checkpoint_that_cannot_be_loaded_is_not_called_none(trained: Pat
     assert said.value.metadata == {"checkpoint": live}
     (trained / "live.json").unlink()
     assert not opened[0].refresh()
-    with pytest.raises(NoCheckpointError, match="no checkpoint of registry .* is live"):
+    with pytest.raises(NoCheckpointError, match=r"no checkpoint of registry .* is live"):
         opened[0].engine()
 
 
