@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metarec.cli.checks import Finding, fail, failed, ok, warn
+from metarec.cli.online import remedy, repeated
 from metarec.cli.ports import is_free, owner
 from metarec.errors import MetarecError
 
@@ -79,17 +80,18 @@ def check_features(path: Path, online: str) -> Iterator[Finding]:
         yield fail("features", error.message, build)
         return
     except Exception as error:  # whatever Feast and its online stores raise is the finding
-        yield fail("features", f"'{path}' does not open: {type(error).__name__}: {error}", f"is '{online}' up? {build}")
+        detail = f"'{path}' does not open with '{store_name(online)}': {type(error).__name__}: {error}"
+        yield fail("features", detail, f"{remedy(online, error)}; {build}" if online == "sqlite" else remedy(online, error))
         return
+    name, load = store_name(online), f"metarec features materialize --store {path}{repeated(online)}"
     loaded = StoreManifest.read(path).materialized
     if emptied:
-        again = f"metarec features materialize --store {path} --online {store_name(online)} --restart"
-        yield warn("features", f"'{path}' was loaded into '{store_name(online)}', but its rows are gone from there", again)
-    elif loaded:
+        yield warn("features", f"'{path}' was loaded into '{name}', but its rows are gone from there", f"{load} --restart")
+    elif name in loaded:
         yield ok("features", f"'{path}' opens; loaded online: {', '.join(loaded)}")
     else:
-        advice = f"metarec features materialize --store {path}"
-        yield warn("features", f"'{path}' opens, but nothing is loaded online", advice)
+        elsewhere = f"into '{name}', only into {', '.join(loaded)}" if loaded else "online"
+        yield warn("features", f"'{path}' opens, but nothing is loaded {elsewhere}", load)
 
 
 def check_dataset(path: Path) -> Iterator[Finding]:

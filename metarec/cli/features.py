@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from metarec.cli.online import reaching, repeated
 from metarec.cli.output import emit, json_option, note, progress
 from metarec.errors import InvalidInputError, NotFoundError
 from metarec.features.store import FeatureStore
@@ -53,7 +54,7 @@ def build(data: Path, out: Path, online: str, as_json: bool) -> None:
     }
     emit(summary, as_json=as_json)
     if not as_json:
-        note(f"load it online with: metarec features materialize --store {out}")
+        note(f"load it online with: metarec features materialize --store {out}{repeated(online)}")
 
 
 @features.command(epilog="Example: metarec features materialize --store data/features --end 1998-04-01")
@@ -65,9 +66,9 @@ def build(data: Path, out: Path, online: str, as_json: bool) -> None:
 def materialize(path: Path, end: str | None, restart: bool, online: str, as_json: bool) -> None:
     """Load the online store from the offline tables; continues where the last call ended."""
     until = datetime.now(UTC) if end is None else _time(end)
-    with progress("opening the feature store"):
+    with progress("opening the feature store"), reaching(online):
         store = FeatureStore.open(path, online)
-    with progress("loading views") as advance:
+    with progress("loading views") as advance, reaching(online):
         store.materialize(until.timestamp(), restart=restart, progress=advance)
     store.close()
     emit({"store": str(path), "until": until.isoformat(timespec="seconds")}, as_json=as_json)
@@ -83,10 +84,11 @@ def get(path: Path, user: str | None, item: str | None, online: str, as_json: bo
     """Show what serving reads about a user or an item."""
     if (user is None) == (item is None):
         raise click.UsageError("give either --user or --item")
-    with progress("opening the feature store", quiet=as_json):
+    with progress("opening the feature store", quiet=as_json), reaching(online):
         store = FeatureStore.open(path, online)
     try:
-        values = _user(store, user) if user is not None else _item(store, item or "")
+        with reaching(online):
+            values = _user(store, user) if user is not None else _item(store, item or "")
     finally:
         store.close()
     emit(values, as_json=as_json)

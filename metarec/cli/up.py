@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from metarec.cli.online import VARIABLE, repeated
 from metarec.cli.output import note
 from metarec.cli.plan import LOOPBACK, STAGES, Plan, choose_ports
 from metarec.cli.run_lock import only_one
@@ -156,13 +157,12 @@ def _prepare(plan: Plan) -> None:
     wanted = _fingerprint(plan.data) if plan.data else None
     if found is None and wanted is None:
         raise NotFoundError(f"no feature store at '{plan.features}'; name the dataset to build it from with --data DIR")
-    where = ["--online", plan.online_store]
     if wanted is not None and (found is None or found.fingerprint != wanted):
-        _run_metarec("features", "build", "--data", str(plan.data), "--out", str(plan.features), *where)
+        _run_metarec(plan.online_store, "features", "build", "--data", str(plan.data), "--out", str(plan.features))
         found = None
     # What another kind of online store holds is not known from here; loading it again only adds what is new.
     if found is None or store_name(plan.online_store) not in found.materialized:
-        _run_metarec("features", "materialize", "--store", str(plan.features), *where)
+        _run_metarec(plan.online_store, "features", "materialize", "--store", str(plan.features))
     else:
         _look_for(plan.online_store)
     database = plan.features / "online.db"
@@ -194,13 +194,17 @@ def _fingerprint(data: Path) -> str:
         raise DataError(f"cannot be read ({error}); import the data again", file=str(data / "dataset.json")) from error
 
 
-def _run_metarec(*arguments: str) -> None:
-    """A metarec command as a child: it imports what this process must not. Its progress is shown, its result is not."""
+def _run_metarec(online_store: str, *arguments: str) -> None:
+    """A metarec command as a child: it imports what this process must not. Its progress is shown, its result is not.
+
+    It gets the online store from its environment: arguments, and a password in them, are there for everybody to read.
+    """
     command = [*METAREC, *arguments, "--json"]  # without the remarks on what to do next
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    environment[VARIABLE] = online_store
     status = subprocess.run(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
     if status:
-        raise FailedPreconditionError(f"'metarec {' '.join(arguments)}' failed with status {status}")
+        raise FailedPreconditionError(f"'metarec {' '.join(arguments)}{repeated(online_store)}' failed with status {status}")
 
 
 def _live(plan: Plan) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit
 
 from metarec.errors import ConfigError
-from metarec.features.manifest import store_name
+from metarec.features.manifest import shown, store_name
 from metarec.features.online import EntityKey
 from metarec.features.sources import TIME
 from metarec.features.wire import KEYS, SERVICES, Kind, Value, ViewName
@@ -97,7 +97,7 @@ def _online_config(path: Path, online: str, patience_seconds: float | None) -> d
         return {"type": "sqlite", "path": str((path / "online.db").resolve())}
     url = urlsplit(online)
     if url.scheme not in ("redis", "rediss") or not url.hostname:
-        raise ConfigError(f"online store '{online}' is neither 'sqlite' nor 'redis://HOST:PORT[/DB]'", field="online")
+        raise ConfigError(f"online store '{shown(online)}' is neither 'sqlite' nor 'redis://HOST:PORT[/DB]'", field="online")
     options = [f"{url.hostname}:{url.port or 6379}", f"db={url.path.strip('/') or 0}"]
     for name, value in (("username", url.username), ("password", url.password)):
         if value and "," in unquote(value):

@@ -51,3 +51,15 @@ def store_name(online: str) -> str:
         return f"{url.scheme}://{url.hostname}:{url.port or 6379}/{url.path.strip('/') or 0}"
     except ValueError as error:
         raise ConfigError(f"the online store's address is no URL of Redis: {error}", field="online") from error
+
+
+def shown(online: str) -> str:
+    """The address of an online store as it may be printed: with PASSWORD for its password, and whether or not it is a URL."""
+    secret, at, where = online.rpartition("@")
+    scheme, separator, login = secret.rpartition("://")
+    if not at:
+        return online
+    if not separator:
+        return f"...@{where}"
+    user, colon, _ = login.partition(":")
+    return f"{scheme}://{user}{':PASSWORD' if colon else ''}@{where}"

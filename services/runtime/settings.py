@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from metarec.errors import ConfigError
+from metarec.features.manifest import shown
 
 PREFIX = "METAREC_"
 DEFAULT_PORTS = {"gateway": 50051, "recall": 50052, "adaptation": 50053, "ranking": 50054, "training": 50055}
@@ -114,7 +115,7 @@ class Settings:
         _one_of("METAREC_LOG_LEVEL", self.log_level, LOG_LEVELS)
         if self.online_store != "sqlite" and not self.online_store.startswith(("redis://", "rediss://")):
             raise ConfigError(
-                f"METAREC_ONLINE_STORE must be sqlite or redis://HOST:PORT/DB, not '{self.online_store}'",
+                f"METAREC_ONLINE_STORE must be sqlite or redis://HOST:PORT/DB, not '{shown(self.online_store)}'",
                 field="METAREC_ONLINE_STORE",
             )
         for name in ("recall", "adaptation", "ranking", "training"):

@@ -1,5 +1,6 @@
 """The feature store against real Feast: SQLite always, Redis where a redis-server is installed."""
 
+import shlex
 import shutil
 import socket
 import subprocess
@@ -12,14 +13,16 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from redis import Redis
 
 from metarec.cli.checks_data import check_features
+from metarec.cli.main import cli
 from metarec.data.dataset import Dataset, Graph
 from metarec.data.interactions import Interactions
 from metarec.data.schema import Field, Label, Schema
-from metarec.errors import ConfigError, FailedPreconditionError, InvalidInputError, NotFoundError
-from metarec.features.manifest import StoreManifest, store_name
+from metarec.errors import ConfigError, FailedPreconditionError, InvalidInputError, NotFoundError, UnavailableError
+from metarec.features.manifest import StoreManifest, shown, store_name
 from metarec.features.records import OnlineUser
 from metarec.features.sources import Stats
 from metarec.features.store import FeatureStore
@@ -343,6 +346,64 @@ def test_a_password_of_redis_may_be_of_any_characters(redis_url: str, tmp_path: 
     assert found.adaptation == b"state"
     store.close()
     assert "reader" not in (tmp_path / "features" / "store.json").read_text()
+
+
+def test_advice_about_a_redis_with_a_password_works_and_does_not_tell_it(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with Redis.from_url(redis_url) as client:
+        client.acl_setuser("advised", enabled=True, reset=True, passwords=["+s3cret"], keys=["*"], commands=["+@all"])
+    place = f"{redis_url[:-1]}2"
+    online, wrong = (place.replace("://", f"://advised:{password}@") for password in ("s3cret", "gu3ss"))
+    path = tmp_path / "features"
+    store = FeatureStore.build(make_dataset(), path)
+    store.materialize(END)
+    store.close()
+    (found,) = check_features(path, online)
+    assert (found.status, found.detail) == ("warn", f"'{path}' opens, but nothing is loaded into '{place}', only into sqlite")
+    advice = f"metarec features materialize --store {path} --online {place.replace('://', '://advised:PASSWORD@')}"
+    assert found.advice == advice
+    runner = CliRunner()
+    result = runner.invoke(cli, shlex.split(advice.replace("PASSWORD", "gu3ss"))[1:])
+    assert isinstance(result.exception, UnavailableError)
+    assert f"'{place}' cannot be used: AuthenticationError: " in result.exception.message
+    assert "METAREC_ONLINE_STORE=redis://USER:PASSWORD@HOST:PORT/DB" in result.exception.message
+    monkeypatch.setenv("METAREC_ONLINE_STORE", online)
+    (found,) = check_features(path, online)
+    assert found.advice == f"metarec features materialize --store {path}"  # it takes the address from where doctor took it
+    result = runner.invoke(cli, shlex.split(found.advice)[1:], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert [found.status for found in check_features(path, online)] == ["ok"]
+    (found,) = check_features(path, wrong)
+    assert found.status == "fail"
+    assert "AuthenticationError" in found.detail
+    assert "USER:PASSWORD" in found.advice
+    assert "gu3ss" not in found.detail + found.advice
+
+
+def test_a_command_says_that_an_online_store_is_away(tmp_path: Path):
+    FeatureStore.build(make_dataset(), tmp_path / "features").close()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        away = f"redis://:s3cret@127.0.0.1:{probe.getsockname()[1]}/0"
+    for command in (["materialize"], ["get", "--user", "u0"]):
+        result = CliRunner().invoke(cli, ["features", *command, "--store", str(tmp_path / "features"), "--online", away])
+        assert isinstance(result.exception, UnavailableError)
+        assert "see that Redis runs there" in result.exception.message
+        assert "s3cret" not in result.output + result.exception.message
+
+
+@pytest.mark.parametrize(
+    ("address", "printed"),
+    [
+        ("redis://:a/b@h:1/0", "redis://:PASSWORD@h:1/0"),
+        ("rediss://me:a@b@h/0", "rediss://me:PASSWORD@h/0"),
+        ("redis//:a@h", "...@h"),
+        ("redis://h:1/0", "redis://h:1/0"),
+        ("sqlite", "sqlite"),
+    ],
+)
+def test_no_address_is_printed_with_its_password(address: str, printed: str):
+    assert shown(address) == printed
 
 
 def test_a_password_with_a_comma_is_refused_with_the_reason(tmp_path: Path):

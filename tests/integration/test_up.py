@@ -217,6 +217,19 @@ def test_an_online_store_that_is_away_is_said_and_does_not_keep_services_from_st
     assert f"the online store 127.0.0.1:{port} cannot be reached (Connection refused)" in said
 
 
+def test_an_online_store_that_cannot_be_loaded_is_named_without_its_password(tmp_path: Path, dataset: Dataset):
+    (tmp_path / "registry").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        online = f"redis://:s3cret@127.0.0.1:{probe.getsockname()[1]}/0"
+    status, said = failure(
+        "--registry", tmp_path / "registry", "--data", dataset.path, "--port-base", 0, "--online-store", online
+    )
+    assert status == 1
+    assert "see that Redis runs there" in said
+    assert f"--online {online.replace('s3cret', 'PASSWORD')}' failed with status" in said
+    assert "s3cret" not in said
+
+
 def test_the_feature_store_is_built_and_loaded_once(tmp_path: Path, dataset: Dataset):
     (tmp_path / "registry").mkdir()
     said = []
