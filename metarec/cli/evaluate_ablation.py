@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metarec.cli.evaluate_inputs import Loaded
 from metarec.data.dataset import Dataset
-from metarec.errors import InvalidInputError
+from metarec.errors import FailedPreconditionError, InvalidInputError
 from metarec.evaluation.ablation import Asked, Mode, ablate
 from metarec.evaluation.entities import entities
 from metarec.evaluation.episode_file import read_episodes
@@ -40,6 +40,11 @@ def ablation_report(
     target = rating_target(loaded.prior)
     recipe = replace(loaded.recipe, heads=tuple(head for head in loaded.recipe.heads if head.target == target))
     notes: list[str] = []
+    if target == "implicit" and not dataset.has_varied_labels:
+        raise FailedPreconditionError(
+            "all labels of the dataset are alike, so no order of given items is better than another, and nothing tells what "
+            "features contribute to it"
+        )
     if episodes is None:
         train, hidden_I = hide_items(dataset, seed)
         asked = ask_for_hidden(dataset, hidden_I, seed=seed, max_users=MAX_HELD_OUT_USERS)

@@ -12,12 +12,13 @@ from metarec.cli.evaluate_output import watching
 from metarec.cli.evaluate_targets import has_targets, not_asked, target_results
 from metarec.cli.output import note
 from metarec.data.dataset import Dataset
+from metarec.errors import FailedPreconditionError
 from metarec.evaluation.episode_file import read_episodes
-from metarec.evaluation.evaluate import Evaluation
+from metarec.evaluation.evaluate import ALIKE, HELD_OUT_LISTS, Evaluation
 from metarec.evaluation.results import ProtocolResult, Report
 from metarec.evaluation.scores import ScoreFile
-from metarec.evaluation.temporal import evaluate_temporal
-from metarec.evaluation.temporal_splits import CUTS
+from metarec.evaluation.temporal import COLD, WARM, evaluate_temporal
+from metarec.evaluation.temporal_splits import CUTS, MIN_TARGETS
 from metarec.training.loop import fit
 from metarec.types import TaskKind
 
@@ -55,10 +56,18 @@ def comparison(options: Options) -> Report:
             results += found
             notes += said
         shots = options.shots or DEFAULT_SHOTS
-        if TEMPORAL in wanted:
-            results += _temporal(evaluation, loaded, other, shots, options.cuts)
+        # Before time order, which takes minutes, is it known whether they can be asked.
+        held_out: list[ProtocolResult] = []
         if HELD_OUT in wanted:
-            results += evaluation.held_out(*loaded.split(dataset), shots)
+            held_out, why_not = _held_out(
+                evaluation, loaded, shots, needed=HELD_OUT in options.protocols or TEMPORAL not in wanted
+            )
+            notes += why_not
+        if TEMPORAL in wanted:
+            results += (found := _temporal(evaluation, loaded, other, shots, options.cuts))
+            notes += _without_users(found, shots)
+        results += held_out
+        if held_out:
             notes.append(CHOSEN)
             if has_targets(loaded.prior):
                 results += (curves := target_results(evaluation, loaded, dataset, shots, alone=options.alone))
@@ -92,6 +101,33 @@ def _wanted(
     if not loaded.same_data:
         return (TEMPORAL,), ["not evaluated on held-out users: the checkpoint was trained on other data"]
     return (TEMPORAL, HELD_OUT), []
+
+
+def _held_out(
+    evaluation: Evaluation, loaded: Loaded, shots: Sequence[int], *, needed: bool
+) -> tuple[list[ProtocolResult], list[str]]:
+    """Held-out users, and what is to be said; unless they are `needed`, a note in their place where they cannot be asked."""
+    try:
+        found = evaluation.held_out(*loaded.split(evaluation.dataset), shots)
+        lists_alone = all(result.base == HELD_OUT_LISTS for result in found)
+        return found, [f"{ALIKE}: held-out users are judged by lists alone"] if lists_alone else []
+    except FailedPreconditionError as error:
+        if needed:
+            raise
+        return [], [f"not evaluated on held-out users: {error.message}"]
+
+
+def _without_users(found: Sequence[ProtocolResult], shots: Sequence[int]) -> list[str]:
+    """Which users no cut has enough of."""
+    there = {result.name for result in found}
+    cold = [f"{COLD}@{k}" for k in shots if f"{COLD}@{k}" not in there]
+    notes = []
+    if cold:
+        who = f"new user has {MIN_TARGETS} items to find beside the shots"
+        notes.append(f"{COLD if len(cold) == len(shots) else ', '.join(cold)} is left out: after no cut a {who}")
+    if WARM not in there:
+        notes.append(f"{WARM} is left out: after no cut a known user has {MIN_TARGETS} items to find")
+    return notes
 
 
 def _file(

@@ -52,8 +52,9 @@ class Effect:
     seed_sd: float | None
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-able."""
-        return {"without": self.without, "gain": self.gain, "interval": list(self.interval), "seed_sd": self.seed_sd}
+        """JSON-able; None where nothing is defined, which JSON has no other word for."""
+        interval = [_plain(end) for end in self.interval]
+        return {"without": _plain(self.without), "gain": _plain(self.gain), "interval": interval, "seed_sd": self.seed_sd}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class Ablation:
             "seeds": list(self.seeds),
             "episodes": self.episodes,
             "users": self.users,
-            "metrics": dict(self.whole),
+            "metrics": {metric: _plain(value) for metric, value in self.whole.items()},
             "columns": self.columns,
             "groups": {name: {"columns": self.widths[name], **by} for name, by in effects.items()},
         }
@@ -190,3 +191,7 @@ def _effects(
         groups=found,
         widths=dict(widths),
     )
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 MAX_HELD_OUT_USERS = 1000
 MAX_TUNING_INTERACTIONS = 1_000_000
 HELD_OUT, HELD_OUT_LISTS = "held_out", "held_out_lists"
+ALIKE = "all labels that are asked for are alike"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +82,15 @@ class Evaluation:
         keep_N = training_rows(dataset, episodes, tables, same_data=self.same_data)
         said = self._item_notes(tables) if items else self._notes(episodes, tables, int((~keep_N).sum()))
         contest = self._contest(dataset, keep_N, episodes, tables)
-        notes = [*rows.notes, *said]
+        notes = [*rows.notes, *said, *([f"{ALIKE}: auc, ndcg and the like say nothing here"] if labels_alike(episodes) else [])]
         return self._run(contest, episodes, tables, shots), notes
 
     def held_out(self, train: "Dataset", held_out: "Dataset", shots: Sequence[int]) -> list[ProtocolResult]:
-        """Episodes of the users in `held_out`; baselines learn from `train`. Lists too where there is no order in time for P5."""
+        """Episodes of the users in `held_out`; baselines learn from `train`. Lists too where there is no order in time for P5.
+
+        Lists alone where all labels are alike: what ranks given items by label could not be told from chance then.
+        FailedPreconditionError where there is nothing to ask.
+        """
         users = np.asarray(self.dataset.user_ids, object)
         tables = entities(self.prior, self.dataset, users[np.unique(held_out.interactions.user_N)])
         drawn = held_out_episodes(
@@ -100,15 +105,18 @@ class Evaluation:
             protocol=HELD_OUT,
         )
         episodes = drawn.with_users(tables.user_rows(drawn.name_T))
+        lists = "implicit" in self.prior.heads and not self.dataset.has_timestamps
+        if "explicit" not in self.prior.heads and labels_alike(episodes):
+            if not lists:
+                raise FailedPreconditionError(f"{ALIKE}; what users take out of all items is judged in time order")
+            return self._held_out_lists(train, held_out, shots)
         contest = self._contest(train, np.ones(len(train.interactions), bool), episodes, tables)
         asked, models = [episodes.first_shots(k) for k in shots], dict(contest.models)
         for name, prior in ((self.learner, self.prior), (self.joint_name, self.joint)):
             if prior is not None and prior.link is not None:
                 models[name] = judged_by_others([models[name]] * len(asked), prior.link, asked)[0]
         results = self._run(replace(contest, models=models), episodes, tables, list(shots))
-        if "implicit" in self.prior.heads and not self.dataset.has_timestamps:
-            results += self._held_out_lists(train, held_out, shots)
-        return results
+        return results + self._held_out_lists(train, held_out, shots) if lists else results
 
     def _held_out_lists(self, train: "Dataset", held_out: "Dataset", shots: Sequence[int]) -> list[ProtocolResult]:
         asked = draw_held_out(held_out, max_shots=max(shots), seed=self.seed, max_users=MAX_HELD_OUT_USERS, max_query=EVERYTHING)
@@ -197,3 +205,8 @@ class Evaluation:
                 "those of the users of these episodes and of items that the checkpoint does not know"
             )
         return notes
+
+
+def labels_alike(episodes: Episodes) -> bool:
+    """Whether all query rows have one label: no order of them is better than another."""
+    return len(episodes.tasks.query_label_Q) > 0 and float(np.ptp(episodes.tasks.query_label_Q)) == 0

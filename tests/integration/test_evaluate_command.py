@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from metarec.cli import evaluate_protocols
 from metarec.cli.main import main
 from metarec.data.dataset import Dataset
+from metarec.data.schema import Label
 from metarec.training.checkpoint import save_checkpoint
 from metarec.training.loop import fit
 from metarec.training.manifest import Manifest
@@ -216,6 +218,52 @@ def test_episodes_of_items_start_from_content_and_learn_from_their_first_raters(
     scores = pd.read_parquet(tmp_path / "s.parquet")
     assert set(scores.item_id) == {"i0", "i4", "i9", "i13"}
     assert "stranger" in set(scores.user_id)
+
+
+def test_held_out_users_who_cannot_be_asked_cost_no_lists_in_time_order(
+    tiny_registry: Path, tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They have 14 interactions each: ten shots leave four."""
+    asked: list[object] = []
+    monkeypatch.setattr(evaluate_protocols, "_temporal", lambda *words: asked.append(words) or [])
+    command = ("--checkpoint", tiny_registry, "--data", tiny_dataset.path)
+    assert run(*command) == 0
+    said = capsys.readouterr().err
+    assert "note: not evaluated on held-out users: no held-out user has 15 interactions" in said
+    assert "note: P5/cold is left out: after no cut" in said
+    assert len(asked) == 1
+    # Asked for by name it is an error, and one that comes before anything is trained.
+    assert run(*command, "--protocol", "temporal", "--protocol", "held-out") == 1
+    assert "error: no held-out user has 15 interactions" in capsys.readouterr().err
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("times", [True, False])
+def test_where_all_labels_are_alike_only_lists_are_judged(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], times: bool
+) -> None:
+    """Any order of given items is the best one then: figures of it would be 1, whoever ranks."""
+    events = tiny_dataset.interactions
+    same = replace(events, label_N=np.ones_like(events.label_N), timestamp_N=events.timestamp_N * times)
+    schema = replace(tiny_dataset.schema, label=Label(column="bought", kind="binary"))
+    dataset = replace(tiny_dataset, schema=schema, interactions=same).save(tmp_path / "data")
+    recipe = get_recipe("alpaca").override({"epochs": "1", "batch_size": "16", "model.embedding_dim": "4"})
+    manifest = Manifest(recipe=recipe, seed=0, data_fingerprint=dataset.fingerprint, created=1.0)
+    save_checkpoint(fit(dataset, recipe, seed=0), tmp_path / "c", manifest)
+    monkeypatch.setattr(evaluate_protocols, "_temporal", lambda *_: [])
+    command = ("--checkpoint", tmp_path / "c", "--data", dataset.path)
+    assert run(*command, "--shots", "0,3", "--json", tmp_path / "o.json") == 0
+    outcome = json.loads((tmp_path / "o.json").read_text())
+    assert set(outcome["protocols"]) == (set() if times else {"held_out_lists@0", "held_out_lists@3"})
+    assert any("all labels that are asked for are alike" in note for note in outcome["notes"])
+    capsys.readouterr()
+    assert run(*command, "--ablate", "blank") == 1
+    assert "error: all labels of the dataset are alike" in capsys.readouterr().err
+    rows = [("u1", f"i{item}", 1, "query") for item in range(6)]
+    path = tmp_path / "same.csv"
+    pd.DataFrame(rows, columns=["user_id", "item_id", "bought", "role"]).to_csv(path, index=False)
+    assert run(*command, "--episodes", path) == 0
+    assert "note: all labels that are asked for are alike: auc, ndcg and the like say nothing here" in capsys.readouterr().err
 
 
 def test_bad_files_and_wrong_use_end_with_2_and_one_line(
