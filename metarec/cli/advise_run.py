@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from metarec import __version__
 from metarec.cli.advise_store import TrialStore, outcome
 from metarec.data.dataset import Dataset
 from metarec.data.inspection import Findings, inspect
@@ -29,6 +28,7 @@ from metarec.training.trial import Cost, Report, probe
 from metarec.training.tuning import Trials
 from metarec.training.tuning_plan import Plan, plan, shortest
 from metarec.types import Target
+from metarec.version import __version__
 
 START_SECONDS = 12.0
 """What a local Ray cluster and the first processes of trials take to start, about, on an idle machine."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import click
 
-from metarec import __version__
 from metarec.cli.output import print_error
 from metarec.errors import InterruptedRunError, InvalidInputError, MetarecError
+from metarec.version import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("metarec.cli.data:data", "Fetch, import and inspect datasets."),

@@ -5,11 +5,11 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from metarec import __version__
 from metarec.evaluation import plots
 from metarec.evaluation.metrics import LOWER_IS_BETTER
 from metarec.evaluation.results import MEDIAN, ProtocolResult, Report
 from metarec.evaluation.tables import FEW_USERS, Table, ablation_table, curve_table, headline, main_table
+from metarec.version import __version__
 
 READING = (
     ("support, query", "What a model is shown of a user (k interactions: “k shots”) and what it is then asked."),

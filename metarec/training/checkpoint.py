@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarec import __version__
 from metarec.data.schema import Schema
 from metarec.errors import CorruptCheckpointError, MetarecError
 from metarec.features.encoder import FeatureEncoder
@@ -40,6 +39,7 @@ from metarec.training.manifest import FORMAT_VERSION, MANIFEST, Manifest, conten
 from metarec.training.registry import locate
 from metarec.training.tensors import arrays_to_tensors, read_tensors, tensor_bytes
 from metarec.types import Target, TaskKind
+from metarec.version import __version__
 
 NUM_POPULAR = 200
 ITEM_SIDE = "item_side.safetensors"

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from metarec import __version__
 from metarec.data.dataset import Dataset
 from metarec.errors import ConfigError, FailedPreconditionError, InterruptedRunError
 from metarec.features.encoder import FeatureEncoder
@@ -40,6 +39,7 @@ from metarec.training.stop import StopFile
 from metarec.training.told import learned, left_out
 from metarec.training.worker import Assignment
 from metarec.types import Target
+from metarec.version import __version__
 
 MAX_THREADS = 8
 
