@@ -15,13 +15,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.accuracy.command import EXIT_INTERRUPTED, holding, seed_list, setting
+from bench.accuracy.command import EXIT_INTERRUPTED, ended, holding, ignore_ctrl_c, seed_list, setting
 from bench.accuracy.page import which_half, write_json, write_page
 from metarec.data.dataset import Dataset
 
 PROTOCOLS = {"p1": "ml_1m", "p3": "ml_1m", "p5": "ml_100k", "p4": "ml_1m"}
 """Modules of this package by the data they need, the longest last."""
-STOP_SECONDS = 5.0
+STOP_SECONDS, LAST_SECONDS = 5.0, 1.0
+"""How long a protocol may take to end of Ctrl-C before it is told again, and after the second before it is killed."""
 
 
 def run_protocol(name: str, data: Path, given: argparse.Namespace) -> int:
@@ -32,23 +33,33 @@ def run_protocol(name: str, data: Path, given: argparse.Namespace) -> int:
     command += ["--threads", str(given.threads)] + (["--collect"] if given.collect else [])
     print(" ".join(command), file=sys.stderr, flush=True)
     process = subprocess.Popen(command, stdout=sys.stderr)
-    stopped = False
-    while True:
-        try:
-            status = process.wait()
-            # However it ended then: Python that is told again while it ends says nothing of use.
-            return EXIT_INTERRUPTED if stopped else status
-        except KeyboardInterrupt:
-            stopped = True
-            _stop(process)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        _stop(process)
+        # However it ended then.
+        return EXIT_INTERRUPTED
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Hand Ctrl-C on where the terminal has not: what is finished is kept, whenever it comes."""
+    """Wait for the end that Ctrl-C asked for, and hand it on where the terminal has not; a second Ctrl-C ends it at once.
+
+    What is finished is kept, whenever it comes.
+    """
     try:
-        process.wait(timeout=STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+    except KeyboardInterrupt:
+        ignore_ctrl_c()
+        process.send_signal(signal.SIGINT)  # it may have a process of its own to end
+        try:
+            process.wait(timeout=LAST_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def collect(given: argparse.Namespace) -> None:
@@ -122,4 +133,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

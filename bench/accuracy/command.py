@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,17 +52,25 @@ def holding(*files: str) -> Callable[[str], Path]:
     return check
 
 
-def ended(command: Callable[[], None]) -> int:
-    """The exit status of `command`: what went wrong is said in a line, where it is not a fault of the code."""
+def ended(command: Callable[[], int | None]) -> int:
+    """The exit status of `command`, 0 where it gives none: what went wrong is said in a line if it is no fault of the code."""
     try:
-        command()
+        status = command() or 0
     except (KeyboardInterrupt, InterruptedRunError):
+        ignore_ctrl_c()
         print("stopped; the same command goes on with what is not finished", file=sys.stderr)
         return EXIT_INTERRUPTED
     except MetarecError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, InvalidInputError | NotFoundError) else EXIT_FAILED
-    return 0
+    if status == EXIT_INTERRUPTED:
+        ignore_ctrl_c()
+    return status
+
+
+def ignore_ctrl_c() -> None:
+    """This process ends because of one: another would show where it was, or change its exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def seed_list(text: str) -> list[int]:

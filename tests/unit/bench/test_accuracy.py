@@ -2,6 +2,8 @@
 
 import json
 import math
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,6 +207,7 @@ def test_wrong_usage_is_told_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("_ctrl_c_as_it_was")
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
@@ -221,6 +224,14 @@ def test_how_a_protocol_ended_is_said_in_a_line(bench: SimpleNamespace, capsys, 
     assert bench.command.ended(command) == status
     assert said in capsys.readouterr().err
     assert bench.command.ended(lambda: None) == 0
+
+
+@pytest.mark.usefixtures("_ctrl_c_as_it_was")
+def test_ctrl_c_again_does_not_change_how_a_stopped_run_ends(bench: SimpleNamespace) -> None:
+    assert bench.command.ended(lambda: 1) == 1
+    assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+    assert bench.command.ended(lambda: 130) == 130
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_a_stopped_protocol_ends_the_run_with_what_is_there(bench: SimpleNamespace, tmp_path: Path, monkeypatch) -> None:
@@ -281,18 +292,49 @@ def test_groups_of_places_are_not_joined() -> None:
     assert math.isnan(drawn[2])  # nothing is drawn
 
 
-def test_a_protocol_that_dies_of_ctrl_c_counts_as_stopped(bench: SimpleNamespace, tmp_path: Path, monkeypatch) -> None:
-    class Dying:
-        """Waiting for it is interrupted once, and it ends by the signal."""
+class Interrupted:
+    """A protocol's process: waiting for it is interrupted `times` times, then it takes `lasts` waits before it ends."""
 
-        asked = 0
+    def __init__(self, times: int, lasts: int = 0) -> None:
+        self.times, self.lasts, self.told = times, lasts, []
 
-        def wait(self, timeout: float | None = None) -> int:
-            self.asked += 1
-            if self.asked == 1:
-                raise KeyboardInterrupt
-            return -2
+    def wait(self, timeout: float | None = None) -> int:
+        if self.times:
+            self.times -= 1
+            raise KeyboardInterrupt
+        if self.lasts and timeout is not None and "kill" not in self.told:
+            self.lasts -= 1
+            raise subprocess.TimeoutExpired("protocol", timeout)
+        return -2
 
-    monkeypatch.setattr(bench.run.subprocess, "Popen", lambda *_, **__: Dying())
+    def send_signal(self, number: int) -> None:
+        self.told.append(number)
+
+    def kill(self) -> None:
+        self.told.append("kill")
+
+
+@pytest.fixture
+def _ctrl_c_as_it_was() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_as_it_was")
+@pytest.mark.parametrize(
+    ("process", "told"),
+    [
+        pytest.param(Interrupted(1), [], id="ends of it"),
+        pytest.param(Interrupted(1, 1), [signal.SIGINT], id="was not told by the terminal"),
+        pytest.param(Interrupted(2), [signal.SIGINT], id="a second one while it ends"),
+        pytest.param(Interrupted(2, 1), [signal.SIGINT, "kill"], id="a second one, and it does not end"),
+    ],
+)
+def test_a_protocol_that_dies_of_ctrl_c_counts_as_stopped(
+    bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: Interrupted, told: list[object]
+) -> None:
+    monkeypatch.setattr(bench.run.subprocess, "Popen", lambda *_, **__: process)
     given = SimpleNamespace(out=tmp_path, seeds="", set=[], threads=1, collect=False)
     assert bench.run.run_protocol("p5", tmp_path, given) == 130
+    assert process.told == told
