@@ -7,7 +7,7 @@ from metarec.meta.contract import takes_targets
 from metarec.meta.decay import NAME, growth
 from metarec.meta.prior import Head, Prior
 from metarec.meta.scenario import has_scenarios
-from metarec.training.decay import MIN_JUDGES, MIN_ROWS
+from metarec.training.decay import MAX_TASKS, MIN_JUDGES, MIN_ROWS
 from metarec.training.heads import make_head
 from metarec.training.inputs import Inputs
 from metarec.training.recipe import Recipe
@@ -37,7 +37,10 @@ def left_out(asked: Recipe, recipe: Recipe, dataset: "Dataset") -> list[str]:
             f"further targets ({targets}) are not learned by recipe '{recipe.name}'; recipe 'alpaca_targets' learns them"
         )
     names = [name for name in dataset.interactions.scenarios if name]
-    if names and (explicit is None or not has_scenarios(explicit)):
+    if names and dataset.schema.label.kind == "binary" and not dataset.has_varied_labels:
+        # No recipe has a head for it then.
+        notes.append(f"what users of the {len(names)} scenarios have in common is not learned: all labels are alike")
+    elif names and (explicit is None or not has_scenarios(explicit)):
         notes.append(
             f"what users of the {len(names)} scenarios have in common is not learned by recipe '{recipe.name}'; recipe 'alpaca' "
             "learns it"
@@ -56,7 +59,7 @@ def learned(prior: Prior, inputs: Inputs) -> list[str]:
     if explicit is not None and explicit.learner.name == Alpaca.name and explicit.kind == "user":
         layout = inputs.layout("user", validation=True)
         if inputs.layout("user", validation=False).has_timestamps:
-            notes.append(_age(explicit, int((layout.counts >= MIN_ROWS).sum())))
+            notes.append(_age(explicit, min(int((layout.counts >= MIN_ROWS).sum()), MAX_TASKS)))
     return notes
 
 

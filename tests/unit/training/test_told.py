@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 import torch
 
 from metarec.data.schema import Label
@@ -55,6 +56,17 @@ def test_recipes_say_which_part_of_the_data_they_do_not_learn(tiny_dataset: "Dat
     assert "scenarios" in told(several, get_recipe("alpaca_targets"))
 
 
+def test_no_recipe_is_named_for_scenarios_where_none_would_learn_them(tiny_dataset: "Dataset") -> None:
+    events = tiny_dataset.interactions
+    scenario_N = (np.arange(len(events)) % 3).astype(np.int16)
+    apart = replace(tiny_dataset, interactions=replace(events, scenario_N=scenario_N, scenarios=("", "web", "app")))
+    for recipe in ("alpaca", "maml"):
+        said = told(clicks(apart, np.ones(len(events))), get_recipe(recipe))
+        assert "users of the 2 scenarios have in common is not learned: all labels are alike" in said
+        assert "learns it" not in said
+    assert "scenarios" not in told(clicks(apart, events.label_N >= 4), get_recipe("alpaca"))
+
+
 def test_settings_and_heads_that_binary_labels_leave_out_are_named(tiny_dataset: "Dataset") -> None:
     label_N = tiny_dataset.interactions.label_N
     liked, bought = clicks(tiny_dataset, label_N >= 4), clicks(tiny_dataset, np.ones(len(label_N)))
@@ -69,7 +81,7 @@ def test_settings_and_heads_that_binary_labels_leave_out_are_named(tiny_dataset:
 
 
 def test_what_age_does_to_support_is_told_with_the_reason(
-    tiny_dataset: "Dataset", small_prior: Prior, small_recipe: Recipe
+    tiny_dataset: "Dataset", small_prior: Prior, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = FeatureEncoder.fit(tiny_dataset.schema, tiny_dataset.users, tiny_dataset.items)
     few = prepare(tiny_dataset, encoder, small_recipe, 0)
@@ -83,6 +95,8 @@ def test_what_age_does_to_support_is_told_with_the_reason(
         "support weighs alike whatever its age: 8 held-out users have 12 interactions, and it takes 30 to tell"
     ]
     assert "does not help 40 held-out users" in learned(plain, half)[0]
+    monkeypatch.setattr("metarec.training.told.MAX_TASKS", 35)
+    assert "does not help 35 held-out users" in learned(plain, half)[0]  # no more are asked
     assert "30 days older than the newest has 31 times the noise, 365 days 3.7e+02" in learned(fading, half)[0]
     timeless = replace(few, interactions=replace(few.interactions, timestamp_N=np.zeros(len(few.interactions))))
     assert learned(plain, timeless) == []
