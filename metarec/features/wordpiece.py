@@ -5,6 +5,7 @@ into the longest pieces that the vocabulary has, from the left; a word without a
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ CJK = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
+PARTS = re.compile(r"[^ \t\n\r]+")
+"""What is surely apart, whatever normalising does."""
 LONGEST_WORD = 100
 """Characters; a longer word is unknown."""
 
@@ -70,7 +73,15 @@ class WordPieces:
 
 
 def words(text: str) -> Iterator[str]:
-    """The words of a text as the vocabulary spells them, punctuation marks and CJK characters being words of their own."""
+    """The words of a text as the vocabulary spells them, punctuation marks and CJK characters being words of their own.
+
+    Found as they are asked for: of a book, only the beginning is looked at.
+    """
+    for part in PARTS.finditer(text):
+        yield from _words(part[0])
+
+
+def _words(text: str) -> Iterator[str]:
     decomposed = unicodedata.normalize("NFD", "".join(map(_cleaned, text)))
     # Letter by letter: whole strings lower a final sigma in another way.
     lowered = "".join(char.lower() for char in decomposed if unicodedata.category(char) != "Mn")

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import FailedPreconditionError, InvalidInputError, SchemaError
-from metarec.features import sentence_block, sentences
+from metarec.features import sentence_block, sentences, wordpiece
 from metarec.features.encoder import FeatureEncoder
 from metarec.features.groups import feature_groups
 from metarec.features.sentence_block import SentenceBlock
@@ -102,6 +102,15 @@ def test_words_are_cut_into_their_longest_pieces(model: SentenceModel) -> None:
     assert pieces.ids("space " * 50, 6) == [2, 4, 4, 4, 4, 3]
     with pytest.raises(InvalidInputError, match="uncased word pieces"):
         WordPieces.read('{"model": {"type": "BPE"}}')
+
+
+def test_of_a_book_only_the_beginning_is_looked_at(model: SentenceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    cleaned = wordpiece._cleaned
+    monkeypatch.setattr(wordpiece, "_cleaned", lambda char: looked.append(char) or cleaned(char))
+    beginning = "Space\u00a0love\n\x07story! "
+    assert model.pieces.ids(beginning + "loving " * 10_000, 16)[:6] == [*model.pieces.ids(beginning, 16)[:5], PIECES.index("lov")]
+    assert len(looked) < 200
 
 
 def test_vectors_are_those_of_torchs_own_layers(model: SentenceModel) -> None:
