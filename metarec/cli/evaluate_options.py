@@ -1,5 +1,6 @@
 """The options of `metarec evaluate`: how they are read, and which of them mean something together."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,10 +85,14 @@ def parse_shots(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 
 def parse_cuts(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    """`0.8,0.9` as numbers."""
+    """`0.8,0.9` as numbers that rise within (0, 1)."""
     if value is None:
         return None
+    wanted = f"'{value}' must be rising shares of all interactions such as 0.9 or 0.5,0.7,0.9"
     try:
-        return tuple(float(part) for part in value.split(","))
+        cuts = tuple(float(part) for part in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"'{value}' must be shares of all interactions such as 0.9 or 0.5,0.7,0.9") from None
+        raise click.BadParameter(wanted) from None
+    if not all(low < high for low, high in itertools.pairwise((0.0, *cuts, 1.0))):
+        raise click.BadParameter(wanted)
+    return cuts

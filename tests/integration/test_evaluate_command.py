@@ -278,6 +278,8 @@ def test_bad_files_and_wrong_use_end_with_2_and_one_line(
     assert list(tmp_path.iterdir()) == [bad]  # no half of a score file
     assert run(*words, "--shots", "x") == 2
     assert run(*words, "--episodes", episodes, "--cuts", "0.5") == 2
+    for cuts in ("0.9,0.5", "1.5", "0", "nan"):
+        assert run(*words, "--cuts", cuts) == 2
     assert run(*words, "--kind", "item") == 2
     for option in (["--episodes", episodes], ["--protocol", "temporal"], ["--ablate", "blank"], ["--profiles"]):
         assert run(*words, "--alone", *option) == 2
