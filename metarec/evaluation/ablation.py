@@ -18,7 +18,7 @@ import numpy as np
 from metarec.evaluation.bootstrap import Interval, Resampler, interval
 from metarec.evaluation.entities import Entities, entities
 from metarec.evaluation.episodes import Episodes
-from metarec.evaluation.metrics import LOWER_IS_BETTER, Floats, episode_metrics, shown_ndcg, summarise
+from metarec.evaluation.metrics import LOWER_IS_BETTER, Floats, episode_metrics, leading, summarise
 from metarec.evaluation.rating_run import label_scale, learner_predictor
 from metarec.features.encoder import FeatureEncoder
 from metarec.features.groups import FeatureGroup
@@ -59,7 +59,7 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """One protocol: the metrics with all features, and the effect of leaving each group out."""
+    """One protocol: the metrics with all features, the leading two first, and the effect of leaving each group out."""
 
     protocol: str
     mode: Mode
@@ -70,6 +70,11 @@ class Ablation:
     columns: int
     groups: Mapping[str, Mapping[str, Effect]]
     widths: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> list[str]:
+        """The metrics that people are shown: the leading two."""
+        return list(self.whole)[:2]
 
     def to_dict(self) -> dict[str, object]:
         """JSON-able."""
@@ -134,8 +139,10 @@ def _measure(
     scale = label_scale(dataset, episodes.tasks.query_label_Q)
     predictions = learner_predictor(prior, tables, scale)(episodes)
     values = episode_metrics(episodes.tasks.query_start_T1, episodes.tasks.query_label_Q, predictions, scale)
-    # A head that only ranks has no error.
-    return episodes, {name: values[name] for name in ("mae" if "mae" in values else "auc", shown_ndcg(steep=scale.steep))}
+    means = {name: summarise(value_T, episodes.seed_T).mean for name, value_T in values.items()}
+    # Those of grades are part of the JSON whatever the labels are.
+    names = [leading(means, binary=binary, steep=scale.steep) for binary in (scale.binary, False)]
+    return episodes, {name: values[name] for name in dict.fromkeys((*names[0], *names[1]))}
 
 
 def blanked(table: EntityTable, names: frozenset[str]) -> EntityTable:

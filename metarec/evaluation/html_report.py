@@ -24,6 +24,8 @@ READING = (
     ),
     ("95 % intervals", "Bootstrap over users: what would vary had other users been drawn. Delta draws the same users for both."),
     ("mae, rmse", "Error of predicted ratings, in units of the rating: lower is better. Rows “_median” give the median grade."),
+    ("auc", "How often a row that was liked is placed above one that was not: 1 is perfect, .5 is chance."),
+    ("logloss", "How little the predicted probability of what happened was, as -log of it: lower is better."),
     ("ndcg@k, recall@k", "How good the first k places of a ranking are: 1 is perfect."),
     ("coverage@20", "Share of the catalogue that appears in anybody's list of 20."),
     (

@@ -167,6 +167,18 @@ def shown_ndcg(*, steep: bool) -> str:
     return "ndcg_linear@5" if steep else "ndcg@5"
 
 
+def leading(metrics: Mapping[str, float], *, binary: bool, steep: bool) -> tuple[str, str]:
+    """The two metrics that sum judged labels up, of those of the learner: its error and how good its order is.
+
+    Of binary labels AUC, by which `metarec advise` and P3 judge, and the log loss: a mean absolute error is lowest for whoever
+    says 0 or 1. A head that only ranks has no error, and where all labels are alike no order is better than another.
+    """
+    order = shown_ndcg(steep=steep)
+    if not binary or "logloss" not in metrics:
+        return "mae" if "mae" in metrics else "auc", order
+    return ("logloss", order) if np.isnan(metrics["auc"]) else ("auc", "logloss")
+
+
 def summarise(value_T: Floats, seed_T: NDArray[np.generic]) -> Summary:
     """Mean over the episodes of each seed, then mean and deviation over seeds; episodes with nan are left out."""
     defined_T = ~np.isnan(value_T)

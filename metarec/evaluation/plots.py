@@ -106,7 +106,7 @@ def reliability(protocol: ProtocolResult) -> str:
 def contributions(found: "Ablation") -> str:
     """The gain of each group of features in each metric, with its interval."""
     with matplotlib.rc_context(SETTINGS):
-        names, metrics = list(found.groups), list(found.whole)
+        names, metrics = list(found.groups), found.shown
         figure = Figure(figsize=(4.2 * len(metrics) + 1.2, 0.9 + 0.32 * len(names)), layout="constrained")
         place = np.arange(len(names))[::-1]
         for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):

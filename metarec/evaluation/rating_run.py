@@ -218,6 +218,7 @@ def run_contest(
                     calibration={model: table for model, table in tables.items() if table is not None},
                     resampling_seed=seed,
                     steep=contest.scale.steep,
+                    binary=contest.scale.binary,
                 )
             )
     return found

@@ -27,7 +27,8 @@ class ProtocolResult:
 
     `learner` and `joint` name models that are no plain baselines (joint: "" without one). `shots` is the number of support rows
     that were shown (None: all of them), `base` the protocol without its `@shots`. `constant` holds figures of the whole
-    protocol, such as coverage, that no episode has alone. `steep` labels are shown with nDCG of linear gain (LabelScale.steep).
+    protocol, such as coverage, that no episode has alone. `steep` labels are shown with nDCG of linear gain, and of `binary` ones
+    other metrics lead (LabelScale).
     """
 
     name: str
@@ -42,6 +43,7 @@ class ProtocolResult:
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     resampling_seed: int = 0
     steep: bool = False
+    binary: bool = False
 
     @cached_property
     def summaries(self) -> dict[str, dict[str, Summary]]:

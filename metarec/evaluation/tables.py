@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metarec.evaluation.bootstrap import Delta
-from metarec.evaluation.metrics import LOWER_IS_BETTER, MOST_GRADES, shown_ndcg
+from metarec.evaluation.metrics import LOWER_IS_BETTER, MOST_GRADES, leading
 from metarec.evaluation.results import ALONE, MEDIAN, ProtocolResult
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def headline(protocol: ProtocolResult) -> tuple[str, str]:
     metrics = protocol.values[protocol.learner]
     if "recall@20" in metrics:
         return "ndcg@20", "recall@20"
-    return "mae" if "mae" in metrics else "auc", shown_ndcg(steep=protocol.steep)
+    means = {metric: protocol.mean(protocol.learner, metric) for metric in metrics}
+    return leading(means, binary=protocol.binary, steep=protocol.steep)
 
 
 def order(protocol: ProtocolResult, metric: str = "") -> list[str]:
@@ -59,6 +60,8 @@ def main_table(protocol: ProtocolResult) -> Table:
     """Every model of one protocol with its main metrics and the interval of the first."""
     first = headline(protocol)[0]
     shown: tuple[str, ...] = LIST_COLUMNS if first == "ndcg@20" else RATING_COLUMNS
+    if protocol.binary:
+        shown = tuple(dict.fromkeys((*(metric for metric in headline(protocol) if metric in shown), *shown)))
     if protocol.steep:
         shown = tuple(metric.replace("ndcg@", "ndcg_linear@") for metric in shown)
     summaries = protocol.summaries
@@ -107,10 +110,11 @@ def _noted(line: str, *, protocol: ProtocolResult, linear: bool) -> str:
 
 def ablation_table(found: "Ablation") -> Table:
     """What each group contributes: the metrics without it, and by how much they are better with it."""
-    rows: list[Row] = [{"without": "nothing", "columns": found.columns, **found.whole}]
+    rows: list[Row] = [{"without": "nothing", "columns": found.columns, **{name: found.whole[name] for name in found.shown}}]
     for name, effects in found.groups.items():
         row: Row = {"without": name, "columns": found.widths[name]}
-        for metric, effect in effects.items():
+        for metric in found.shown:
+            effect = effects[metric]
             row[metric] = figure(effect.without)
             row[f"its gain in {metric}"] = figure(effect.gain)
             row[f"95 % ({metric})"] = span(effect.interval)
@@ -122,7 +126,7 @@ def ablation_table(found: "Ablation") -> Table:
     trained = f"{len(found.seeds)} trainings each" if len(found.seeds) > 1 else "one training each"
     how = f"trained anew, {trained}" if found.mode == "retrain" else "values blanked at prediction"
     note = "A positive gain: better with the group than without it; its 95 % interval is over users, not over trainings."
-    if any(metric.startswith("ndcg_linear") for metric in found.whole):
+    if any(metric.startswith("ndcg_linear") for metric in found.shown):
         note = f"{note} {LINEAR_GAIN}"
     note = f"{note} {few_users(found.users)}".rstrip()
     return Table(title=f"{found.protocol}: {found.episodes} episodes without a group of features ({how})", rows=rows, note=note)

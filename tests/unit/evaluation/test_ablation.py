@@ -1,13 +1,17 @@
 """Planted: labels follow the genre of an item, so without genres nothing is left, and years are noise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from metarec.data.schema import Label
 from metarec.errors import FailedPreconditionError
 from metarec.evaluation.ablation import ablate, blanked
 from metarec.evaluation.entities import entities
 from metarec.evaluation.hidden_items import ask_for_hidden, hide_items
+from metarec.evaluation.tables import ablation_table
 from metarec.features.encoder import FeatureEncoder
 from metarec.features.groups import choose_groups
 from metarec.meta.prior import Head, Prior
@@ -101,6 +105,26 @@ def test_what_carries_the_labels_has_a_gain_and_noise_has_none(tiny_dataset, enc
     assert years["mae"].seed_sd == 0
     data = found.to_dict()
     assert data["groups"]["numbers"]["columns"] == found.widths["numbers"]
+
+
+def test_of_clicks_people_are_shown_auc_and_log_loss_and_json_keeps_the_error(tiny_dataset, encoder):
+    events = tiny_dataset.interactions
+    clicks = replace(
+        tiny_dataset,
+        schema=replace(tiny_dataset.schema, label=Label(column="liked", kind="binary", minimum=0, maximum=1)),
+        interactions=replace(events, label_N=(events.label_N >= 4).astype(np.float32)),
+    )
+    train, hidden_I = hide_items(clicks, seed=3, share=0.4)
+    asked = ask_for_hidden(clicks, hidden_I, seed=3, max_users=80)
+    prior = _prior(train, encoder, 1.0)
+    groups = choose_groups(encoder, ("categories",), fields=True)
+    (found,) = ablate(clicks, asked, encoder, groups, mode="blank", trained=lambda *_: prior, seeds=(0,))
+    assert found.shown == ["auc", "logloss"]
+    assert set(found.to_dict()["metrics"]) == {"auc", "logloss", "mae", "ndcg@5"}
+    assert list(ablation_table(found).rows[0])[2:] == [
+        *("auc", "its gain in auc", "95 % (auc)"),
+        *("logloss", "its gain in logloss", "95 % (logloss)"),
+    ]
 
 
 def test_blanked_values_look_like_missing_ones(tiny_dataset, encoder):

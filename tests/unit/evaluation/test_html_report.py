@@ -10,7 +10,7 @@ import pytest
 from metarec.evaluation.calibration import Calibration
 from metarec.evaluation.html_report import render
 from metarec.evaluation.results import ProtocolResult, Report
-from metarec.evaluation.tables import curve_table, main_table, order
+from metarec.evaluation.tables import curve_table, headline, main_table, order
 
 CALIBRATION = Calibration(kind="intervals", expected=(0.5, 0.9), observed=(0.45, 0.88), count=(9, 9), error=0.035)
 
@@ -71,6 +71,24 @@ def test_labels_of_hundreds_are_shown_with_linear_gains_and_a_word_about_it() ->
     assert {"ndcg_linear@5"} == {column for row in main_table(steep).rows for column in row if "ndcg" in column}
     assert "ndcg_linear@5 +" in main_table(steep).note
     assert "linear" not in main_table(graded).note
+
+
+def test_of_clicks_auc_and_log_loss_lead_and_the_error_stands_behind() -> None:
+    def clicks(name: str, shots: int, auc: float = 0.7) -> ProtocolResult:
+        graded = protocol(name, "users", shots)
+        more = {"auc": np.full(30, auc), "logloss": np.full(30, 0.6)}
+        return replace(graded, values={model: {**by, **more} for model, by in graded.values.items()}, binary=True)
+
+    points = [clicks("users@0", 0), clicks("users@5", 5)]
+    assert headline(points[0]) == ("auc", "logloss")
+    assert list(main_table(points[0]).rows[0])[:5] == ["model", "auc", "95 % of auc", "logloss", "mae"]
+    assert main_table(points[0]).note.startswith("Delta: auc ")
+    page = render(Report(learner="alpaca", facts={"id": "c", "created": 0.0}, protocols=points))
+    assert re.findall(r"users: (\S+) after k shots", page) == ["auc", "logloss"]
+    assert headline(clicks("users@0", 0, auc=np.nan)) == ("logloss", "ndcg@5")  # all labels are alike
+    assert headline(protocol("users@0", "users", 0)) == ("mae", "ndcg@5")
+    ranker = replace(points[0], values={"alpaca": {"auc": np.full(30, 0.7), "ndcg@5": np.full(30, 0.5)}})
+    assert headline(ranker) == ("auc", "ndcg@5")
 
 
 def test_the_page_loads_nothing_from_anywhere(page: str) -> None:
