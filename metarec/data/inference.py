@@ -211,6 +211,9 @@ def _draft(name: str, column: pa.Array) -> Draft:
         return Draft(field=Field(name=name, kind="numeric"), reason=f"{min(numeric):g} to {max(numeric):g}{gone}")
     text = present.to_pylist()
     words = sum(value.count(" ") + 1 for value in text) / rows
+    if (entries := _entries(text)) is not None:
+        separator, dim = entries
+        return Draft(field=Field(name=name, kind="vector", dim=dim, separator=separator), reason=f"{dim} numbers each{gone}")
     separator = _separator(text, distinct)
     if separator is not None:
         parts = len({part.strip() for value in text for part in value.split(separator)})
@@ -240,6 +243,19 @@ def _nested(name: str, column: pa.Array) -> Draft:
         return Draft(field=Field(name=name, kind="vector", dim=dim), reason=f"lists of {dim} numbers")
     distinct = len({value for row in rows for value in row})
     return Draft(field=Field(name=name, kind="multi_categorical"), reason=f"lists, {distinct} values")
+
+
+def _entries(text: Sequence[str]) -> tuple[str, int] | None:
+    """Separator and length of values that are as many numbers each, not all of them whole (those may be codes)."""
+    for separator in SEPARATORS:
+        parts = [value.split(separator) for value in text]
+        dim, count = Counter(map(len, parts)).most_common(1)[0]
+        if dim < MIN_ENTRIES or len(text) - count > STRAY_SHARE * len(text):
+            continue
+        numbers = _numbers(pa.chunked_array([pa.array([entry for row in parts for entry in row], pa.string())]))
+        if numbers is not None and not all(number.is_integer() for number in numbers):
+            return separator, dim
+    return None
 
 
 def _separator(text: Sequence[str], distinct: int) -> str | None:

@@ -12,6 +12,8 @@ import yaml
 
 from metarec.errors import SchemaError
 
+ALL_POSITIVE = "; where every event counts as 1, write 'label: {column: label, kind: binary}' and import with --all-positive"
+
 FieldKind = Literal["categorical", "multi_categorical", "numeric", "text", "vector"]
 TextEncoder = Literal["sentences"]
 LabelKind = Literal["rating", "binary"]
@@ -257,7 +259,8 @@ def _known(data: Yaml, known: set[str], where: str, *, needed: set[str]) -> None
         raise SchemaError(f"{where} has unknown key '{unknown[0]}'; known: {', '.join(sorted(known))}", field=unknown[0])
     missing = sorted(needed - set(data))
     if missing:
-        raise SchemaError(f"{where} needs '{missing[0]}'", field=missing[0])
+        hint = ALL_POSITIVE if (where, missing[0]) == ("schema", "label") else ""
+        raise SchemaError(f"{where} needs '{missing[0]}'{hint}", field=missing[0])
 
 
 def _plain(value: object) -> object:

@@ -126,6 +126,20 @@ def test_numbered_columns_of_numbers_are_the_entries_of_a_vector(tmp_path):
     assert "- name: image  # 3 numbered columns of numbers" in text
 
 
+@pytest.mark.parametrize("separator", ["|", ";", ",", " "])
+def test_as_many_numbers_in_each_text_are_a_vector_and_whole_ones_are_codes(tmp_path, separator):
+    rows = range(120)
+    items = {
+        "movieId": list(rows),
+        "cover": [separator.join((f"{k / 7:.4f}", "nan" if k == 5 else "-1e-3", "1.5")) for k in rows],
+        "codes": [separator.join((str(k % 4), "7", "9")) for k in rows],
+    }
+    schema, text = _draft(tmp_path, interactions=EVENTS, items=items)
+    assert schema.items[0] == Field(name="cover", kind="vector", dim=3, separator=separator)
+    assert schema.items[1].kind != "vector"
+    assert "3 numbers each" in text
+
+
 def test_fields_of_a_further_file_are_drafted_too(tmp_path):
     tables = {"e": EVENTS, "i": {"movieId": [7, 8], "year": [1990, 1995]}, "l": {"movieId": [7, 8], "length": [90.5, 100.5]}}
     e, i, more = (_table(tmp_path, name, columns) for name, columns in tables.items())

@@ -54,6 +54,11 @@ def test_hashes_of_different_schemas_differ():
     assert Schema.from_dict(MINIMAL).hash != Schema.from_dict({**MINIMAL, "timestamp": "t"}).hash
 
 
+def test_a_schema_without_a_label_says_how_to_do_without():
+    with pytest.raises(SchemaError, match="schema needs 'label'; where every event counts as 1, .* import with --all-positive"):
+        Schema.from_dict({name: value for name, value in MINIMAL.items() if name != "label"})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
