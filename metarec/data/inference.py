@@ -212,8 +212,8 @@ def _draft(name: str, column: pa.Array) -> Draft:
     text = present.to_pylist()
     words = sum(value.count(" ") + 1 for value in text) / rows
     if (entries := _entries(text)) is not None:
-        separator, dim = entries
-        return Draft(field=Field(name=name, kind="vector", dim=dim, separator=separator), reason=f"{dim} numbers each{gone}")
+        between, dim = entries
+        return Draft(field=Field(name=name, kind="vector", dim=dim, separator=between), reason=f"{dim} numbers each{gone}")
     separator = _separator(text, distinct)
     if separator is not None:
         parts = len({part.strip() for value in text for part in value.split(separator)})

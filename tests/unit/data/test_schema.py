@@ -55,7 +55,7 @@ def test_hashes_of_different_schemas_differ():
 
 
 def test_a_schema_without_a_label_says_how_to_do_without():
-    with pytest.raises(SchemaError, match="schema needs 'label'; where every event counts as 1, .* import with --all-positive"):
+    with pytest.raises(SchemaError, match=r"schema needs 'label'; where every event counts as 1, .* import with --all-positive"):
         Schema.from_dict({name: value for name, value in MINIMAL.items() if name != "label"})
 
 
