@@ -4,10 +4,12 @@ No Feast import: store.py hands in the store, the views and the message classes.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from metarec.errors import UnavailableError
 from metarec.features.wire import KEYS, Kind, Row, Value, ViewName, fill, parse
 
 
@@ -69,35 +71,56 @@ class OnlineRows:
         self._new_key, self._new_value = new_key, new_value
         # Feast keeps one SQLite connection for all threads; a transaction of one must not swallow another's statements.
         self.lock = threading.RLock()
+        self._failures = 0
+        self._failure = ""
         self._last = datetime.fromtimestamp(0, UTC)
 
     def read(self, view: ViewName, ids: Sequence[str]) -> list[Row]:
-        """One row for each id, empty where the store has none."""
+        """One row for each id, empty where the store has none. UnavailableError when a call that it waited for has failed."""
         if not ids:
             return []
+        failures = self._failures
         keys = [self._key(view, entity_id) for entity_id in ids]
         # A fresh list each time: the Redis store appends to it.
         names = list(self._kinds[view])
-        with self.lock:
+        with self._turn(failures):
             found = self._store.online_read(self._config, self._views[view], keys, names)
         # SQLite's store gives all that was ever written, fields of an older schema too.
         known = self._kinds[view]
         return [{name: parse(value) for name, value in (values or {}).items() if name in known} for _, values in found]
 
     def write(self, view: ViewName, rows: Mapping[str, Row]) -> None:
-        """Replace the rows of these ids in one transaction."""
+        """Replace the rows of these ids in one transaction. UnavailableError when a call that it waited for has failed."""
         if not rows:
             return
+        failures = self._failures
         kinds = self._kinds[view]
         encoded = [
             (self._key(view, entity_id), {name: self._value(kinds[name], name, row) for name in kinds})
             for entity_id, row in rows.items()
         ]
-        with self.lock:
+        with self._turn(failures):
             # The Redis store drops a write that is not later than the one before it.
             self._last = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
             batch: list[Written] = [(key, values, self._last, None) for key, values in encoded]
             self._store.online_write_batch(self._config, self._views[view], batch, None)
+
+    @contextmanager
+    def _turn(self, failures: int) -> Iterator[None]:
+        """The store for one call, which began after so many failures.
+
+        A call that hangs is given up by its driver after a while. Those that waited behind it have waited as long: they fail with
+        it, instead of hanging one after another.
+        """
+        with self.lock:
+            if self._failures != failures:
+                raise UnavailableError(self._failure)
+            try:
+                yield
+            except Exception as error:
+                self._failures += 1
+                self._failure = f"{type(error).__name__}: {error}"
+                raise
 
     def _key(self, view: ViewName, entity_id: str) -> EntityKey:
         key = self._new_key(KEYS[view])

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0
 PATIENCE_SECONDS = 0.5
-"""How long an answer of Redis may take: requests that wait behind one another must still have time to be answered without it."""
+"""How long an answer of Redis may take: requests that wait for it must still have time to be answered without it."""
 T = TypeVar("T")
 
 
@@ -160,7 +160,9 @@ class LazyStore:
             if store is not None and self._store is not store:
                 # It was closed under this call, to be opened anew.
                 return self._call(call)
-            self._failure = f"feature store '{self._path}' cannot be reached: {type(error).__name__}: {error}"
+            # The error of a call that waited for another one is told in the words of that one's.
+            said = str(error) if isinstance(error, UnavailableError) else f"{type(error).__name__}: {error}"
+            self._failure = f"feature store '{self._path}' cannot be reached: {said}"
             self._retry_at = self._clock() + PAUSE_SECONDS
             if not isinstance(error, MetarecError):
                 logger.warning("%s", self._failure)
