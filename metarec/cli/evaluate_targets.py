@@ -42,7 +42,9 @@ def target_results(
             # Where every event has the same label there is nothing to learn of it.
             if own.has_varied_labels:
                 trained[target.column] = fit(own, recipe, seed=loaded.seed, progress=show)
-    contest = TargetContest(prior=loaded.prior, alone=trained, seed=evaluation.seed, watch=evaluation.watch)
+    contest = TargetContest(
+        prior=loaded.prior, alone=trained, seed=evaluation.seed, scores=evaluation.scores, watch=evaluation.watch
+    )
     return contest.results(train, held_out, shots)
 
 

@@ -32,6 +32,7 @@ from metarec.evaluation.rating_run import (
     run_contest,
 )
 from metarec.evaluation.results import ALONE, ProtocolResult
+from metarec.evaluation.scores import ScoreFile
 from metarec.meta.prior import Prior
 
 if TYPE_CHECKING:
@@ -42,13 +43,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class TargetContest:
-    """What is evaluated: the prior of all targets and, for each target by name, one trained on it alone (may be empty)."""
+    """What is evaluated: the prior of all targets and, for each target by name, one trained on it alone (may be empty).
+
+    `scores` gets every prediction, a target's labels where others have the label.
+    """
 
     prior: Prior
     alone: Mapping[str, Prior]
     seed: int = 0
     max_users: int = 1000
     max_query: int = 100
+    scores: ScoreFile | None = None
     watch: Callable[[str], None] = lambda _: None
 
     def results(self, train: "Dataset", held_out: "Dataset", shots: Sequence[int]) -> list[ProtocolResult]:
@@ -101,9 +106,9 @@ class TargetContest:
             alone = learner_name(prior) + ALONE
             models = {alone: moved(learner_predictor(prior, other, scale), tables, other), **models}
         learner, base = learner_name(self.prior), f"held_out_{name}"
-        protocol_T = np.full(len(asked), base, object)
         shown = [asked.first_shots(k) for k in shots]
-        parts = [replace(_of(part, label_NK[:, number]), protocol_T=protocol_T) for part in shown]
+        names = [np.full(len(asked), f"{base}@{k}", object) for k in shots]
+        parts = [replace(_of(part, label_NK[:, number]), protocol_T=name_T) for part, name_T in zip(shown, names, strict=True)]
         ends = (scale.minimum, scale.maximum)
         mine = [self._predictor(number, tables, _with_all(part, label_NK), ends) for part in shown]
         if number == 0 and self.prior.link is not None:
@@ -111,8 +116,8 @@ class TargetContest:
         found = []
         for k, episodes, predict in zip(shots, parts, mine, strict=True):
             contest = Contest(learner=learner, joint=alone, models={learner: predict, **models}, scale=scale)
-            (result,) = run_contest(contest, episodes, tables, [None], seed=self.seed, watch=self.watch)
-            found.append(replace(result, name=f"{base}@{k}", shots=k))
+            (result,) = run_contest(contest, episodes, tables, [None], seed=self.seed, scores=self.scores, watch=self.watch)
+            found.append(replace(result, base=base, shots=k))
         return found
 
     def _predictor(

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -95,9 +96,9 @@ def test_show_tells_of_further_targets(data: Path) -> None:
     assert "target 'stars'" in invoke("data", "show", "--data", data)
 
 
-def test_every_target_is_evaluated_beside_baselines_and_training_alone(registry: Path, data: Path) -> None:
+def test_every_target_is_evaluated_beside_baselines_and_training_alone(registry: Path, data: Path, tmp_path: Path) -> None:
     words = ("--checkpoint", registry, "--data", data, "--protocol", "held-out", "--shots", "0,8", "--alone", "--json", "-")
-    found: dict[str, Any] = json.loads(invoke("evaluate", *words))
+    found: dict[str, Any] = json.loads(invoke("evaluate", *words, "--scores", tmp_path / "s.parquet"))
     protocols = found["protocols"]
     assert {"held_out_clicked@0", "held_out_clicked@8", "held_out_stars@0", "held_out_stars@8"} <= set(protocols)
     for name, models in protocols.items():
@@ -108,6 +109,13 @@ def test_every_target_is_evaluated_beside_baselines_and_training_alone(registry:
     # Eight interactions hold eight clicks and no more than three grades: what is shared is most of what there is to know.
     assert learner < protocols["held_out_stars@8"]["alpaca_alone"]["mae"]["mean"]
     assert found["deltas_joint"]["held_out_stars@8"]["alpaca_targets"]["mae"]["value"] > 0
+    scores = pd.read_parquet(tmp_path / "s.parquet")
+    for (protocol, model), part in scores[scores.protocol.str.startswith("held_out_stars")].groupby(
+        ["protocol", "model"], observed=True
+    ):
+        error = (part.estimate - part.clicked).abs().groupby(part.episode_id, observed=True).mean().mean()
+        assert error == pytest.approx(protocols[protocol][model]["mae"]["mean"]), (protocol, model)
+    assert set(scores.protocol) == set(protocols)
 
 
 def test_a_target_with_too_few_labels_to_ask_for_is_told_and_left_out(registry: Path, data: Path) -> None:
