@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from feast import FeatureStore as Feast
 
 PROJECT = "metarec"
+LOAD_ROWS = 500
+"""Rows of a view that are loaded online at once: whoever wants the store meanwhile waits for so many."""
 
 
 def open_feast(path: Path, online: str, *, patience_seconds: float | None = None) -> "Feast":
@@ -89,6 +91,7 @@ def _config(path: Path, online: str, patience_seconds: float | None) -> object:
         offline_store={"type": "dask"},
         online_store=_online_config(path, online, patience_seconds),
         entity_key_serialization_version=3,
+        materialization={"online_write_batch_size": LOAD_ROWS},
     )
 
 

@@ -7,10 +7,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import ParamSpec, Protocol
 
 from metarec.errors import UnavailableError
 from metarec.features.wire import KEYS, Kind, Row, Value, ViewName, fill, parse
+
+P = ParamSpec("P")
 
 
 class EntityKey(Protocol):
@@ -104,6 +106,15 @@ class OnlineRows:
             self._last = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
             batch: list[Written] = [(key, values, self._last, None) for key, values in encoded]
             self._store.online_write_batch(self._config, self._views[view], batch, None)
+
+    def in_turn(self, write: Callable[P, None]) -> Callable[P, None]:
+        """`write`, another way into the same store, as a call that takes its turn among those made here."""
+
+        def waiting(*args: P.args, **kwargs: P.kwargs) -> None:
+            with self._turn(self._failures):
+                write(*args, **kwargs)
+
+        return waiting
 
     @contextmanager
     def _turn(self, failures: int) -> Iterator[None]:

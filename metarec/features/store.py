@@ -46,14 +46,17 @@ class FeatureStore:
         self._feast = open_feast(path, online, patience_seconds=patience_seconds)
         self._declare()
         new_key, new_value = wire_types()
+        online_store = self._feast._get_provider().online_store
         self._rows = OnlineRows(
-            store=self._feast._get_provider().online_store,
+            store=online_store,
             config=self._feast.config,
             views={name: self._feast.get_feature_view(name) for name in KEYS},
             kinds=self._kinds,
             new_key=new_key,
             new_value=new_value,
         )
+        # Feast loads views through it, in batches (LOAD_ROWS) between which others have their turn.
+        online_store.online_write_batch = self._rows.in_turn(online_store.online_write_batch)
 
     @staticmethod
     def build(dataset: "Dataset", path: Path, online: str = "sqlite") -> "FeatureStore":
@@ -161,7 +164,7 @@ class FeatureStore:
         restart: bool = False,
         progress: Callable[[float, float | None, str], None] | None = None,
     ) -> None:
-        """Load the online store with what was known at `end` (seconds; now by default).
+        """Load the online store with what was known at `end` (seconds; now by default). Others read and write meanwhile.
 
         Continues from the last call; `restart` loads everything again, which undoes profiles and contents written since.
         FailedPreconditionError when the directory was built anew since it was opened: its files have other fields.
@@ -179,7 +182,7 @@ class FeatureStore:
         for step, view in enumerate(views):
             if progress is not None:
                 progress(step, len(views), view)
-            with self._rows.lock, _quiet():
+            with _quiet():
                 self._feast.materialize(start, _moment(until), feature_views=[view])
         if progress is not None:
             progress(len(views), len(views), "")

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -332,6 +333,35 @@ def test_an_online_store_that_lost_what_was_loaded_is_known_by_that(redis_url: s
     shutil.rmtree(tmp_path / "features" / "offline")
     assert not lazy.materialize()  # without the files nothing can be said, nor loaded
     lazy.close()
+
+
+def test_while_views_are_loaded_others_have_their_turn(online: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("metarec.features.declarations.LOAD_ROWS", 4)
+    store = FeatureStore.build(make_dataset(), tmp_path / "features", f"{online[:-1]}3" if online != "sqlite" else online)
+    engine = store._feast._get_provider().batch_engine
+    materialize, sizes, answered = engine.materialize, [], []
+    write = store._rows._store.online_write_batch
+
+    def writing(*args: object, data: list[object], **more: object) -> None:
+        sizes.append(len(data))
+        write(*args, data=data, **more)
+
+    def materializing(*args: object, **more: object) -> object:
+        found = materialize(*args, **more)
+        reader = threading.Thread(target=lambda: answered.append(store.read_user("u4")), daemon=True)
+        reader.start()
+        reader.join(20)
+        return found
+
+    monkeypatch.setattr(engine, "materialize", materializing)
+    monkeypatch.setattr(store._rows._store, "online_write_batch", writing)
+    store.materialize(END)
+    assert max(sizes) == 4
+    assert sum(sizes) > NUM_USERS + NUM_ITEMS
+    assert len(answered) == 4
+    assert answered[-1] is not None
+    assert answered[-1].stats is not None
+    store.close()
 
 
 @pytest.mark.parametrize("password", ["0123", "p@ss/word%", 'quo"te'])
