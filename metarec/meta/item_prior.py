@@ -30,9 +30,10 @@ def closed_form(prior: Prior) -> Head:
     """The explicit head, in closed form and with users as tasks; FailedPreconditionError when the checkpoint has none."""
     head = prior.heads.get("explicit")
     if head is None or not is_closed_form(head):
+        known = " or ".join(f"'{learner}'" for learner, _ in CLOSED_FORMS)
         found = "no explicit head" if head is None else f"an explicit head of learner '{head.learner.name}', kind '{head.kind}'"
         raise FailedPreconditionError(
-            f"checkpoint '{prior.checkpoint}' has {found}; item tasks need one of learner '{Alpaca.name}', kind 'user'",
+            f"checkpoint '{prior.checkpoint}' has {found}; item tasks need one of kind 'user' and learner {known}",
             metadata={"checkpoint": prior.checkpoint},
         )
     return head

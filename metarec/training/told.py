@@ -43,7 +43,7 @@ def left_out(asked: Recipe, recipe: Recipe, dataset: "Dataset") -> list[str]:
     elif names and (explicit is None or not has_scenarios(explicit)):
         notes.append(
             f"what users of the {len(names)} scenarios have in common is not learned by recipe '{recipe.name}'; recipe 'alpaca' "
-            "learns it"
+            f"learns it{', of the label alone' if targets else ''}"
         )
     elif len(names) > MAX_SCENARIOS:
         notes.append(f"of {len(names)} scenarios, the {MAX_SCENARIOS} with most interactions are learned")

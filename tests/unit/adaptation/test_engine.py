@@ -295,7 +295,7 @@ def test_content_is_the_prior_of_an_item(engine: Engine) -> None:
 def test_item_tasks_need_a_closed_form_explicit_head(engine: Engine, gradient_prior: Prior, prior: Prior) -> None:
     with pytest.raises(NotFoundError, match="'nope'"):
         engine.predict_item("nope", [], [], [])
-    with pytest.raises(FailedPreconditionError, match="maml"):
+    with pytest.raises(FailedPreconditionError, match=r"maml.*learner 'alpaca' or 'alpaca_targets'"):
         Engine(gradient_prior).predict_item({}, [], [], [UserInput()])
     with pytest.raises(FailedPreconditionError, match="no explicit head"):
         Engine(replace(prior, heads={"implicit": prior.heads["implicit"]})).predict_item({}, [], [], [UserInput()])
