@@ -2,24 +2,21 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from metarec.cli.output import cell, emit, json_option, note, print_error, print_table
-from metarec.cli.values import figure
+from metarec.cli.output import json_option, note, print_error, print_table
 from metarec.data.schema import Schema
 from metarec.errors import InterruptedRunError
-from metarec.training.progress import early_stop_note
 from metarec.training.recipe import Recipe
 from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, RECIPES, TARGETS_RECIPE, get_recipe
 
 if TYPE_CHECKING:
     from metarec.training.gate import Gate
-    from metarec.training.registry import CheckpointInfo
 
 EXIT_INTERRUPTED = 130
 
@@ -117,6 +114,7 @@ def train(
         raise click.UsageError("--force only means something with --promote")
     chosen = get_recipe(recipe, several_targets=_several_targets(data)).override(settings)
     from metarec.cli.train_display import TrainDisplay
+    from metarec.cli.train_report import report
     from metarec.training.registry import Registry
     from metarec.training.run import RunOptions
     from metarec.training.run import train as run_training
@@ -142,7 +140,7 @@ def train(
             info = registry.promote(checkpoint, force=force)
         except GateNotPassedError as error:
             refusal = error.message
-    _report(info, display.notes, as_json=as_json)
+    report(info, display.notes, as_json=as_json)
     where = f"{info.id} --registry {shlex.quote(str(out))}"
     if refusal:
         print_error(refusal)
@@ -173,95 +171,3 @@ def _gate(recipe: Recipe) -> "Gate":
 def _command() -> str:
     """This command line, without what would make it start anew."""
     return shlex.join(["metarec", *(word for word in sys.argv[1:] if word != "--no-resume")])
-
-
-def _report(info: "CheckpointInfo", notes: Sequence[str], *, as_json: bool) -> None:
-    from metarec.training.manifest import read_manifest
-
-    manifest = read_manifest(info.path)
-    history = manifest["history"]
-    assert isinstance(history, dict)
-    value: dict[str, object] = {
-        "checkpoint": info.id,
-        "path": str(info.path),
-        "recipe": info.recipe,
-        "seed": manifest["seed"],
-        "live": info.live,
-        "train_seconds": manifest["train_seconds"],
-        "stopped_early": stopped_early(manifest),
-        "blend": manifest["blend"],
-        "metrics": dict(info.metrics),
-        "gate": manifest["gate"],
-        "notes": list(notes),
-        "history": history,
-    }
-    if not as_json:
-        for target, epochs in history.items():
-            print_table(epoch_rows(epochs), title=f"head '{target}'")
-        for target, said in stopped_early(manifest).items():
-            note(f"head '{target}' {said}")
-    gate = manifest["gate"]
-    verdict = "not judged"
-    if isinstance(gate, dict):
-        verdict = f"{'passed' if gate['passed'] else 'not passed'}, delta {gate['delta']:+.4f}"
-    rows = [
-        {"": "checkpoint", "value": info.id},
-        {"": "path", "value": str(info.path)},
-        {"": "recipe", "value": info.recipe},
-        {"": "train seconds", "value": f"{manifest['train_seconds']:.1f}"},
-        {"": "blend", "value": cell(manifest["blend"])},
-        *({"": name, "value": cell(value)} for name, value in info.metrics.items()),
-        {"": "gate", "value": verdict},
-        *({"": name, "value": cell(figure(name, value))} for name, value in info.gate_metrics.items()),
-        {"": "live", "value": "yes" if info.live else "no"},
-    ]
-    emit(value, as_json=as_json, rows=rows, title="checkpoint")
-
-
-def stopped_early(manifest: Mapping[str, object]) -> dict[str, str]:
-    """What to say of each head that ended before its last epoch."""
-    recipe, history = manifest["recipe"], manifest["history"]
-    assert isinstance(recipe, dict)
-    assert isinstance(history, dict)
-    planned = {head["target"]: head["epochs"] for head in recipe["heads"]}
-    said: dict[str, str] = {}
-    for target, epochs in history.items():
-        members = by_member(epochs)
-        notes = [
-            (f"member {number} " if len(members) > 1 else "")
-            + early_stop_note(len(mine), planned[target], lowest_epoch(mine), published_epoch(mine))
-            for number, mine in enumerate(members, 1)
-            if len(mine) < planned[target]
-        ]
-        if notes:
-            said[target] = "; ".join(notes)
-    return said
-
-
-def by_member(epochs: Sequence[Mapping[str, float]]) -> list[list[Mapping[str, float]]]:
-    """A head's epochs by the training they are of."""
-    numbers = sorted({epoch.get("member", 1) for epoch in epochs})
-    return [[epoch for epoch in epochs if epoch.get("member", 1) == number] for number in numbers]
-
-
-def lowest_epoch(epochs: Sequence[Mapping[str, float]]) -> int:
-    """The epoch (from 1) with the first of the smallest validation losses, else the last."""
-    losses = [epoch.get("validation_loss", -float(k)) for k, epoch in enumerate(epochs)]
-    return losses.index(min(losses)) + 1
-
-
-def published_epoch(epochs: Sequence[Mapping[str, float]]) -> int:
-    """The epoch (from 1) whose parameters were published: the last one kept; in older checkpoints that of the smallest loss."""
-    return max((k for k, epoch in enumerate(epochs, 1) if epoch.get("kept")), default=lowest_epoch(epochs))
-
-
-def epoch_rows(epochs: Sequence[Mapping[str, float]]) -> list[dict[str, object]]:
-    """A head's epochs as table rows, those that were published marked."""
-    rows: list[dict[str, object]] = []
-    for mine in by_member(epochs):
-        published = published_epoch(mine)
-        for epoch in mine:
-            whole = {name: int(epoch[name]) for name in ("member", "epoch") if name in epoch}
-            mark = "published" if epoch["epoch"] == published else ""
-            rows.append({**{name: value for name, value in epoch.items() if name != "kept"}, **whole, "": mark})
-    return rows

@@ -2,8 +2,8 @@
 
 import pytest
 
-from metarec.cli.train import epoch_rows, stopped_early
 from metarec.cli.train_display import TrainDisplay
+from metarec.cli.train_report import epoch_rows, stopped_early
 from metarec.training.progress import Progress
 
 
