@@ -12,6 +12,7 @@ import click
 from metarec.cli.output import json_option, note, print_error, print_table
 from metarec.data.schema import Schema
 from metarec.errors import InterruptedRunError
+from metarec.features.manifest import shown
 from metarec.training.recipe import Recipe
 from metarec.training.recipes import ABOUT, DEFAULT_RECIPE, RECIPES, TARGETS_RECIPE, get_recipe
 
@@ -169,5 +170,6 @@ def _gate(recipe: Recipe) -> "Gate":
 
 
 def _command() -> str:
-    """This command line, without what would make it start anew."""
-    return shlex.join(["metarec", *(word for word in sys.argv[1:] if word != "--no-resume")])
+    """This command line, without what would make it start anew, and without the password of an online store."""
+    words = [shown(word) if "://" in word else word for word in sys.argv[1:] if word != "--no-resume"]
+    return shlex.join(["metarec", *words])

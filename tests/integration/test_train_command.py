@@ -177,11 +177,12 @@ def test_ctrl_c_saves_says_how_to_resume_and_exits_with_130(data: str, tmp_path:
         "--data",
         data,
         "--out",
-        str(tmp_path / "out"),
+        str(tmp_path / "o@t"),
         "--no-gate",
         *QUICK,
     ]
     command += ["--set", "explicit.epochs=5000", "--set", "explicit.patience=0", "--no-resume"]
+    command += ["--online", "redis://:s3cret@127.0.0.1:1/0"]  # training does not ask it
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
@@ -192,10 +193,12 @@ def test_ctrl_c_saves_says_how_to_resume_and_exits_with_130(data: str, tmp_path:
     assert process.returncode == 130
     assert "stopping: saving the state" in told
     assert "error: stopped in epoch" in told
-    assert f"resume with: metarec train --data {data}" in told
+    assert f"resume with: metarec train --data {data} --out {tmp_path / 'o@t'}" in told
+    assert "--online redis://:PASSWORD@127.0.0.1:1/0" in told
+    assert "s3cret" not in told
     assert "--no-resume" not in told
     assert out == ""
-    (state,) = (tmp_path / "out" / "runs").glob("*/state.explicit.safetensors")
+    (state,) = (tmp_path / "o@t" / "runs").glob("*/state.explicit.safetensors")
     assert state.stat().st_size > 0
 
 
