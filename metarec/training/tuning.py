@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -97,75 +97,12 @@ class Trials:
 
     def _fit(self, halving: Halving, heads: Mapping[str, HeadRecipe]) -> None:
         from ray import tune
-        from ray.tune.progress_reporter import TrialProgressCallback
-        from ray.tune.search import Searcher
 
-        base_seed = self._seed
-        stop, watch, common = self._stop, self._watch, {"until": halving.until, "stop": self._stop}
-        said: dict[str, Report] = {}
-        given: dict[str, Training] = {}
-
-        # Tune pickles all three, so that a run might be restored in another process; these runs never are.
-        class Listener(tune.Callback):  # type: ignore[misc]  # ray ships without usable types
-            def __reduce__(self) -> tuple[type, tuple[()]]:
-                return object, ()
-
-            def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-                if "report" in result:
-                    said[trial.trial_id] = Report.from_dict(result["report"])
-                    watch(said[trial.trial_id])
-
-            def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-                # After on_trial_complete of the search, which is not told why.
-                error = trial.get_error()
-                failed = halving.fail(given[trial.trial_id], DIED if error is None else cause(error))
-                if failed is not None:
-                    watch(failed)
-
-        class Rungs(Searcher):  # type: ignore[misc]  # as above
-            def __reduce__(self) -> tuple[type, tuple[()]]:
-                return object, ()
-
-            def save(self, checkpoint_path: str) -> None:
-                return None
-
-            def suggest(self, trial_id: str) -> Any:
-                training = None if stop.requested() else halving.next()
-                if training is None:
-                    return Searcher.FINISHED if stop.requested() or halving.over else None
-                given[trial_id] = training
-                head = replace(heads[training.trial], epochs=training.epochs)
-                seed = base_seed + training.repeat
-                return {"asked": {"trial": training.trial, "rung": training.rung, "recipe": head, "seed": seed, **common}}
-
-            def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-                halving.end(given[trial_id].trial, said.get(trial_id))
-                if error:
-                    halving.fail(given[trial_id], DIED)
-
-        class OnRequest(tune.Stopper):  # type: ignore[misc]  # as above
-            def __reduce__(self) -> tuple[type, tuple[()]]:
-                return object, ()
-
-            def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-                return False
-
-            def stop_all(self) -> bool:
-                return stop.requested()
-
-        class Silence(TrialProgressCallback):  # type: ignore[misc]  # as above
-            """In place of Tune's own, which prints on standard output, whatever the verbosity, when a trial ends unheard."""
-
-            def __reduce__(self) -> tuple[type, tuple[()]]:
-                return object, ()
-
-            def _print(self, msg: str) -> None:
-                return None
-
+        run = _Run(halving=halving, heads=heads, seed=self._seed, stop=self._stop, watch=self._watch)
         tuner = tune.Tuner(
             self._trainable,
             tune_config=tune.TuneConfig(
-                search_alg=Rungs(),
+                search_alg=_rungs(run),
                 num_samples=-1,
                 max_concurrent_trials=self._slots,
                 reuse_actors=True,
@@ -173,10 +110,106 @@ class Trials:
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name="trials", storage_path=str(self._files), callbacks=[Listener(), Silence()], stop=OnRequest(), verbose=0
+                name="trials",
+                storage_path=str(self._files),
+                callbacks=[_listener(run), _silence()],
+                stop=_on_request(self._stop),
+                verbose=0,
             ),
         )
         tuner.fit()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What those that Tune calls have in common while it runs: by Tune's ids, what was given to trials and what they said."""
+
+    halving: Halving
+    heads: Mapping[str, HeadRecipe]
+    seed: int
+    stop: StopFile
+    watch: Callable[[Report], None]
+    given: dict[str, Training] = field(default_factory=dict)
+    said: dict[str, Report] = field(default_factory=dict)
+
+
+class _Bare:
+    """Tune pickles those that it calls, so that a run might be restored in another process; these runs never are."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return object, ()
+
+
+def _listener(run: _Run) -> Any:
+    """Passes reports on, and the reasons of failures."""
+    from ray import tune
+
+    class Listener(_Bare, tune.Callback):  # type: ignore[misc]  # ray ships without usable types
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+            if "report" in result:
+                run.said[trial.trial_id] = Report.from_dict(result["report"])
+                run.watch(run.said[trial.trial_id])
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            # After on_trial_complete of the search, which is not told why.
+            error = trial.get_error()
+            failed = run.halving.fail(run.given[trial.trial_id], DIED if error is None else cause(error))
+            if failed is not None:
+                run.watch(failed)
+
+    return Listener()
+
+
+def _rungs(run: _Run) -> Any:
+    """Asks `Halving` what to train next, in place of a search algorithm."""
+    from ray.tune.search import Searcher
+
+    common = {"until": run.halving.until, "stop": run.stop}
+
+    class Rungs(_Bare, Searcher):  # type: ignore[misc]  # as above
+        def save(self, checkpoint_path: str) -> None:
+            return None
+
+        def suggest(self, trial_id: str) -> Any:
+            training = None if run.stop.requested() else run.halving.next()
+            if training is None:
+                return Searcher.FINISHED if run.stop.requested() or run.halving.over else None
+            run.given[trial_id] = training
+            head = replace(run.heads[training.trial], epochs=training.epochs)
+            seed = run.seed + training.repeat
+            return {"asked": {"trial": training.trial, "rung": training.rung, "recipe": head, "seed": seed, **common}}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            run.halving.end(run.given[trial_id].trial, run.said.get(trial_id))
+            if error:
+                run.halving.fail(run.given[trial_id], DIED)
+
+    return Rungs()
+
+
+def _on_request(stop: StopFile) -> Any:
+    """Ends all trials once that is asked for."""
+    from ray import tune
+
+    class OnRequest(_Bare, tune.Stopper):  # type: ignore[misc]  # as above
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return stop.requested()
+
+    return OnRequest()
+
+
+def _silence() -> Any:
+    """In place of Tune's own reporter, which prints on standard output, whatever the verbosity, when a trial ends unheard."""
+    from ray.tune.progress_reporter import TrialProgressCallback
+
+    class Silence(_Bare, TrialProgressCallback):  # type: ignore[misc]  # as above
+        def _print(self, msg: str) -> None:
+            return None
+
+    return Silence()
 
 
 SURROUNDINGS: Mapping[str, str] = {
