@@ -29,7 +29,8 @@ from services.training import service as training_service
 from services.training.jobs import JobStore
 from services.training.launchers import JobSpec, JobStatus
 from services.training.local import LocalLauncher, metarec_command
-from services.training.service import TrainingService, checkpoint_proto
+from services.training.service import TrainingService
+from services.training.wire import checkpoint_proto
 
 Stub = training_pb2_grpc.TrainingServiceStub
 Create = training_pb2.CreateTrainingJobRequest
@@ -156,7 +157,7 @@ async def test_a_job_stopped_with_the_service_goes_on_with_the_next_one(registry
 async def test_a_service_that_was_killed_finds_its_running_job_again(registry: Path, tmp_path: Path) -> None:
     killed = service(tmp_path, registry)
     spec = JobSpec(job_id="j1", data="d", recipe="", num_workers=0, seed=0, registry=str(registry))
-    killed._create(spec, "local", "")  # and then nothing more of it: no close, no suspension
+    killed._jobs.create(spec, "local", "")  # and then nothing more of it: no close, no suspension
     async with serving(service(tmp_path, registry), tmp_path) as stub:
         job = await stub.GetTrainingJob(training_pb2.GetTrainingJobRequest(name="trainingJobs/j1"))
         assert job.state == RUNNING
