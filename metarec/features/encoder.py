@@ -6,17 +6,17 @@ a missing indicator; items with a knowledge graph get the block `graph`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metarec.errors import ConfigError, InvalidInputError
-from metarec.features.blocks import Block, CategoryBlock, Matrix, NumberBlock, VectorBlock
-from metarec.features.graph import GRAPH_FIELD, FactsBlock, item_facts
+from metarec.errors import InvalidInputError
+from metarec.features.blocks import Block, Matrix
+from metarec.features.field_blocks import EncoderSettings, fit_block, fit_facts, load_block
+from metarec.features.graph import GRAPH_FIELD, item_facts
 from metarec.features.sentence_block import SentenceBlock
-from metarec.features.text import TextBlock
 from metarec.features.values import as_categories
 from metarec.types import Features
 
@@ -24,46 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from metarec.data.dataset import Graph
-    from metarec.data.schema import Field, Schema
-
-MIN_GRAPH_DIM, ITEMS_PER_DIRECTION = 8, 25
-"""Directions of graph facts grow with the catalogue;
-the 1,682 items of MovieLens-100K want 64 (MAE of hidden ones .841, with 128 .846)."""
+    from metarec.data.schema import Schema
 
 Blocks = tuple[tuple[str, int, int], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderSettings:
-    """How rich the encoding is.
-
-    `min_count` is how many entities must share a category of a multi-categorical field for it to get a column,
-    `plain_min_count` the same for plain categories, `min_fact_count` for graph facts to be known; on small tables they shrink to
-    one per 200 rows. `max_categories`, `max_words` and `max_facts` cap the vocabulary of a field, `text_dim`, `graph_dim` and
-    `num_knots` size the text, graph and number blocks. `encode_title` keeps the display title as a text.
-
-    The defaults were chosen on MovieLens-1M's warm items (docs/features.md): by ridge regression from content to an item's bias
-    and 16 factors, which predict the ratings of hidden items. MAE with the latest films hidden (three cuts in years) and with a
-    random fifth hidden: .839 and .825; with a column of the number itself .859 and .825; with a column for each fact of ten items
-    and more .842 and .829; without the graph .842 and .828.
-    """
-
-    min_count: int = 3
-    plain_min_count: int = 10
-    max_categories: int = 1000
-    max_words: int = 20_000
-    text_dim: int = 64
-    num_knots: int = 21
-    min_fact_count: int = 2
-    max_facts: int = 20_000
-    graph_dim: int = 128
-    encode_title: bool = True
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            least = 2 if name == "num_knots" else 1
-            if name != "encode_title" and value < least:
-                raise ConfigError(f"encoder setting '{name}' must be at least {least}, got {value}", field=name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,21 +58,15 @@ class FeatureEncoder:
         """
         settings = settings or EncoderSettings()
         skipped = () if settings.encode_title or schema.item_title is None else (schema.item_title,)
-        user_encoders = [_fit(f, _column(users, f.name), settings, watch) for f in schema.users]
-        item_encoders = [_fit(f, _column(items, f.name), settings, watch) for f in schema.items if f.name not in skipped]
+        user_encoders = [fit_block(f, _column(users, f.name), settings, watch) for f in schema.users]
+        item_encoders = [fit_block(f, _column(items, f.name), settings, watch) for f in schema.items if f.name not in skipped]
         facts = item_facts(graph)
         if graph is None and GRAPH_FIELD in items.columns:
             pairs = zip(_ids(items, schema.item_id), items[GRAPH_FIELD], strict=True)
             facts = {item_id: known for item_id, value in pairs if (known := as_categories(value, GRAPH_FIELD)) is not None}
         if facts:
             values = [facts.get(item_id) for item_id in _ids(items, schema.item_id)]
-            block = FactsBlock.fit(
-                GRAPH_FIELD,
-                values,
-                dim=min(settings.graph_dim, max(MIN_GRAPH_DIM, len(values) // ITEMS_PER_DIRECTION)),
-                min_count=_min_count(settings.min_fact_count, len(values)),
-                max_facts=settings.max_facts,
-            )
+            block = fit_facts(values, settings)
             item_encoders.append(block)
             kept = set(block.space.vocabulary)
             facts = {item_id: tuple(f for f in known if f in kept) for item_id, known in facts.items()}
@@ -201,7 +158,9 @@ class FeatureEncoder:
             states = state[side]
             assert isinstance(states, list)
             sides[side] = tuple(
-                _load(block_state, {name.split(".", 2)[2]: a for name, a in arrays.items() if name.startswith(f"{side}.{k}.")})
+                load_block(
+                    block_state, {name.split(".", 2)[2]: a for name, a in arrays.items() if name.startswith(f"{side}.{k}.")}
+                )
                 for k, block_state in enumerate(states)
             )
         facts, user_fields, item_fields = state["facts"], state["user_fields"], state["item_fields"]
@@ -216,42 +175,6 @@ class FeatureEncoder:
             item_fields=tuple(map(str, item_fields)),
             facts={str(item_id): tuple(known) for item_id, known in facts.items()},
         )
-
-
-def _fit(schema_field: "Field", values: Sequence[object], settings: EncoderSettings, watch: Callable[[str], None]) -> Block:
-    name, kind = schema_field.name, schema_field.kind
-    if kind == "numeric":
-        return NumberBlock.fit(name, values, num_knots=settings.num_knots)
-    if kind == "vector":
-        return VectorBlock.fit(name, values, dim=schema_field.dim)
-    if schema_field.encoder == "sentences":
-        return SentenceBlock.fit(name, values, dim=settings.text_dim, watch=watch)
-    multiple = kind == "multi_categorical"
-    min_count = _min_count(settings.plain_min_count if kind == "categorical" else settings.min_count, len(values))
-    if kind == "text":
-        return TextBlock.fit(name, values, dim=settings.text_dim, min_count=min_count, max_words=settings.max_words)
-    return CategoryBlock.fit(name, values, multiple=multiple, min_count=min_count, max_size=settings.max_categories)
-
-
-def _min_count(wanted: int, rows: int) -> int:
-    return max(1, min(wanted, rows // 200))
-
-
-def _load(state: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]) -> Block:
-    kind = state.get("kind")
-    if kind == "category":
-        return CategoryBlock.from_state(state, arrays)
-    if kind == "number":
-        return NumberBlock.from_state(state, arrays)
-    if kind == "vector":
-        return VectorBlock.from_state(state, arrays)
-    if kind == "text":
-        return TextBlock.from_state(state, arrays)
-    if kind == "sentences":
-        return SentenceBlock.from_state(state, arrays)
-    if kind == "graph":
-        return FactsBlock.from_state(state, arrays)
-    raise InvalidInputError(f"the encoder's state has a block of unknown kind '{kind}'; it was written by a newer metarec")
 
 
 def _blocks(encoders: Sequence[Block]) -> Blocks:

@@ -7,7 +7,8 @@ import pytest
 
 from metarec.data.schema import Field, Label, Schema
 from metarec.errors import ConfigError, InvalidInputError
-from metarec.features.encoder import EncoderSettings, FeatureEncoder
+from metarec.features.encoder import FeatureEncoder
+from metarec.features.field_blocks import EncoderSettings
 
 SCHEMA = Schema(
     user_id="user",
