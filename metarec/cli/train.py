@@ -117,8 +117,8 @@ def train(
     from metarec.cli.train_display import TrainDisplay
     from metarec.cli.train_report import report
     from metarec.training.registry import Registry
-    from metarec.training.run import RunOptions
     from metarec.training.run import train as run_training
+    from metarec.training.run_options import RunOptions
     from metarec.training.verdict import promotion
 
     options = RunOptions(workers=workers, device=device, threads=threads, resume=resume, job_id=job_id, online=online)

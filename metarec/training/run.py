@@ -9,17 +9,16 @@ A run is named by a hash of everything that decides its result, so the same comm
 
 import fcntl
 import json
-import os
 import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from metarec.data.dataset import Dataset
-from metarec.errors import ConfigError, FailedPreconditionError, InterruptedRunError
+from metarec.errors import FailedPreconditionError, InterruptedRunError
 from metarec.features.encoder import FeatureEncoder
 from metarec.features.store import FeatureStore
 from metarec.training.checkpoint import encoder_files, read_encoder
@@ -34,42 +33,13 @@ from metarec.training.progress import Progress, Watch, silent
 from metarec.training.recipe import Recipe
 from metarec.training.recipes import get_recipe
 from metarec.training.registry import Registry
+from metarec.training.run_options import RunOptions, check_device, enough_shards
 from metarec.training.state import EpochMetrics, HeadState, StateStore
 from metarec.training.stop import StopFile
 from metarec.training.told import learned, left_out
 from metarec.training.worker import Assignment
 from metarec.types import Target
 from metarec.version import __version__
-
-MAX_THREADS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Settings of a run that do not change what it computes (up to floating-point summation).
-
-    `threads` is the sum over workers, 0 means the machine's cores up to 8; `online` the feature store's online store.
-    """
-
-    workers: int = 0
-    device: str = "cpu"
-    threads: int = 0
-    resume: bool = True
-    job_id: str = ""
-    online: str = "sqlite"
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise ConfigError(f"workers must be 0 (in process) or more, not {self.workers}", field="workers")
-        if self.device not in ("cpu", "gpu"):
-            raise ConfigError(f"device must be 'cpu' or 'gpu', not '{self.device}'", field="device")
-        if self.threads < 0:
-            raise ConfigError(f"threads must be 0 (automatic) or more, not {self.threads}", field="threads")
-
-    @property
-    def threads_per_worker(self) -> int:
-        """Torch threads of each process."""
-        return max(1, (self.threads or min(MAX_THREADS, os.cpu_count() or 1)) // max(1, self.workers))
 
 
 def train(
@@ -107,26 +77,6 @@ def train(
             raise InterruptedRunError(
                 "training was stopped; run the same command again to go on from the last saved state"
             ) from None
-
-
-def check_device(options: RunOptions) -> None:
-    """ConfigError when this machine lacks the GPUs asked for; a cluster at RAY_ADDRESS has machines of its own."""
-    if options.device != "gpu" or (options.workers and os.environ.get("RAY_ADDRESS")):
-        return
-    import torch
-
-    needed, found = max(1, options.workers), torch.cuda.device_count()
-    if found < needed:
-        raise ConfigError(
-            f"device 'gpu' needs {needed} CUDA {'device' if needed == 1 else 'devices'} and this machine has {found}; use 'cpu'",
-            field="device",
-        )
-
-
-def enough_shards(recipe: Recipe, workers: int) -> Recipe:
-    """The recipe with a gradient shard for every worker, where it has fewer."""
-    heads = tuple(replace(head, gradient_shards=max(head.gradient_shards, workers)) for head in recipe.heads)
-    return replace(recipe, heads=heads)
 
 
 def run_name(recipe: Recipe, dataset: Dataset, seed: int) -> str:

@@ -19,6 +19,7 @@ from metarec.training.manifest import MANIFEST, Manifest, read_manifest
 from metarec.training.recipe import Recipe
 from metarec.training.recipes import get_recipe
 from metarec.training.registry import CHECKPOINTS, LIVE, Registry
+from metarec.training.run_options import RunOptions
 from metarec.types import GateReport
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def run(data: str, out: str, moment: str) -> None:
     checkpoint.write_atomically = write
     registry.os.rename = rename  # type: ignore[assignment]  # the child's own
     run_module._Run._finish = finish  # type: ignore[method-assign]  # the child's own
-    options = run_module.RunOptions(threads=1)
+    options = RunOptions(threads=1)
     run_module.train(data, RECIPE, out=out, seed=4, gate=judge, progress=watch, options=options)
 
 

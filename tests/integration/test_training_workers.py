@@ -17,7 +17,8 @@ from metarec.training.progress import Progress
 from metarec.training.recipe import Recipe
 from metarec.training.recipes import get_recipe
 from metarec.training.registry import Registry
-from metarec.training.run import RunOptions, train
+from metarec.training.run import train
+from metarec.training.run_options import RunOptions
 from metarec.types import GateReport
 
 if TYPE_CHECKING:
