@@ -5,22 +5,19 @@ A user whose support set or profile changed is dirty until the online store is c
 in between is repaired at the next start. One process writes; any number of threads and processes may read.
 """
 
-import hashlib
-import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metarec.interactions.database import Database
+from metarec.interactions.folding import as_interaction, digest, fold, insert, support_size
 from metarec.interactions.records import (
     Appended,
     Page,
     UserRecord,
     check,
     page_token,
-    read_labels,
     read_profile,
     read_token,
-    write_labels,
     write_profile,
 )
 from metarec.types import Interaction, User
@@ -56,10 +53,10 @@ class InteractionLog:
         for place, interaction in enumerate(interactions):
             check(interaction, f"interactions[{place}]")
         with self._database.transaction() as connection:
-            recorded = [entry for entry in interactions if _insert(connection, entry)]
-            _fold(connection, recorded)
+            recorded = [entry for entry in interactions if insert(connection, entry)]
+            fold(connection, recorded)
             sizes = {
-                user: min(self.max_support, _size(connection, user))
+                user: min(self.max_support, support_size(connection, user))
                 for user in dict.fromkeys(entry.user_id for entry in interactions)
             }
         return Appended(recorded=len(recorded), duplicates=len(interactions) - len(recorded), support_sizes=sizes)
@@ -90,7 +87,7 @@ class InteractionLog:
         return UserRecord(
             user_id=user_id,
             revision=revision,
-            support=tuple(_interaction(user_id, *row) for row in reversed(rows[: self.max_support])),
+            support=tuple(as_interaction(user_id, *row) for row in reversed(rows[: self.max_support])),
             seen=tuple(row[0] for row in rows[self.max_support :]),
             profile=None if profile is None else read_profile(profile),
             dirty=bool(dirty),
@@ -141,7 +138,7 @@ class InteractionLog:
         page = rows[:size]
         more = len(rows) > size
         return Page(
-            interactions=tuple(_interaction(user_id, *row[:6]) for row in page),
+            interactions=tuple(as_interaction(user_id, *row[:6]) for row in page),
             next_token=page_token(page[-1][2], page[-1][6]) if more else "",
         )
 
@@ -159,7 +156,7 @@ class InteractionLog:
             for table in ("support", "users"):
                 connection.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
             connection.execute("INSERT OR IGNORE INTO deletions VALUES (?)", (user_id,))
-            connection.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (_digest(user_id),))
+            connection.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (digest(user_id),))
         return events
 
     def pending_deletions(self) -> list[str]:
@@ -224,69 +221,14 @@ class InteractionLog:
         Users who were deleted are left out. Their users become dirty.
         """
         with self._database.transaction() as connection:
-            forgotten = {digest for (digest,) in connection.execute("SELECT digest FROM forgotten")}
+            forgotten = {known for (known,) in connection.execute("SELECT digest FROM forgotten")}
             if forgotten:
-                interactions = [entry for entry in interactions if _digest(entry.user_id) not in forgotten]
-            recorded = [entry for entry in interactions if _insert(connection, entry)]
-            _fold(connection, recorded)
+                interactions = [entry for entry in interactions if digest(entry.user_id) not in forgotten]
+            recorded = [entry for entry in interactions if insert(connection, entry)]
+            fold(connection, recorded)
             connection.execute("INSERT OR REPLACE INTO imports VALUES (?, ?, ?)", (source, next_row, int(done)))
         return len(recorded)
 
     def close(self) -> None:
         """Close the file; no call may be running."""
         self._database.close()
-
-
-def _insert(connection: sqlite3.Connection, entry: Interaction) -> bool:
-    cursor = connection.execute(
-        "INSERT INTO events (event_id, user_id, item_id, label, time, scenario, labels) VALUES (?, ?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT (event_id) DO NOTHING",
-        (
-            *(entry.event_id, entry.user_id, entry.item_id, entry.label, entry.timestamp, entry.scenario),
-            write_labels(entry.labels),
-        ),
-    )
-    return cursor.rowcount == 1
-
-
-def _fold(connection: sqlite3.Connection, recorded: Iterable[Interaction]) -> None:
-    """Update support sets and users. The latest label stands, of equal times the larger event id: order does not matter."""
-    users = set()
-    for entry in recorded:
-        users.add(entry.user_id)
-        connection.execute(
-            "INSERT INTO support (user_id, item_id, label, time, event_id, scenario, labels) VALUES (?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (user_id, item_id) DO UPDATE SET label = excluded.label, time = excluded.time, "
-            "event_id = excluded.event_id, scenario = excluded.scenario, labels = excluded.labels "
-            "WHERE (excluded.time, excluded.event_id) > (support.time, support.event_id)",
-            (
-                *(entry.user_id, entry.item_id, entry.label, entry.timestamp, entry.event_id, entry.scenario),
-                write_labels(entry.labels),
-            ),
-        )
-    connection.executemany(
-        "INSERT INTO users VALUES (?, 1, 1, '', NULL) ON CONFLICT (user_id) DO UPDATE SET revision = revision + 1, dirty = 1",
-        [(user,) for user in sorted(users)],
-    )
-
-
-def _size(connection: sqlite3.Connection, user_id: str) -> int:
-    return int(connection.execute("SELECT COUNT(*) FROM support WHERE user_id = ?", (user_id,)).fetchone()[0])
-
-
-def _interaction(
-    user_id: str, item_id: str, label: float, time: float, scenario: str, event_id: str, labels: str | None
-) -> Interaction:
-    return Interaction(
-        user_id=user_id,
-        item_id=item_id,
-        label=label,
-        timestamp=time,
-        scenario=scenario,
-        event_id=event_id,
-        labels=read_labels(labels),
-    )
-
-
-def _digest(user_id: str) -> bytes:
-    return hashlib.sha256(user_id.encode()).digest()

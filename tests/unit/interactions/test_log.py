@@ -130,7 +130,7 @@ def test_a_failure_in_the_middle_undoes_the_whole_call(log: InteractionLog, monk
     def fail(*_: object) -> None:
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr("metarec.interactions.log._size", fail)
+    monkeypatch.setattr("metarec.interactions.log.support_size", fail)
     with pytest.raises(RuntimeError):
         log.append([event("e1", item="a"), event("e2", user="v")])
     monkeypatch.undo()
