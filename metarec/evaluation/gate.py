@@ -32,7 +32,7 @@ from metarec.evaluation.held_out_links import HeldOutLinks
 from metarec.evaluation.metrics import Floats
 from metarec.evaluation.predict import predict_episodes
 from metarec.evaluation.temporal import Trainer, tune_baselines
-from metarec.evaluation.temporal_splits import TemporalSplit, TopNEpisode, temporal_splits
+from metarec.evaluation.temporal_splits import MIN_TARGETS, TemporalSplit, TopNEpisode, temporal_splits
 from metarec.evaluation.topn_models import Scorer, baseline_scorer, learner_scorer, measure
 from metarec.meta.prior import Prior
 from metarec.types import GateReport
@@ -46,7 +46,7 @@ TOPN_BASELINES = ("popularity", "recent_popularity", "ials", "item_knn")
 CUT = 0.9
 """Share of the interactions, in time order, before the cut at which rankings are judged."""
 MIN_COLD_USERS = 20
-"""With fewer users after the cut, rankings are judged on the held-out users instead."""
+"""With fewer users after the cut, or to learn from before it, rankings are judged on the held-out users instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,9 @@ class DefaultGate:
         if self.retrain is None or not everything.has_timestamps:
             return None
         split = temporal_splits(everything, (CUT,))[0]
-        return split if len(split.cold(max(self.shots))) >= MIN_COLD_USERS else None
+        # Where most interactions are from the first moment, hardly any comes before a cut.
+        num_known = int((np.bincount(split.train.interactions.user_N) >= MIN_TARGETS).sum())
+        return split if min(num_known, len(split.cold(max(self.shots)))) >= MIN_COLD_USERS else None
 
     def _lists_in_time(self, split: TemporalSplit, metrics: dict[str, float]) -> float:
         assert self.retrain is not None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metarec.baselines.registry import topn_candidates
+from metarec.errors import FailedPreconditionError
 from metarec.evaluation.lists import ListResults
 from metarec.evaluation.results import ProtocolResult
 from metarec.evaluation.scores import ScoreFile
@@ -70,7 +71,10 @@ def evaluate_temporal(
         trained: dict[str, Scorer] = {}
         for name, trainer in trainers.items():
             say(f"cut {split.cut:.0%}: training {name}")
-            trained[name] = learner_scorer(trainer(split.train, seed), split.train)
+            try:
+                trained[name] = learner_scorer(trainer(split.train, seed), split.train)
+            except FailedPreconditionError as error:
+                raise FailedPreconditionError(f"at the cut at {split.cut:.0%} {error.message}; choose other --cuts") from error
         tuned[split.cut] = {"cold": {}, "warm": {}}
         if baselines:
             say(f"cut {split.cut:.0%}: baselines")
@@ -92,8 +96,10 @@ def evaluate_temporal(
 def tune_baselines(train: "Dataset", ks: Sequence[int], only: Sequence[str] = ()) -> dict[str, dict[str, int]]:
     """Per group of users (`cold`, `warm`) and baseline, the position of the candidate that does best at a cut inside `train`.
 
-    Quality is the mean of recall and nDCG over the group's protocols; without episodes the first candidate stands. `only` names
-    the baselines wanted, all by default.
+    Quality is the mean of recall and nDCG over the group's protocols; without episodes, as where all of `train` is of one moment,
+    the first candidate stands. `only` names the baselines wanted, all by default.
     """
+    if not train.has_timestamps:
+        return choose_candidates(train, {"cold": [], "warm": []}, only)
     inner = temporal_splits(train, (VALIDATION_CUT,))[0]
     return choose_candidates(inner.train, {"cold": [inner.cold(k) for k in ks], "warm": [inner.warm()]}, only)

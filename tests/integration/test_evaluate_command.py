@@ -238,6 +238,18 @@ def test_held_out_users_who_cannot_be_asked_cost_no_lists_in_time_order(
     assert len(asked) == 1
 
 
+def test_cuts_that_leave_nothing_to_train_on_cost_no_held_out_users(
+    tiny_registry: Path, tiny_dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("--checkpoint", tiny_registry, "--data", tiny_dataset.path, "--shots", "0,3", "--cuts", "0.0001")
+    assert run(*command) == 0
+    said = capsys.readouterr()
+    assert "note: not evaluated in time order (P5): at the cut at 0% head" in said.err
+    assert "held_out: mae after k shots" in said.out
+    assert run(*command, "--protocol", "temporal") == 1
+    assert "error: at the cut at 0% head" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("times", [True, False])
 def test_where_all_labels_are_alike_only_lists_are_judged(
     tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], times: bool

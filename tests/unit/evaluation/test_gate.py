@@ -101,6 +101,23 @@ def test_where_there_are_times_rankings_are_judged_on_the_users_to_come(
     assert report.metrics["cut"] == 0.9
 
 
+def test_where_hardly_anything_is_from_before_the_users_to_come_held_out_users_judge(
+    prior: Prior, parts: tuple[Dataset, Dataset]
+) -> None:
+    """Nearly all events have the time of a first import: who appears at the cut is new, and nobody was there before."""
+
+    def at_once(part: Dataset) -> Dataset:
+        events = part.interactions
+        return part.with_interactions(replace(events, timestamp_N=np.where(np.arange(len(events)) == 0, 1e9, 2e9)))
+
+    def retrain(train: Dataset, seed: int) -> Prior:
+        raise AssertionError("there is nothing to train on")
+
+    report = replace(GATE, retrain=retrain)(prior, at_once(parts[0]), at_once(parts[1]))
+    assert "cut" not in report.metrics
+    assert "delta_ndcg@20" in report.metrics
+
+
 def test_labels_that_are_all_alike_are_no_basis_for_a_verdict_on_ratings(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:
     def alike(part: Dataset) -> Dataset:
         events = part.interactions

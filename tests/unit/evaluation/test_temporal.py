@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from metarec.data.dataset import Dataset
 from metarec.errors import FailedPreconditionError, InvalidInputError
-from metarec.evaluation.temporal import evaluate_temporal
+from metarec.evaluation.temporal import evaluate_temporal, tune_baselines
 from metarec.evaluation.temporal_splits import MIN_TARGETS, temporal_splits
 from metarec.features.encoder import FeatureEncoder
 from metarec.meta.implicit import ImplicitAlpaca
@@ -215,6 +215,14 @@ def test_baselines_are_tuned_for_cold_and_warm_users_apart() -> None:
     chosen = evaluate_temporal(events(), {"mine": trainer}, ks=(1,), cuts=(0.8,)).tuned[0.8]
     assert set(chosen) == {"cold", "warm"}
     assert set(chosen["cold"]) == set(chosen["warm"])
+
+
+def test_where_all_training_is_of_one_moment_first_candidates_stand() -> None:
+    rows = events().interactions
+    train = events().with_interactions(replace(rows, timestamp_N=np.full(len(rows), 5.0)))
+    tuned = tune_baselines(train, (0, 1))
+    assert set(tuned) == {"cold", "warm"}
+    assert set(tuned["cold"].values()) == {0}
 
 
 def test_the_same_seed_gives_the_same_report() -> None:
