@@ -1,7 +1,8 @@
 """The ranking score of a prior over the catalogue, and the weight of its explicit part.
 
-ranking score = implicit score + blend * explicit mean (DESIGN 4.1). The weight is chosen on validation users, in units of the
-two scores' spreads, so that one grid fits every data set.
+ranking score = implicit score + blend * explicit mean (DESIGN 4.1). The weight is in units of the two scores' spreads, so that
+one grid fits every data set. It is the usual one unless validation users show another to be better: they are few, and the best of
+five weights on a dozen users is mostly luck (docs/adr/0028-the-usual-blend.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,9 @@ from metarec.types import Target
 
 GRID = (0.0, 0.05, 0.1, 0.2, 0.4)
 """Candidate weights: standard deviations of the implicit score per standard deviation of the explicit mean."""
+
+USUAL = 0.1
+"""The candidate that stands unless another is better by one standard error."""
 
 CHUNK = 256
 """Tasks scored at once: bounds memory to CHUNK x items scores."""
@@ -93,17 +97,19 @@ def support_batch(tables: Tables, tasks: Sequence[int], support: Sequence[Suppor
 def choose_blend(
     heads: Mapping[Target, Head],
     supports: Sequence[Batch],
-    quality: Callable[[int, NDArray[np.float32]], float],
+    quality: Callable[[int, NDArray[np.float32]], NDArray[np.float64]],
     grid: Sequence[float] = GRID,
+    usual: float = USUAL,
 ) -> float:
-    """The weight of the explicit mean that ranks validation users best; 0 unless another weight is strictly better.
+    """The weight of the explicit mean in the ranking score: `usual`, or another of the grid if it is better by one standard error.
 
-    `supports` are batches of validation support sets over one item table, and `quality(n, score_TI)` the quality of the rankings
-    of batch n (higher is better). The result is in units of the scores: grid value * sd(implicit) / sd(explicit), the spreads
-    being over items. ConfigError when 0 is not in `grid`.
+    `supports` are batches of validation support sets over one item table, and `quality(n, score_TI)` the quality (T,) of each
+    ranking of batch n (higher is better); a user may be in several batches and counts once. The result is in units of the scores:
+    grid value * sd(implicit) / sd(explicit), the spreads being over items; 0 where a head is missing, there is nobody to ask, or
+    the explicit head has no opinion. ConfigError when `usual` is not in `grid`.
     """
-    if 0.0 not in grid:
-        raise ConfigError("the grid of blend weights must hold 0", field="grid")
+    if usual not in grid:
+        raise ConfigError(f"the grid of blend weights must hold the usual one, {usual:g}", field="grid")
     if "implicit" not in heads or "explicit" not in heads or not supports:
         return 0.0
     prepared = {target: head.prepared(supports[0].tables.rows) for target, head in heads.items()}
@@ -112,11 +118,25 @@ def choose_blend(
     spread = float(np.mean([part.std(1).mean() for part in explicit]))
     # A head without an opinion gives equal scores up to rounding; their spread must not become a unit.
     rounding = 1e-5 * float(np.mean([np.abs(part).mean() for part in explicit]))
-    unit = float(np.mean([part.std(1).mean() for part in implicit])) / spread if spread > rounding else 0.0
-    best, best_quality = 0.0, -np.inf
-    for share in sorted(grid):
+    if spread <= rounding:
+        return 0.0
+    unit = float(np.mean([part.std(1).mean() for part in implicit])) / spread
+    _, user_N = np.unique(np.concatenate([batch.task_T.numpy() for batch in supports]), return_inverse=True)
+
+    def reached(share: float) -> NDArray[np.float64]:
+        """Mean quality (U,) of each user's rankings."""
         weight = np.float32(share * unit)
-        reached = sum(quality(n, one + weight * two) for n, (one, two) in enumerate(zip(implicit, explicit, strict=True)))
-        if reached > best_quality:
-            best, best_quality = float(weight), reached
-    return best
+        quality_N = np.concatenate(
+            [quality(n, one + weight * two) for n, (one, two) in enumerate(zip(implicit, explicit, strict=True))]
+        )
+        return np.bincount(user_N, quality_N) / np.bincount(user_N)
+
+    usual_U = reached(usual)
+    best, best_gain = usual, 0.0
+    for share in grid:
+        gain_U = reached(share) - usual_U
+        gain = float(gain_U.mean())
+        error = float(gain_U.std(ddof=1)) / np.sqrt(len(gain_U)) if len(gain_U) > 1 else np.inf
+        if gain > max(best_gain, error):
+            best, best_gain = share, gain
+    return best * unit

@@ -1,4 +1,4 @@
-"""The blend of both heads, chosen on validation users: the weight with which the ratings head helps the ranking most."""
+"""The blend of both heads: the usual weight of the ratings head, or the one that validation users show to rank better."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ MAX_SCORES = 50_000_000
 
 
 def best_blend(inputs: Inputs, recipes: Mapping[Target, HeadRecipe], heads: Mapping[Target, Head], seed: int) -> float:
-    """The weight of the explicit mean that gives the best ndcg@10 of held-out query items in whole-catalogue rankings.
+    """The weight of the explicit mean, judged by ndcg@10 of held-out query items in whole-catalogue rankings.
 
     Episodes are those of the implicit head, drawn from the seed alone. 0 without two heads of kind `user` or validation users.
     """
@@ -37,8 +37,7 @@ def best_blend(inputs: Inputs, recipes: Mapping[Target, HeadRecipe], heads: Mapp
     draws = max(1, min(DRAWS, most // sampler.num_tasks))
     episodes = [tasks for draw in range(draws) for tasks in sampler.epoch(draw)]
 
-    def quality(number: int, score_TI: NDArray[np.float32]) -> float:
-        tasks = episodes[number]
-        return float(ranking_ndcg(torch.from_numpy(score_TI), tasks).sum())
+    def quality(number: int, score_TI: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.asarray(ranking_ndcg(torch.from_numpy(score_TI), episodes[number]), np.float64)
 
     return choose_blend(heads, [tasks.support for tasks in episodes], quality)

@@ -1,5 +1,6 @@
 """The ranking score over both heads and the choice of their blend."""
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from metarec.errors import ConfigError
-from metarec.meta.blend import GRID, catalogue_scores, choose_blend, head_scores, support_batch
+from metarec.meta.blend import GRID, USUAL, catalogue_scores, choose_blend, head_scores, support_batch
 from metarec.meta.prior import Head
 from metarec.meta.registry import make_learner
 from metarec.models.registry import make_model
@@ -43,7 +44,7 @@ def test_one_head_alone_ranks_by_its_own_score(target: Target) -> None:
     heads, batch = both()
     alone = {target: heads[target]}
     np.testing.assert_array_equal(catalogue_scores(alone, 0.7, batch), head_scores(heads[target], batch))
-    assert choose_blend(alone, [batch], lambda n, score: 1.0) == 0.0
+    assert choose_blend(alone, [batch], lambda n, score: np.ones(len(score))) == 0.0
 
 
 def test_learners_without_vectors_score_the_catalogue_row_by_row() -> None:
@@ -56,24 +57,61 @@ def test_learners_without_vectors_score_the_catalogue_row_by_row() -> None:
     assert head_scores(head, batch).shape == (2, 15)
 
 
-def test_the_blend_stays_0_unless_ratings_help() -> None:
-    heads, batch = both()
-    assert choose_blend(heads, [batch], lambda n, score: 1.0) == 0.0
-
-
-def test_the_blend_is_the_weight_of_the_best_quality_in_units_of_the_scores() -> None:
-    heads, batch = both()
+def in_units(heads: dict[Target, Head], batch: Batch, share: float) -> float:
+    """A weight of the grid in units of the scores."""
     implicit, explicit = head_scores(heads["implicit"], batch), head_scores(heads["explicit"], batch)
-
-    def like_ratings(number: int, score_TI: NDArray[np.float32]) -> float:
-        assert number == 0
-        return float(np.corrcoef(score_TI.ravel(), explicit.ravel())[0, 1])
-
-    expected = max(GRID) * implicit.std(1).mean() / explicit.std(1).mean()
-    assert choose_blend(heads, [batch], like_ratings) == pytest.approx(expected, rel=1e-5)
+    return share * float(implicit.std(1).mean() / explicit.std(1).mean())
 
 
-def test_a_grid_must_hold_0() -> None:
+def test_the_usual_blend_stays_unless_another_is_better() -> None:
     heads, batch = both()
-    with pytest.raises(ConfigError, match="must hold 0"):
-        choose_blend(heads, [batch], lambda n, score: 1.0, grid=(0.1,))
+    assert choose_blend(heads, [batch], lambda n, score: np.ones(len(score))) == pytest.approx(in_units(heads, batch, USUAL))
+
+
+@pytest.mark.parametrize(("target", "share"), [("explicit", max(GRID)), ("implicit", 0.0)])
+def test_the_blend_is_the_weight_of_the_best_quality_in_units_of_the_scores(target: Target, share: float) -> None:
+    heads, batch = both()
+    liked = head_scores(heads[target], batch)
+
+    def like(number: int, score_TI: NDArray[np.float32]) -> NDArray[np.float64]:
+        assert number == 0
+        return np.array([np.corrcoef(one, other)[0, 1] for one, other in zip(score_TI, liked, strict=True)])
+
+    assert choose_blend(heads, [batch], like) == pytest.approx(in_units(heads, batch, share), rel=1e-5)
+
+
+def test_a_blend_that_is_better_by_luck_is_not_taken() -> None:
+    heads, batch = both()
+    explicit = head_scores(heads["explicit"], batch)
+    sign_T = np.where(np.arange(len(explicit)) < 7, 1.0, -1.0)  # seven of twelve users are ranked better with more weight
+
+    def quality(number: int, score_TI: NDArray[np.float32]) -> NDArray[np.float64]:
+        return sign_T * np.array([np.corrcoef(one, other)[0, 1] for one, other in zip(score_TI, explicit, strict=True)])
+
+    assert choose_blend(heads, [batch], quality) == pytest.approx(in_units(heads, batch, USUAL), rel=1e-5)
+
+
+def test_a_user_asked_several_times_counts_once() -> None:
+    heads, batch = both()
+    gains = iter(range(10**6))
+
+    def quality(number: int, score_TI: NDArray[np.float32]) -> NDArray[np.float64]:
+        # Of many draws of one user, however they agree, nobody knows how others would be ranked.
+        return np.full(1, float(next(gains)))
+
+    one = support_batch(batch.tables, range(1), [(np.array([0, 1]), np.array([1.0, 4.0], np.float32), None)])
+    assert choose_blend(heads, [one] * 20, quality) == pytest.approx(in_units(heads, one, USUAL), rel=1e-5)
+
+
+def test_ratings_without_an_opinion_get_no_weight() -> None:
+    heads, batch = both()
+    theta = heads["explicit"].theta
+    level = {name: torch.zeros_like(value) if name.startswith("row.") else value for name, value in theta.items()}
+    heads["explicit"] = replace(heads["explicit"], theta=level)
+    assert choose_blend(heads, [batch], lambda n, score: np.ones(len(score))) == 0.0
+
+
+def test_a_grid_must_hold_the_usual_weight() -> None:
+    heads, batch = both()
+    with pytest.raises(ConfigError, match="must hold the usual one"):
+        choose_blend(heads, [batch], lambda n, score: np.ones(len(score)), grid=(0.0, 0.2))
