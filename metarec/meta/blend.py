@@ -101,7 +101,7 @@ def choose_blend(
     grid: Sequence[float] = GRID,
     usual: float = USUAL,
 ) -> float:
-    """The weight of the explicit mean in the ranking score: `usual`, or another of the grid if it is better by one standard error.
+    """The weight of the explicit mean in the ranking score: `usual`, or another of the grid that is better by a standard error.
 
     `supports` are batches of validation support sets over one item table, and `quality(n, score_TI)` the quality (T,) of each
     ranking of batch n (higher is better); a user may be in several batches and counts once. The result is in units of the scores:

@@ -86,7 +86,8 @@ def test_a_blend_that_is_better_by_luck_is_not_taken() -> None:
     sign_T = np.where(np.arange(len(explicit)) < 7, 1.0, -1.0)  # seven of twelve users are ranked better with more weight
 
     def quality(number: int, score_TI: NDArray[np.float32]) -> NDArray[np.float64]:
-        return sign_T * np.array([np.corrcoef(one, other)[0, 1] for one, other in zip(score_TI, explicit, strict=True)])
+        alike_T = [np.corrcoef(one, other)[0, 1] for one, other in zip(score_TI, explicit, strict=True)]
+        return np.asarray(sign_T * alike_T, np.float64)
 
     assert choose_blend(heads, [batch], quality) == pytest.approx(in_units(heads, batch, USUAL), rel=1e-5)
 
