@@ -218,8 +218,7 @@ def test_baselines_are_tuned_for_cold_and_warm_users_apart() -> None:
 
 
 def test_where_all_training_is_of_one_moment_first_candidates_stand() -> None:
-    rows = events().interactions
-    train = events().with_interactions(replace(rows, timestamp_N=np.full(len(rows), 5.0)))
+    train = replace(events(), has_timestamps=False)
     tuned = tune_baselines(train, (0, 1))
     assert set(tuned) == {"cold", "warm"}
     assert set(tuned["cold"].values()) == {0}
