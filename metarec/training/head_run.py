@@ -1,34 +1,31 @@
 """The outer loop, one for every learner: Adam under a one-cycle rate on sums of meta-gradients, with early stopping.
 
-The gradient of a batch is always the weighted sum over `gradient_shards` parts of its tasks, each with a generator seeded from
-(seed, epoch, step, shard). Workers share the parts, so N of them compute what one computes, up to the order of the sum.
-Within a worker the parts run side by side in threads, each with few threads of its own: operations are small, and where cores are
-busy torch's own threads wait for one another longer than they compute. Parts are added in order: no bit depends on threads.
+Batches come in parts (outer_step.py). Within a worker they run side by side in threads, each with few threads of its own:
+operations are small, and where cores are busy torch's own threads wait for one another longer than they compute.
 
 A head of several members is trained as many times, each with a seed of its own, and ends as what they make together.
 """
 
 import math
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import numpy as np
 import torch
 
-from metarec.errors import FailedPreconditionError, InterruptedRunError
+from metarec.errors import InterruptedRunError
 from metarec.meta.contract import takes_targets
 from metarec.meta.members import merged
 from metarec.models.contract import MetaParams, trainable
-from metarec.tasks.batch import Tables, TaskBatch
+from metarec.tasks.batch import Tables
 from metarec.tasks.sampler import EpisodeSampler
 from metarec.tasks.stats import label_stats
-from metarec.training.batches import pick_device, tables_on, tasks_on
+from metarec.training.batches import pick_device, tables_on
 from metarec.training.heads import check_tasks, episode_config, head_seed, make_head, training_learner
 from metarec.training.inputs import Inputs
 from metarec.training.label_scale import in_labels, in_scale, label_scale
 from metarec.training.optimizer import Adam, OneCycle
+from metarec.training.outer_step import OuterStep, diverged
 from metarec.training.progress import Progress, early_stop_note
 from metarec.training.recipe import HeadRecipe
 from metarec.training.shared_validation import SharedValidation
@@ -77,9 +74,9 @@ class _HeadRun:
             num_steps=recipe.epochs * self.samplers[0].steps_per_epoch,
             warmup_fraction=recipe.warmup_fraction,
         )
+        self.outer_step = OuterStep(self.head, self.tables, recipe, self.schedule, around)
         self.state = self._restore() or self._start(HeadState(theta={}, optimizer=Adam(), best={}))
         self.state.optimizer.beta2 = recipe.beta2
-        self.names = [name for name, value in sorted(self.state.theta.items()) if value.is_floating_point()]
 
     @property
     def member(self) -> int:
@@ -185,7 +182,7 @@ class _HeadRun:
         started = time.monotonic() - state.seconds
         stop = False
         while state.step < steps:
-            stop = self._step(draws, pool)
+            stop = self.outer_step.take(state, draws, pool, seed=self.seeds[self.member], num_steps=steps, where=self._where)
             state.seconds = time.monotonic() - started
             self.around.watch(self._progress())
             if stop and state.step < steps:
@@ -196,63 +193,11 @@ class _HeadRun:
         self._finish_epoch()
         return stop
 
-    def _step(self, draws: dict[int, Iterator[TaskBatch]], pool: ThreadPoolExecutor) -> bool:
-        """One outer step; true when some worker was asked to stop."""
-        state = self.state
-        sizes = [state.theta[name].numel() for name in self.names]
-        device = self.tables.rows.dense_NP.device
-        # One buffer for one all-reduce: every gradient, then the sum of losses, the sum of weights, and the wish to stop.
-        flat = torch.zeros(sum(sizes) + 3, device=device)
-        views = dict(zip(self.names, torch.split(flat[:-3], sizes), strict=True))
-        for weight, gradient, loss in pool.map(lambda item: self._part(*item), draws.items()):
-            for name, value in gradient.items():
-                views[name].add_(value.reshape(-1), alpha=weight)
-            flat[-3] += weight * loss
-            flat[-2] += weight
-        flat[-1] = float(self.around.stopped())
-        self.around.workers.sum_(flat)
-        loss_sum, weight_sum, stop = flat[-3:].tolist()
-        if not math.isfinite(loss_sum):
-            raise self._diverged("loss", loss_sum, f"in {self._where}, step {state.step + 1}")
-        flat[:-3] /= weight_sum
-        if self.recipe.clip_norm:
-            flat[:-3] *= min(1.0, self.recipe.clip_norm / max(1e-12, float(flat[:-3].norm())))
-        mean = {name: view.reshape(state.theta[name].shape) for name, view in views.items()}
-        rate = self.schedule.rate(state.epoch * self.sampler.steps_per_epoch + state.step)
-        state.optimizer.step(state.theta, mean, rate)
-        state.loss_sum += loss_sum
-        state.weight_sum += weight_sum
-        state.step += 1
-        return bool(stop > 0)
-
-    def _part(self, shard: int, draw: Iterator[TaskBatch]) -> tuple[float, MetaParams, float]:
-        """Weight, gradient and loss of one part of the step's batch; no gradient where the part has no tasks."""
-        tasks, state = next(draw), self.state
-        weight = float(tasks.weight_T.sum())
-        if weight == 0:
-            return 0.0, {}, 0.0
-        seeds = np.random.SeedSequence([self.seeds[self.member], state.epoch, state.step, shard]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(seeds[0] >> np.uint64(1)))
-        batch = tasks_on(tasks, self.tables)
-        try:
-            gradient, metrics = self.head.learner.meta_gradient(self.head.model, state.theta, batch, generator)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # theta is beyond any solve; every worker must hear of it
-            return weight, {}, math.nan
-        return weight, gradient, metrics["loss"]
-
-    def _diverged(self, what: str, value: float, where: str) -> FailedPreconditionError:
-        inner = getattr(self.head.learner, "inner_lr", None)
-        also = "" if inner is None else f", lower learner.inner_lr ({inner:g})"
-        return FailedPreconditionError(
-            f"the {what} of head '{self.recipe.target}' became {value} {where}; "
-            f"lower outer_lr ({self.recipe.outer_lr:g}){also} or set clip_norm"
-        )
-
     def _finish_epoch(self) -> None:
         state = self.state
         validation, kept = self.validation.of_epoch(state)
         if not math.isfinite(validation.get("loss", 0.0)):
-            raise self._diverged("validation loss", validation["loss"], f"after {self._where}")
+            raise diverged(self.head, self.recipe, "validation loss", validation["loss"], f"after {self._where}")
         metrics: EpochMetrics = {"train_loss": self.scale**2 * state.loss_sum / state.weight_sum, "kept": float(kept)}
         metrics |= {f"validation_{name}": value for name, value in validation.items()}
         if kept:
