@@ -106,7 +106,8 @@ def _about_best(advice: Advice) -> str:
         shorter = advice.best.trained
         figure = f"{shorter.metrics[advice.metric]:.4f}"
         others = f" Within the noise of it, too: {', '.join(tied)}." if tied else ""
-        return f"The best figure is its own after {shorter.epochs} epochs ({figure}), but the difference is within noise.{others}"
+        epochs = f"{shorter.epochs} epoch{'s' if shorter.epochs != 1 else ''}"
+        return f"The best figure is its own after {epochs} ({figure}), but the difference is within noise.{others}"
     if chosen.outcome == advice.best.outcome and not tied:
         return "It has the best figure, and no other finalist is within the noise of it."
     if chosen.outcome == advice.best.outcome:

@@ -93,7 +93,9 @@ class _Contest:
         self.train_N = rng.permutation(np.flatnonzero(self.train.counts))[:MAX_TRAINING]
         self.test_N = rng.permutation(np.flatnonzero(self.test.counts))[:MAX_HELD_OUT]
         if len(self.test_N) < 2:
-            raise FailedPreconditionError(f"{len(self.test_N)} users were held out; profiles need 2 to be evaluated")
+            raise FailedPreconditionError(
+                f"profiles need two held-out users to be evaluated; there {'is one' if len(self.test_N) else 'are none'}"
+            )
         self.users = encode_unknown_users(prior.encoder, train.users)
         self.values = {name: list(train.users[name]) for name in self.names}
         columns = [
