@@ -77,7 +77,7 @@ def main_table(protocol: ProtocolResult) -> Table:
     episodes = max((summary.episodes for summary in summaries[protocol.learner].values()), default=0)
     shots = "" if protocol.shots is None else f", {protocol.shots} shots"
     note = _noted(delta_line(protocol), protocol=protocol, linear=protocol.steep)
-    return Table(title=f"{protocol.name}: {episodes} episode{"s" if episodes != 1 else ""}{shots}", rows=rows, note=note)
+    return Table(title=f"{protocol.name}: {episodes} episode{'s' if episodes != 1 else ''}{shots}", rows=rows, note=note)
 
 
 def curve_table(base: str, points: Sequence[ProtocolResult], metric: str) -> Table:
