@@ -5,8 +5,8 @@ them, ranking never sees. Beside it stands what retrieval is for: the share of w
 candidates. Items are those of the checkpoint: what the source `fresh` adds in serving, items upserted since, does not exist here.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,47 +121,67 @@ def recall_report(
         graph = ApproximateIndex(
             view.vectors.phi_IE, view.vectors.bias_I, watch=lambda done, total: progress(done, total, "items in the index")
         )
-    found: dict[str, list[float]] = {}
-    shares: dict[str, dict[str, list[float]]] = {}
+    tally = _Tally()
     for number, case in enumerate(cases):
         adapted = engine.adapt(case.support, case.features)
         exact = _exact(engine, adapted, num_candidates)
-        merged = recaller.retrieve(_user(adapted), num_candidates)
-        source_of = {candidate.item_id: candidate.source for candidate in merged}
+        merged = {candidate.item_id: candidate.source for candidate in recaller.retrieve(_user(adapted), num_candidates)}
+        tally.add(case, ks, exact, merged, _approximate(graph, adapted, ids, num_candidates))
+        progress(number + 1, len(cases), "users")
+    return tally.report(ks, num_users=len(cases), num_items=len(ids), num_candidates=num_candidates)
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """Shares of each user so far: by figure, and by source and figure."""
+
+    found: dict[str, list[float]] = field(default_factory=dict)
+    shares: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def add(
+        self, case: Case, ks: Sequence[int], exact: Sequence[str], source_of: Mapping[str, str], near: Sequence[str] | None
+    ) -> None:
+        """One user: the exact best, the source of each merged candidate, and what the approximate index finds, best first."""
         personal = {item_id for item_id, source in source_of.items() if source == "personal"}
-        near = _approximate(graph, adapted, ids, num_candidates)
         for k in ks:
             best_k = set(exact[:k])
-            found.setdefault(f"merged@{k}", []).append(len(best_k & source_of.keys()) / len(best_k))
-            found.setdefault(f"personal@{k}", []).append(len(best_k & personal) / len(best_k))
+            self._note(f"merged@{k}", best_k & source_of.keys(), len(best_k))
+            self._note(f"personal@{k}", best_k & personal, len(best_k))
             if near is not None:
-                found.setdefault(f"approximate@{k}", []).append(len(best_k & set(near[:k])) / len(best_k))
-        found.setdefault("next merged", []).append(len(case.targets & source_of.keys()) / len(case.targets))
-        found.setdefault("next exact", []).append(len(case.targets & set(exact)) / len(case.targets))
+                self._note(f"approximate@{k}", best_k & set(near[:k]), len(best_k))
+        self._note("next merged", case.targets & source_of.keys(), len(case.targets))
+        self._note("next exact", case.targets & set(exact), len(case.targets))
         best_k = set(exact[: max(ks)])
         for source in ("personal", "fresh", "content", "popular"):
             own = {item_id for item_id, name in source_of.items() if name == source}
-            share = shares.setdefault(source, {})
+            share = self.shares.setdefault(source, {})
             share.setdefault("candidates", []).append(len(own) / max(len(source_of), 1))
             share.setdefault("exact_best", []).append(len(own & best_k) / len(best_k))
             share.setdefault("taken_next", []).append(len(own & case.targets) / len(case.targets))
-        progress(number + 1, len(cases), "users")
-    mean = {name: float(np.mean(values)) for name, values in found.items()}
-    return RecallReport(
-        num_users=len(cases),
-        num_items=len(ids),
-        num_candidates=num_candidates,
-        at=tuple(
-            RecallAtK(k=k, merged=mean[f"merged@{k}"], personal=mean[f"personal@{k}"], approximate=mean.get(f"approximate@{k}"))
-            for k in ks
-        ),
-        sources=tuple(
-            SourceShare(source=source, **{name: float(np.mean(values)) for name, values in share.items()})
-            for source, share in shares.items()
-        ),
-        taken_next_merged=mean["next merged"],
-        taken_next_exact=mean["next exact"],
-    )
+
+    def _note(self, name: str, hits: Set[str], among: int) -> None:
+        self.found.setdefault(name, []).append(len(hits) / among)
+
+    def report(self, ks: Sequence[int], *, num_users: int, num_items: int, num_candidates: int) -> RecallReport:
+        """Means over users."""
+        mean = {name: float(np.mean(values)) for name, values in self.found.items()}
+        return RecallReport(
+            num_users=num_users,
+            num_items=num_items,
+            num_candidates=num_candidates,
+            at=tuple(
+                RecallAtK(
+                    k=k, merged=mean[f"merged@{k}"], personal=mean[f"personal@{k}"], approximate=mean.get(f"approximate@{k}")
+                )
+                for k in ks
+            ),
+            sources=tuple(
+                SourceShare(source=source, **{name: float(np.mean(values)) for name, values in share.items()})
+                for source, share in self.shares.items()
+            ),
+            taken_next_merged=mean["next merged"],
+            taken_next_exact=mean["next exact"],
+        )
 
 
 def _user(adapted: Adapted) -> RecallUser:
