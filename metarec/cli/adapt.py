@@ -91,7 +91,8 @@ def adapt(
             timeout=timeout,
         )
         titles.look_up(query, client)
-    shown = [{"id": row.id, **titles.column(row.id), "mean": row.mean, "stddev": row.stddev} for row in found.predictions]
+    # A learner that tells no deviation must not look as if it were certain.
+    shown = [{"id": row.id, **titles.column(row.id), "mean": row.mean, "stddev": row.stddev or None} for row in found.predictions]
     emit(asdict(found), as_json=as_json, rows=shown, title=_title(found))
     if not query:
         note("nothing was asked for: name what to predict with --query ID")

@@ -218,7 +218,7 @@ class FakeAdaptation(FakeStage, adaptation_pb2_grpc.AdaptationServiceServicer):
         await self.act(request, context)
         response = adaptation_pb2.AdaptTaskResponse(shots=len(request.support), checkpoint="c-adaptation", unknown_ids=["zz"])
         for number, row_id in enumerate(request.query_ids):
-            response.predictions.add(id=row_id, mean=4.5 - number, stddev=0.25)
+            response.predictions.add(id=row_id, mean=4.5 - number, stddev=0.0 if row_id == "sure" else 0.25)
         if request.kind in (adaptation_pb2.TASK_KIND_SCENARIO, adaptation_pb2.TASK_KIND_USER_IN_SCENARIO):
             response.scenario.num_users, response.scenario.num_rows, response.scenario.kappa = 7, 40, 0.1
             response.scenario.mean_shift, response.scenario.stddev_shift = -0.25, 0.5

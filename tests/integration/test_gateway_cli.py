@@ -334,6 +334,13 @@ async def test_adapt_predicts_and_says_what_it_left_out(run: Run, dataset: str, 
     assert [(row.id, row.label) for row in stages.adaptation.seen[0].support] == [("i1", 5.0), ("i3", 1.0)]
 
 
+async def test_a_learner_that_tells_no_deviation_does_not_look_certain(run: Run) -> None:
+    status, out, err = await run("adapt", "--support", "i1=5", "--query", "sure")
+    assert status == 0, err
+    (line,) = [line for line in out.splitlines() if "sure" in line]
+    assert line.replace("│", " ").split() == ["sure", "4.5000", "-"]
+
+
 async def test_adapt_takes_a_scenario_and_says_what_it_learned_of_it(run: Run, stages: Any, tmp_path: Path) -> None:
     status, out, err = await run("adapt", "kids", "--kind", "scenario", "--query", "i3", "--feature", "age=9")
     assert status == 0, err
