@@ -1,15 +1,20 @@
 """`metarec feedback`: records interactions; the next recommendations reflect them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from metarec.cli.connection import address_option, connect, timeout_option
 from metarec.cli.output import emit, json_option, note, progress
 from metarec.cli.values import read_labels, read_records, read_time, read_weights
-from metarec.errors import InvalidInputError
+from metarec.errors import InvalidInputError, MetarecError
 from metarec.types import Interaction
+
+if TYPE_CHECKING:
+    from metarec.client import Client
+    from metarec.client.results import Recorded
 
 BATCH = 1000
 SHOWN = 10
@@ -79,37 +84,56 @@ def feedback(
             )
             for item, label in read_labels(labels, "labels")
         ]
-    recorded = duplicates = 0
-    shots: dict[str, int] = {}
-    event_ids: list[str] = []
-    unknown: dict[str, None] = {}
-    checkpoint = ""
     with connect(gateway=gateway) as client, progress("recording", quiet=len(interactions) <= BATCH) as advance:
-        for first in range(0, len(interactions), BATCH):
-            result = client.record_interactions(interactions[first : first + BATCH], timeout=timeout)
-            recorded, duplicates = recorded + result.num_recorded, duplicates + result.num_duplicates
-            shots, checkpoint = {**shots, **result.shots}, result.checkpoint
-            event_ids.extend(result.event_ids)
-            unknown |= dict.fromkeys(result.unknown_item_ids)
-            advance(min(first + BATCH, len(interactions)), len(interactions))
+        result = _recorded(client, interactions, timeout, lambda done: advance(done, len(interactions)))
+    unknown = result.unknown_item_ids
     value = {
-        "num_recorded": recorded,
-        "num_duplicates": duplicates,
-        "shots": shots,
-        "checkpoint": checkpoint,
-        "event_ids": event_ids,
+        "num_recorded": result.num_recorded,
+        "num_duplicates": result.num_duplicates,
+        "shots": dict(result.shots),
+        "checkpoint": result.checkpoint,
+        "event_ids": list(result.event_ids),
         "unknown_item_ids": list(unknown),
     }
-    rows = [{"user": user_id, "shots": count} for user_id, count in shots.items()]
-    by = f"checkpoint {checkpoint}" if checkpoint else "no checkpoint is live; users adapt once one is"
-    title = f"recorded {recorded}, known already {duplicates} ({by})"
+    rows = [{"user": user_id, "shots": count} for user_id, count in result.shots.items()]
+    by = f"checkpoint {result.checkpoint}" if result.checkpoint else "no checkpoint is at work; users adapt once one is"
+    title = f"recorded {result.num_recorded}, known already {result.num_duplicates} ({by})"
     emit(value, as_json=as_json, rows=rows, title=title)
     if unknown:
         more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
         note(
-            f"nobody knows these items yet: {', '.join(list(unknown)[:SHOWN])}{more}; what was said of them is kept and counts "
+            f"nobody knows these items yet: {', '.join(unknown[:SHOWN])}{more}; what was said of them is kept and counts "
             "once their content arrives ('metarec items upsert') or a checkpoint knows them"
         )
+
+
+def _recorded(
+    client: "Client", interactions: Sequence[Interaction], timeout: float | None, advance: Callable[[int], None]
+) -> "Recorded":
+    """Record them, so many at a time, and add up the answers. Where one of several calls fails, say what is recorded already."""
+    from metarec.client.results import Recorded
+
+    answers: list[Recorded] = []
+    for first in range(0, len(interactions), BATCH):
+        try:
+            answers.append(client.record_interactions(interactions[first : first + BATCH], timeout=timeout))
+        except (MetarecError, KeyboardInterrupt):
+            if len(interactions) > BATCH:
+                last = min(first + BATCH, len(interactions))
+                note(
+                    f"of {len(interactions):,} interactions, {first:,} are recorded, and of those up to {last:,} perhaps some; "
+                    "the same command again records none twice that has an event_id"
+                )
+            raise
+        advance(min(first + BATCH, len(interactions)))
+    return Recorded(
+        num_recorded=sum(answer.num_recorded for answer in answers),
+        num_duplicates=sum(answer.num_duplicates for answer in answers),
+        shots={user: count for answer in answers for user, count in answer.shots.items()},
+        checkpoint=answers[-1].checkpoint if answers else "",
+        event_ids=tuple(event_id for answer in answers for event_id in answer.event_ids),
+        unknown_item_ids=tuple(dict.fromkeys(item_id for answer in answers for item_id in answer.unknown_item_ids)),
+    )
 
 
 def _seconds(value: object) -> float:
