@@ -98,17 +98,16 @@ def _config(path: Path, online: str, patience_seconds: float | None) -> object:
 def _online_config(path: Path, online: str, patience_seconds: float | None) -> dict[str, object]:
     if online == "sqlite":
         return {"type": "sqlite", "path": str((path / "online.db").resolve())}
+    name = store_name(online)
     url = urlsplit(online)
     if url.scheme not in ("redis", "rediss") or not url.hostname:
         raise ConfigError(f"online store '{shown(online)}' is neither 'sqlite' nor 'redis://HOST:PORT[/DB]'", field="online")
     options = [f"{url.hostname}:{url.port or 6379}", f"db={url.path.strip('/') or 0}"]
-    for name, value in (("username", url.username), ("password", url.password)):
+    for part, value in (("username", url.username), ("password", url.password)):
         if value and "," in unquote(value):
-            raise ConfigError(
-                f"the {name} of online store '{store_name(online)}' has a comma, which Feast cannot take", field="online"
-            )
+            raise ConfigError(f"the {part} of online store '{name}' has a comma, which Feast cannot take", field="online")
         # As JSON, or Feast would take one of digits for a number.
-        options += [f"{name}={json.dumps(unquote(value))}"] if value else []
+        options += [f"{part}={json.dumps(unquote(value))}"] if value else []
     options += ["ssl=true"] if url.scheme == "rediss" else []
     if patience_seconds is not None:
         # Left to itself the driver waits for ever, and tries what fails three times more, seconds apart.

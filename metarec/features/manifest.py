@@ -43,20 +43,28 @@ class StoreManifest:
 
 
 def store_name(online: str) -> str:
-    """The online store without its password, as the manifest names it. ConfigError when it is no URL."""
+    """The online store without its password, as the manifest names it. ConfigError, without it too, when it is no URL."""
     if online == "sqlite":
         return online
     try:
         url = urlsplit(online)
-        return f"{url.scheme}://{url.hostname}:{url.port or 6379}/{url.path.strip('/') or 0}"
-    except ValueError as error:
-        raise ConfigError(f"the online store's address is no URL of Redis: {error}", field="online") from error
+        name = f"{url.scheme}://{url.hostname}:{url.port or 6379}/{url.path.strip('/') or 0}"
+    except ValueError:
+        name = ""
+    # An @ further on is that of a password with one of these in it, of which the rest would be taken for the database.
+    if not name or "@" in url.path + url.query + url.fragment:
+        raise ConfigError(
+            f"the online store's address '{shown(online)}' is no URL of Redis, 'redis://:PASSWORD@HOST:PORT/DB'; in a password, "
+            "/ ? # [ ] are written %2F %3F %23 %5B %5D",
+            field="online",
+        )
+    return name
 
 
 def shown(online: str) -> str:
     """The address of an online store as it may be printed: with PASSWORD for its password, and whether or not it is a URL."""
     secret, at, where = online.rpartition("@")
-    scheme, separator, login = secret.rpartition("://")
+    scheme, separator, login = secret.partition("://")
     if not at:
         return online
     if not separator:

@@ -428,12 +428,24 @@ def test_a_command_says_that_an_online_store_is_away(tmp_path: Path):
         ("redis://:a/b@h:1/0", "redis://:PASSWORD@h:1/0"),
         ("rediss://me:a@b@h/0", "rediss://me:PASSWORD@h/0"),
         ("redis//:a@h", "...@h"),
+        ("redis://me:a://b@h:1/0", "redis://me:PASSWORD@h:1/0"),
         ("redis://h:1/0", "redis://h:1/0"),
         ("sqlite", "sqlite"),
     ],
 )
 def test_no_address_is_printed_with_its_password(address: str, printed: str):
     assert shown(address) == printed
+
+
+@pytest.mark.parametrize("password", ["s3cret/12", "12/s3cret", "s3cret?a", "12#s3cret", "12?s3cret", "s3c[ret", "s3cret://b"])
+def test_a_password_that_makes_an_address_no_url_is_not_told(tmp_path: Path, password: str):
+    for login in (f":{password}", f"me:{password}"):
+        address = f"redis://{login}@h:6379/0"
+        for call in (store_name, lambda online: FeatureStore.build(make_dataset(), tmp_path / "features", online)):
+            with pytest.raises(ConfigError, match=r"PASSWORD@h:6379/0' is no URL of Redis.*%2F") as refused:
+                call(address)
+            assert "s3c" not in refused.value.message
+            assert "12" not in refused.value.message
 
 
 def test_a_password_with_a_comma_is_refused_with_the_reason(tmp_path: Path):
