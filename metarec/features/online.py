@@ -7,12 +7,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import ParamSpec, Protocol
+from typing import Protocol
 
 from metarec.errors import UnavailableError
-from metarec.features.wire import KEYS, Kind, Row, Value, ViewName, fill, parse
-
-P = ParamSpec("P")
+from metarec.features.wire import KEYS, Kind, Row, Stored, Value, ViewName, fill, parse
 
 
 class EntityKey(Protocol):
@@ -31,9 +29,21 @@ class Values(Protocol):
         """Append an empty value."""
         ...
 
+    def __getitem__(self, place: int) -> Value:
+        """One of them."""
+        ...
+
 
 Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 """Key, values, event time and creation time of one row."""
+
+
+class Write(Protocol):
+    """OnlineStore.online_write_batch."""
+
+    def __call__(self, config: object, table: object, data: list[Written], progress: Callable[[int], None] | None) -> None:
+        """Write rows in one transaction."""
+        ...
 
 
 class OnlineStore(Protocol):
@@ -76,6 +86,7 @@ class OnlineRows:
         self._failures = 0
         self._failure = ""
         self._last = datetime.fromtimestamp(0, UTC)
+        self._newer: dict[tuple[str, Stored], datetime] | None = None
 
     def read(self, view: ViewName, ids: Sequence[str]) -> list[Row]:
         """One row for each id, empty where the store has none. UnavailableError when a call that it waited for has failed."""
@@ -106,15 +117,38 @@ class OnlineRows:
             self._last = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
             batch: list[Written] = [(key, values, self._last, None) for key, values in encoded]
             self._store.online_write_batch(self._config, self._views[view], batch, None)
+            if self._newer is not None:
+                self._newer |= {(_name(self._views[view]), entity_id): self._last for entity_id in rows}
 
-    def in_turn(self, write: Callable[P, None]) -> Callable[P, None]:
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """While views are loaded through `in_turn`, what is written here is newer than what is loaded, and stays.
+
+        Redis's store drops rows that are older than what it has; SQLite's writes them over it.
+        """
+        with self.lock:
+            self._newer = {}
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._newer = None
+
+    def in_turn(self, write: Write) -> Write:
         """`write`, another way into the same store, as a call that takes its turn among those made here."""
 
-        def waiting(*args: P.args, **kwargs: P.kwargs) -> None:
+        def waiting(config: object, table: object, data: list[Written], progress: Callable[[int], None] | None) -> None:
             with self._turn(self._failures):
-                write(*args, **kwargs)
+                write(config, table, [row for row in data if not self._outdated(table, row)], progress)
 
         return waiting
+
+    def _outdated(self, table: object, row: Written) -> bool:
+        if not self._newer:
+            return False
+        key, _, time, _ = row
+        newest = self._newer.get((_name(table), parse(key.entity_values[0])))
+        return newest is not None and time.replace(tzinfo=time.tzinfo or UTC) < newest
 
     @contextmanager
     def _turn(self, failures: int) -> Iterator[None]:
@@ -142,3 +176,8 @@ class OnlineRows:
         value = self._new_value()
         fill(value, kind, row.get(name))
         return value
+
+
+def _name(table: object) -> str:
+    """The name of one of Feast's views."""
+    return str(getattr(table, "name", ""))

@@ -164,7 +164,8 @@ class FeatureStore:
         restart: bool = False,
         progress: Callable[[float, float | None, str], None] | None = None,
     ) -> None:
-        """Load the online store with what was known at `end` (seconds; now by default). Others read and write meanwhile.
+        """Load the online store with what was known at `end` (seconds; now by default). Others read and write meanwhile,
+        and what they write through this object stays.
 
         Continues from the last call; `restart` loads everything again, which undoes profiles and contents written since.
         FailedPreconditionError when the directory was built anew since it was opened: its files have other fields.
@@ -179,11 +180,12 @@ class FeatureStore:
         if done is not None and until <= done:
             views = ()
         start = BEGINNING - timedelta(days=1) if done is None else _moment(done)
-        for step, view in enumerate(views):
-            if progress is not None:
-                progress(step, len(views), view)
-            with _quiet():
-                self._feast.materialize(start, _moment(until), feature_views=[view])
+        with self._rows.loading():
+            for step, view in enumerate(views):
+                if progress is not None:
+                    progress(step, len(views), view)
+                with _quiet():
+                    self._feast.materialize(start, _moment(until), feature_views=[view])
         if progress is not None:
             progress(len(views), len(views), "")
         reached = until if done is None else max(done, until)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
@@ -361,6 +362,30 @@ def test_while_views_are_loaded_others_have_their_turn(online: str, tmp_path: Pa
     assert len(answered) == 4
     assert answered[-1] is not None
     assert answered[-1].stats is not None
+    store.close()
+
+
+def test_what_is_written_or_deleted_while_views_are_loaded_stays(online: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("metarec.features.declarations.LOAD_ROWS", 4)
+    store = FeatureStore.build(make_dataset(), tmp_path / "features", f"{online[:-1]}4" if online != "sqlite" else online)
+    write, begun = store._rows._store.online_write_batch, set()
+
+    def writing(config: object, table: SimpleNamespace, data: list[object], progress: object) -> None:
+        """Feast has read the whole view when the first rows of it come."""
+        if table.name not in begun:
+            begun.add(table.name)
+            for age in (80.0, 81.0) if table.name == "user_profile" else ():
+                store.write_user_profile([User(user_id="u1", features={"age": age})], revision=2)
+            store.delete_user("u2" if table.name == "user_profile" else "u3")
+        write(config, table, data, progress)
+
+    monkeypatch.setattr(store._rows._store, "online_write_batch", writing)
+    store.materialize(END)
+    monkeypatch.undo()
+    written = store.read_user("u1")
+    assert written is not None
+    assert written.features == {"gender": None, "age": 81.0}
+    assert (store.read_user("u2"), store.read_user("u3")) == (None, None)
     store.close()
 
 
