@@ -44,7 +44,7 @@ class LiveCheckpoint:
         self._poll_seconds = poll_seconds
         self._current: Engine | None = None
         self._failed: tuple[str, float] = ("", 0.0)
-        self._absent = NoCheckpointError("")
+        self._why = self._absent = NoCheckpointError("")
         self._listeners: list[Hook] = []
         self._refreshing = threading.Lock()
         self._stop = threading.Event()
@@ -66,7 +66,8 @@ class LiveCheckpoint:
     def absent(self) -> NoCheckpointError:
         """Why there is no engine: nothing has been promoted, or what has been cannot be loaded; `checkpoint` of the metadata
         names that one. A new error each time, since one that is raised remembers where."""
-        return NoCheckpointError(self._absent.message, metadata=self._absent.metadata)
+        absent = self._absent
+        return NoCheckpointError(absent.message, metadata=absent.metadata)
 
     def listen(self, listener: Hook) -> None:
         """Call `listener` in the watching thread after each swap."""
@@ -88,6 +89,7 @@ class LiveCheckpoint:
             if live is None or (self._current is not None and live == self._current.checkpoint):
                 return False
             if live == failed and time.monotonic() < when + RETRY_SECONDS:
+                self._absent = self._why
                 return False
             try:
                 engine = Engine(self._registry.load(live))
@@ -95,7 +97,7 @@ class LiveCheckpoint:
             # A checkpoint is a file from elsewhere: nothing about it may end the thread that would load the next one.
             except Exception as error:
                 self._failed = (live, time.monotonic())
-                self._absent = NoCheckpointError(
+                self._why = self._absent = NoCheckpointError(
                     f"checkpoint '{live}' is live but cannot be loaded: {error}", metadata={"checkpoint": live}
                 )
                 kept = "nothing" if self._current is None else f"'{self._current.checkpoint}'"

@@ -115,9 +115,14 @@ def test_a_live_checkpoint_that_cannot_be_loaded_is_not_called_none(trained: Pat
     ) as said:
         opened[0].engine()
     assert said.value.metadata == {"checkpoint": live}
+    record = (trained / "live.json").read_text()
     (trained / "live.json").unlink()
     assert not opened[0].refresh()
     with pytest.raises(NoCheckpointError, match=r"no checkpoint of registry .* is live"):
+        opened[0].engine()
+    (trained / "live.json").write_text(record)
+    assert not opened[0].refresh()  # without trying it again so soon
+    with pytest.raises(NoCheckpointError, match=rf"'{live}' is live but cannot be loaded"):
         opened[0].engine()
 
 
