@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from metarec.cli.checks import Finding, fail, failed, ok, warn
 from metarec.cli.online import remedy, repeated
 from metarec.cli.ports import is_free, owner
-from metarec.errors import MetarecError
+from metarec.errors import ConfigError, MetarecError
 
 PATIENCE_SECONDS = 2.0
 """How long Redis may take to answer."""
@@ -76,6 +76,9 @@ def check_features(path: Path, online: str) -> Iterator[Finding]:
             emptied = store.emptied()
         finally:
             store.close()
+    except ConfigError as error:  # of the online store's address
+        yield failed("features", error)
+        return
     except MetarecError as error:
         yield fail("features", error.message, build)
         return

@@ -471,6 +471,9 @@ def test_a_password_that_makes_an_address_no_url_is_not_told(tmp_path: Path, pas
                 call(address)
             assert "s3c" not in refused.value.message
             assert "12" not in refused.value.message
+        (found,) = check_features(tmp_path / "features", address)
+        assert found.detail.endswith("PASSWORD@h:6379/0' is no URL of Redis, 'redis://:PASSWORD@HOST:PORT/DB'")
+        assert found.advice == "in a password, / ? # [ ] are written %2F %3F %23 %5B %5D"  # nothing is to be built
 
 
 def test_a_password_with_a_comma_is_refused_with_the_reason(tmp_path: Path):
