@@ -105,7 +105,9 @@ def _online_config(path: Path, online: str, patience_seconds: float | None) -> d
     options = [f"{url.hostname}:{url.port or 6379}", f"db={url.path.strip('/') or 0}"]
     for part, value in (("username", url.username), ("password", url.password)):
         if value and "," in unquote(value):
-            raise ConfigError(f"the {part} of online store '{name}' has a comma, which Feast cannot take; choose another", field="online")
+            raise ConfigError(
+                f"the {part} of online store '{name}' has a comma, which Feast cannot take; choose another", field="online"
+            )
         # As JSON, or Feast would take one of digits for a number.
         options += [f"{part}={json.dumps(unquote(value))}"] if value else []
     options += ["ssl=true"] if url.scheme == "rediss" else []
