@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from metarec.errors import ConfigError
-from metarec.features.manifest import shown
+from metarec.features.manifest import shown, store_name
 
 PREFIX = "METAREC_"
 DEFAULT_PORTS = {"gateway": 50051, "recall": 50052, "adaptation": 50053, "ranking": 50054, "training": 50055}
@@ -118,6 +118,10 @@ class Settings:
                 f"METAREC_ONLINE_STORE must be sqlite or redis://HOST:PORT/DB, not '{shown(self.online_store)}'",
                 field="METAREC_ONLINE_STORE",
             )
+        try:
+            store_name(self.online_store)
+        except ConfigError as error:
+            raise ConfigError(f"METAREC_ONLINE_STORE: {error.message}", field="METAREC_ONLINE_STORE") from error
         for name in ("recall", "adaptation", "ranking", "training"):
             check_address(f"METAREC_{name.upper()}_ADDRESS", getattr(self, f"{name}_address"))
 

@@ -52,6 +52,7 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_listed() -> None:
         ("METAREC_LAUNCHER", "slurm"),
         ("METAREC_LOG_LEVEL", "loud"),
         ("METAREC_ONLINE_STORE", "mysql://x"),
+        ("METAREC_ONLINE_STORE", "redis://:a/b@h:6379/0"),
         ("METAREC_RECALL_ADDRESS", "recall"),
         ("METAREC_MAX_CONCURRENT_REQUESTS", "0"),
         ("METAREC_DIVERSITY", "1.5"),
