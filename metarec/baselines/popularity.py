@@ -25,7 +25,7 @@ class Popularity:
 
     def fit(self, train: "Dataset") -> Self:
         """Count."""
-        self.count_I = np.bincount(train.interactions.item_N, minlength=len(train.item_ids)).astype(np.float32)
+        self.count_I = np.bincount(train.taken.interactions.item_N, minlength=len(train.item_ids)).astype(np.float32)
         return self
 
     def score(self, supports: Sequence[Ints], user_U: Ints) -> Floats:
@@ -45,7 +45,7 @@ class RecentPopularity:
 
     def fit(self, train: "Dataset") -> Self:
         """Count the newest interactions."""
-        rows = train.interactions
+        rows = train.taken.interactions
         newest = np.argsort(rows.timestamp_N, kind="stable")[-max(1, round(self.fraction * len(rows.item_N))) :]
         size = len(train.item_ids)
         all_I = np.bincount(rows.item_N, minlength=size)
@@ -77,9 +77,10 @@ class GroupPopularity:
         """Count per group."""
         if self.field not in train.users.columns:
             raise ConfigError(f"users have no field '{self.field}'; choose one of {sorted(train.users.columns)}", field="field")
-        self.group_U, groups = _groups(train.users[self.field], np.unique(train.interactions.user_N))
+        rows = train.taken.interactions
+        self.group_U, groups = _groups(train.users[self.field], np.unique(rows.user_N))
         size = len(train.item_ids)
-        cell_N = self.group_U[train.interactions.user_N].astype(np.int64) * size + train.interactions.item_N
+        cell_N = self.group_U[rows.user_N].astype(np.int64) * size + rows.item_N
         count_GI = np.bincount(cell_N, minlength=groups * size).reshape(groups, size).astype(np.float64)
         share_I = count_GI.sum(0) / max(1.0, count_GI.sum())
         self.score_GI = ((count_GI + self.shrinkage * share_I) / (count_GI.sum(1, keepdims=True) + self.shrinkage + 1e-9)).astype(

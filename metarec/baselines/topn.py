@@ -1,7 +1,7 @@
 """What a plain top-N recommender is, and the matrix all of them are fitted on.
 
-A baseline sees the training interactions once (`fit`) and then answers for any support set over the whole catalogue, so
-known and brand-new users go through the same door. Fitted baselines are plain objects: they live for one
+A baseline sees once what was taken in the training interactions (`fit`; Dataset.taken) and then answers for any support set over
+the whole catalogue, so known and brand-new users go through the same door. Fitted baselines are plain objects: they live for one
 evaluation and are never saved.
 """
 
@@ -27,7 +27,7 @@ class TopNBaseline(Protocol):
     name: ClassVar[str]
 
     def fit(self, train: "Dataset") -> Self:
-        """Learn from all interactions of `train`; returns the object itself."""
+        """Learn from what was taken in `train`; returns the object itself."""
         ...
 
     def score(self, supports: Sequence[Ints], user_U: Ints) -> Floats:
@@ -53,8 +53,8 @@ class TrainMatrix:
 
     @classmethod
     def of(cls, train: "Dataset") -> "TrainMatrix":
-        """The matrix of a data set's interactions."""
-        rows = train.interactions
+        """The matrix of what was taken in a data set."""
+        rows = train.taken.interactions
         known, user_N = np.unique(rows.user_N, return_inverse=True)
         matrix = sp.csr_matrix(
             (np.ones(len(rows.user_N), np.float32), (user_N, rows.item_N)), shape=(len(known), len(train.item_ids))

@@ -11,6 +11,7 @@ import.json            what import dropped, imputed and why
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,22 @@ class Dataset:
         """Whether there is more than one label, or a further target: where every event is positive, labels tell nothing."""
         labels = self.interactions.label_N
         return bool(len(labels)) and (bool(self.schema.targets) or bool(np.any(labels != labels[0])))
+
+    @property
+    def taken_from(self) -> float:
+        """The lowest label of an event that counts as taken, where lists are learned and judged.
+
+        Of binary labels it is 1: an event of label 0 says that somebody saw the item and let it be. People choose what they rate,
+        so every rating counts.
+        """
+        return 1.0 if self.schema.label.kind == "binary" else -math.inf
+
+    @property
+    def taken(self) -> "Dataset":
+        """The same with only what was taken."""
+        events = self.interactions
+        taken_N = events.label_N >= self.taken_from
+        return self if taken_N.all() else self.with_interactions(events.select(taken_N))
 
     def mirrored(self) -> "Dataset":
         """Users and items in each other's place, without the graph: what makes of an item a task whose rows are users."""

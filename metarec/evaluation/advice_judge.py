@@ -19,7 +19,7 @@ from metarec.errors import FailedPreconditionError
 from metarec.evaluation.advice_costs import Request, requests, serving_costs
 from metarec.evaluation.episodes import MAX_QUERY, Episodes
 from metarec.evaluation.gate import whole_users
-from metarec.evaluation.held_out import EVERYTHING, draw_held_out, fit_topn_baselines, topn_episodes
+from metarec.evaluation.held_out import EVERYTHING, asked_for_lists, draw_held_out, fit_topn_baselines, topn_episodes
 from metarec.evaluation.metrics import LOWER_IS_BETTER, LabelScale, Predictions, episode_metrics, shown_ndcg
 from metarec.evaluation.predict import predict_episodes
 from metarec.evaluation.rating_run import label_scale
@@ -105,6 +105,8 @@ class HeldOutJudge:
         clicks, none has both labels."""
         most = EVERYTHING if question == "lists" else MAX_QUERY
         episodes = draw_held_out(held_out, max_shots=max(shots), seed=seed, max_users=max_users, max_query=most)
+        if question == "lists":
+            asked_for_lists(episodes)  # before anything is trained
         if question == "clicks" and not _tells_apart(episodes):
             raise FailedPreconditionError(
                 f"none of the {len(episodes)} users who judge has both yes and no among what is asked for, so that learners of "
@@ -202,12 +204,13 @@ def _all_that_follows(episodes: Episodes, shots: int) -> list[TopNEpisode]:
 
     What the same users are asked for after more shots must not be left out: in time order the next items are unlike later ones.
     """
-    tasks = episodes.tasks
-    follows = [tasks.support_item_S[first + shots : last] for first, last in pairwise(tasks.support_start_T1.tolist())]
-    return [
-        replace(episode, target_Q=np.concatenate([next_Q, episode.target_Q]))
-        for episode, next_Q in zip(topn_episodes(episodes, shots), follows, strict=True)
-    ]
+    tasks, found = episodes.tasks, []
+    for task, episode in zip(asked_for_lists(episodes).tolist(), topn_episodes(episodes, shots), strict=True):
+        follows = slice(tasks.support_start_T1[task] + shots, tasks.support_start_T1[task + 1])
+        taken_N = tasks.support_label_S[follows] >= episodes.taken_from
+        next_N = tasks.support_item_S[follows][taken_N]
+        found.append(replace(episode, target_Q=np.concatenate([next_N, episode.target_Q])))
+    return found
 
 
 def _topn_baselines(train: "Dataset", shots: Sequence[int], seed: int) -> dict[str, Scorer]:

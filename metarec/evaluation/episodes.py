@@ -1,5 +1,6 @@
 """Episodes as flat arrays: what every model of an evaluation is asked, whoever drew them (a file, or held-out users)."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ class Episodes:
     """T episodes: `tasks` with users and items as rows of the tables of an evaluation (entities.py), and where they come from.
 
     `support_time_S` (seconds) is None without timestamps. `protocol_T`, `seed_T` and `name_T` (the episode's id) are what reports
-    group by. Query rows stand in an order that knows nothing of their labels, since metrics break ties by it.
+    group by. Query rows stand in an order that knows nothing of their labels, since metrics break ties by it. Lists are to find
+    the query rows with a label of `taken_from` or more.
     """
 
     tasks: RatingTasks
@@ -33,6 +35,7 @@ class Episodes:
     protocol_T: NDArray[np.object_]
     seed_T: NDArray[np.generic]
     name_T: NDArray[np.object_]
+    taken_from: float = -math.inf
 
     def __len__(self) -> int:
         return len(self.tasks)

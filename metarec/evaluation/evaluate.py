@@ -116,7 +116,13 @@ class Evaluation:
             if prior is not None and prior.link is not None:
                 models[name] = judged_by_others([models[name]] * len(asked), prior.link, asked)[0]
         results = self._run(replace(contest, models=models), episodes, tables, list(shots))
-        return results + self._held_out_lists(train, held_out, shots) if lists else results
+        if not lists:
+            return results
+        try:
+            return results + self._held_out_lists(train, held_out, shots)
+        except FailedPreconditionError as error:  # what is known of labels stands
+            self.watch(f"without lists: {error.message}")
+            return results
 
     def _held_out_lists(self, train: "Dataset", held_out: "Dataset", shots: Sequence[int]) -> list[ProtocolResult]:
         asked = draw_held_out(held_out, max_shots=max(shots), seed=self.seed, max_users=MAX_HELD_OUT_USERS, max_query=EVERYTHING)

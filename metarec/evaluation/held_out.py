@@ -1,8 +1,10 @@
 """Top-N on held-out users, with or without timestamps: a first few of their interactions as support, the others to be found."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metarec.baselines.registry import topn_candidates
 from metarec.errors import FailedPreconditionError
@@ -23,7 +25,7 @@ EVERYTHING = 10_000
 
 def draw_held_out(dataset: "Dataset", *, max_shots: int, seed: int, max_users: int, max_query: int) -> Episodes:
     """Episodes of all users in `dataset`, over its own item rows."""
-    return held_out_episodes(
+    drawn = held_out_episodes(
         dataset.interactions,
         np.arange(len(dataset.item_ids)),
         np.asarray(dataset.item_ids, object),
@@ -33,13 +35,18 @@ def draw_held_out(dataset: "Dataset", *, max_shots: int, seed: int, max_users: i
         max_users=max_users,
         max_query=max_query,
     )
+    return replace(drawn, taken_from=dataset.taken_from)
 
 
 def topn_episodes(episodes: Episodes, shots: int) -> list[TopNEpisode]:
-    """The same episodes as top-N tests with the first `shots` support rows; what is to be found is the same for every number."""
+    """The episodes that have something to find as top-N tests with the first `shots` support rows.
+
+    What is to be found, and so who is asked, is the same for every number. FailedPreconditionError where nobody has anything.
+    """
     tasks, times = episodes.tasks, episodes.support_time_S
     found = []
-    for task, user in enumerate(tasks.user_T):
+    for task in asked_for_lists(episodes).tolist():
+        user = tasks.user_T[task]
         first, last = tasks.support_start_T1[task : task + 2]
         rows = slice(int(first), int(min(first + shots, last)))
         query = slice(*tasks.query_start_T1[task : task + 2])
@@ -49,10 +56,23 @@ def topn_episodes(episodes: Episodes, shots: int) -> list[TopNEpisode]:
                 support_S=tasks.support_item_S[rows],
                 label_S=tasks.support_label_S[rows].astype(np.float32),
                 timestamp_S=np.zeros(rows.stop - rows.start) if times is None else times[rows],
-                target_Q=tasks.query_item_Q[query],
+                target_Q=tasks.query_item_Q[query][tasks.query_label_Q[query] >= episodes.taken_from],
+                taken_from=episodes.taken_from,
             )
         )
     return found
+
+
+def asked_for_lists(episodes: Episodes) -> NDArray[np.int64]:
+    """Positions of the episodes with a query row that was taken. FailedPreconditionError where there is none."""
+    taken_Q = episodes.tasks.query_label_Q >= episodes.taken_from
+    task_N: NDArray[np.int64] = np.unique(episodes.tasks.query_task_Q[taken_Q])
+    if not len(task_N):
+        raise FailedPreconditionError(
+            f"no held-out user has an event of label 1 after their first {int(episodes.tasks.shots_T.max(initial=0))}: "
+            "there are no lists to judge; import more data"
+        )
+    return task_N
 
 
 def fit_topn_baselines(

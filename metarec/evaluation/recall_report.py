@@ -90,6 +90,7 @@ def held_out_cases(held: Dataset, *, max_users: int, seed: int) -> list[Case]:
             )
             for row in known.tolist()
         }
+        later = later[events.label_N[later] >= held.taken_from]
         targets = {str(held.item_ids[item]) for item in events.item_N[later].tolist()} - support.keys()
         features = {field.name: plain(field.kind, held.users[field.name].iloc[user], field.name) for field in held.schema.users}
         if targets:

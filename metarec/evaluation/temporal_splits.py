@@ -1,5 +1,6 @@
 """Rolling global cuts in time and their top-N episodes (PROTOCOLS.md, P5)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,13 +25,22 @@ VALIDATION_CUT = 0.85
 
 @dataclass(frozen=True, kw_only=True)
 class TopNEpisode:
-    """One user's test: support items (rows, oldest first) with labels and times, and the items to find."""
+    """One user's test: support items (rows, oldest first) with labels and times, and the items to find.
+
+    Events with a label below `taken_from` are known to learners but were not taken: no items to find, and nothing to baselines.
+    """
 
     user: int
     support_S: NDArray[np.int64]
     label_S: NDArray[np.float32]
     timestamp_S: NDArray[np.float64]
     target_Q: NDArray[np.int64]
+    taken_from: float = -math.inf
+
+    @property
+    def taken_S(self) -> NDArray[np.int64]:  # noqa: N802  # shape suffix
+        """The support items that were taken."""
+        return self.support_S[self.label_S >= self.taken_from]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +54,28 @@ class TemporalSplit:
     def cold(self, shots: int) -> list[TopNEpisode]:
         """Users without training interactions: the first `shots` test interactions are the support, the rest the targets."""
         known = set(np.unique(self.train.interactions.user_N).tolist())
-        return [
-            TopNEpisode(
-                user=user,
-                support_S=rows.item_N[:shots].astype(np.int64),
-                label_S=rows.label_N[:shots],
-                timestamp_S=rows.timestamp_N[:shots],
-                target_Q=np.setdiff1d(rows.item_N[shots:], rows.item_N[:shots]).astype(np.int64),
-            )
-            for user, rows in _by_user(self.test)
-            if user not in known and len(np.setdiff1d(rows.item_N[shots:], rows.item_N[:shots])) >= MIN_TARGETS
-        ]
+        found = []
+        for user, rows in _by_user(self.test):
+            if user in known:
+                continue
+            target_Q = self._taken(rows, shots, rows.item_N[:shots])
+            if len(target_Q) >= MIN_TARGETS:
+                found.append(
+                    TopNEpisode(
+                        user=user,
+                        support_S=rows.item_N[:shots].astype(np.int64),
+                        label_S=rows.label_N[:shots],
+                        timestamp_S=rows.timestamp_N[:shots],
+                        target_Q=target_Q,
+                        taken_from=self.train.taken_from,
+                    )
+                )
+        return found
+
+    def _taken(self, rows: "Interactions", first: int, met_S: NDArray[np.int32]) -> NDArray[np.int64]:
+        """The items of what was taken from row `first` on, without those that the user had met before."""
+        taken_N = rows.label_N[first:] >= self.train.taken_from
+        return np.setdiff1d(rows.item_N[first:][taken_N], met_S).astype(np.int64)
 
     def warm(self) -> list[TopNEpisode]:
         """Users with training interactions, which are their support; items they had before are no targets."""
@@ -64,7 +85,7 @@ class TemporalSplit:
             if user not in before:
                 continue
             had = before[user]
-            target_Q = np.setdiff1d(rows.item_N, had.item_N).astype(np.int64)
+            target_Q = self._taken(rows, 0, had.item_N)
             if len(target_Q) >= MIN_TARGETS:
                 found.append(
                     TopNEpisode(
@@ -73,6 +94,7 @@ class TemporalSplit:
                         label_S=had.label_N,
                         timestamp_S=had.timestamp_N,
                         target_Q=target_Q,
+                        taken_from=self.train.taken_from,
                     )
                 )
         return found

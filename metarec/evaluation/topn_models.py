@@ -43,7 +43,7 @@ def baseline_scorer(baseline: TopNBaseline) -> Scorer:
     """A fitted baseline."""
 
     def score(episodes: Sequence[TopNEpisode]) -> NDArray[np.float32]:
-        return baseline.score([e.support_S for e in episodes], np.array([e.user for e in episodes], np.int64))
+        return baseline.score([e.taken_S for e in episodes], np.array([e.user for e in episodes], np.int64))
 
     return score
 

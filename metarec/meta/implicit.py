@@ -18,7 +18,7 @@ multinomial over the whole catalogue, whose probabilities are proportional to th
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -55,6 +55,7 @@ class ImplicitAlpaca:
     lowest_share: starting target of the lowest label; the highest label's is 1
     unobserved: starting value of alpha0, as a share of c
     fading_rows: newer rows in the support that halve a row's confidence, to start with
+    positive_only: rows of label 0 or less were not taken: training is given none, and adaptation passes them over
     id_dropout: share of items shown without their id in a step, so that content carries unknown ones
     loss: outer loss, `multinomial` (scale-free) or `squared` (over the whole catalogue)
     softness: width of the smooth positive part in the multinomial loss, in units of the score
@@ -77,6 +78,7 @@ class ImplicitAlpaca:
     lowest_share: float = 0.5
     unobserved: float = 5e-3
     fading_rows: float = 30.0
+    positive_only: bool = False
     id_dropout: float = 0.05
     loss: Literal["multinomial", "squared"] = "multinomial"
     softness: float = 0.05
@@ -143,13 +145,17 @@ class ImplicitAlpaca:
 
     def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:
         """`mean` (T, D + R): the task vectors, ending in the weights of the stages."""
-        scorer = _catalogue(model)
+        scorer, support = _catalogue(model), self._taken(support)
         phi_IE, bias_I = scorer.row_features(theta, support.tables.rows)
         return {"mean": vectors(scorer, theta, support, phi_IE, bias_I)}
 
+    def _taken(self, support: Batch) -> Batch:
+        """The support without the rows that were not taken."""
+        return replace(support, mask_TN=support.mask_TN & (support.label_TN > 0)) if self.positive_only else support
+
     def factor(self, model: Scorer, theta: MetaParams, support: Batch) -> Tensor:
         """F (T, D + R, D) with F F' the posterior covariance of the task vectors; stages are certain, their rows are 0."""
-        scorer = _catalogue(model)
+        scorer, support = _catalogue(model), self._taken(support)
         chol_TDD, _, _ = system(scorer, theta, support, *scorer.row_features(theta, support.tables.rows))
         eye_DD = torch.eye(chol_TDD.shape[-1], dtype=chol_TDD.dtype, device=chol_TDD.device)
         inverse_TDD: Tensor = torch.linalg.solve_triangular(chol_TDD, eye_DD.expand_as(chol_TDD), upper=False)
@@ -165,7 +171,7 @@ class ImplicitAlpaca:
         """Autograd through the solve of the weighted mean over tasks of the whole-catalogue query loss."""
         scorer = _catalogue(model)
         live = {name: value.detach().requires_grad_() for name, value in trainable(theta).items()}
-        support, query = tasks.support, tasks.query
+        support, query = self._taken(tasks.support), self._taken(tasks.query)
         rows = support.tables.rows
         keep_I = (torch.rand(len(rows), generator=generator) >= self.id_dropout).to(rows.code_N.device)
         phi_IE, bias_I = scorer.row_features(live, rows, keep_I)
@@ -211,7 +217,7 @@ class ImplicitAlpaca:
     def contributions(self, model: Scorer, theta: MetaParams, support: Batch, query: Batch) -> dict[str, Tensor]:
         """b(q) at the task's stage, phi(q)' (gamma A^-1 Lambda + 1 - gamma) w0, and gamma phi(q)' A^-1 c_j (t_j - b_j) phi_j for
         each support row j; no `global` term."""
-        scorer = _catalogue(model)
+        scorer, support = _catalogue(model), self._taken(support)
         phi_IE, bias_I = scorer.row_features(theta, support.tables.rows)
         query_phi_IE, query_bias_I = (
             (phi_IE, bias_I) if query.tables.rows is support.tables.rows else scorer.row_features(theta, query.tables.rows)

@@ -41,7 +41,7 @@ class Head:
 class Prior:
     """A meta-learned prior with everything needed to adapt and score.
 
-    `items` row k encodes `item_ids[k]`; `popularity_I` (float32) its number of training interactions. The ranking score is
+    `items` row k encodes `item_ids[k]`; `popularity_I` (float32) how often training users took it. The ranking score is
     implicit mean + `blend` * explicit mean; with one head missing it is the other alone. `link` turns explicit means of binary
     labels into probabilities (None for other labels); `item_side` is what its explicit head knows of items before their first
     labels (None where that was not learned), `profiles` what users' vectors tell about their profiles (None likewise), and

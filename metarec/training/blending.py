@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from metarec.meta.blend import choose_blend
 from metarec.meta.prior import Head
-from metarec.training.heads import episode_config, head_seed
+from metarec.training.heads import episode_config, head_layout, head_seed
 from metarec.training.inputs import Inputs
 from metarec.training.recipe import HeadRecipe
 from metarec.training.validation import ranking_ndcg, validation_sampler
@@ -30,7 +30,7 @@ def best_blend(inputs: Inputs, recipes: Mapping[Target, HeadRecipe], heads: Mapp
         return 0.0
     recipe, tables = recipes["implicit"], inputs.tables("user")
     most = min(recipe.validation_tasks, max(1, MAX_SCORES // max(1, len(tables.rows))))
-    layout = inputs.layout("user", validation=True)
+    layout = head_layout(inputs, recipe, validation=True)
     sampler = validation_sampler(layout, tables, episode_config(recipe), head_seed(seed, "implicit"), most)
     if sampler.num_tasks == 0:
         return 0.0

@@ -21,7 +21,7 @@ from metarec.tasks.batch import Tables
 from metarec.tasks.sampler import EpisodeSampler
 from metarec.tasks.stats import label_stats
 from metarec.training.batches import pick_device, tables_on
-from metarec.training.heads import check_tasks, episode_config, head_seed, make_head, training_learner
+from metarec.training.heads import check_tasks, episode_config, head_layout, head_seed, make_head, training_learner
 from metarec.training.inputs import Inputs
 from metarec.training.label_scale import in_labels, in_scale, label_scale
 from metarec.training.optimizer import Adam, OneCycle
@@ -53,12 +53,12 @@ class _HeadRun:
         config = episode_config(recipe)
         self.host = inputs.tables(recipe.kind)
         targets = takes_targets(make_head(recipe, {}).learner)
-        layout = inputs.layout(recipe.kind, validation=False, targets=targets)
+        layout = head_layout(inputs, recipe, validation=False, targets=targets)
         self.scale = label_scale(recipe, layout.label_N)
         layout = in_scale(layout, self.scale)
         self.samplers = [EpisodeSampler(layout, self.host, config, own) for own in self.seeds]
         check_tasks(recipe, layout)
-        held_out = in_scale(inputs.layout(recipe.kind, validation=True, targets=targets), self.scale)
+        held_out = in_scale(head_layout(inputs, recipe, validation=True, targets=targets), self.scale)
         self.tables: Tables = tables_on(self.host, pick_device(around.device))
         self.stats = label_stats(layout, self.host.rows)
         self.head = replace(make_head(recipe, {}), learner=training_learner(recipe, len(layout.row_N), self.stats.std))

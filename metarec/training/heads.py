@@ -15,6 +15,7 @@ from metarec.models.contract import MetaParams
 from metarec.models.registry import make_model
 from metarec.tasks.layout import TaskLayout
 from metarec.tasks.sampler import EpisodeConfig
+from metarec.training.inputs import Inputs
 from metarec.training.recipe import HeadRecipe, Recipe, check_values
 from metarec.types import Target
 
@@ -59,14 +60,26 @@ def check_labels(recipe: Recipe, label_kind: str) -> None:
             )
 
 
+def head_layout(inputs: Inputs, recipe: HeadRecipe, *, validation: bool, targets: bool = False) -> TaskLayout:
+    """The tasks of one side of the split with the rows that this head learns from: what was taken, where its learner says so."""
+    layout = inputs.layout(recipe.kind, validation=validation, targets=targets)
+    return layout.where(layout.label_N > 0) if takes_positive_only(recipe) else layout
+
+
+def takes_positive_only(recipe: HeadRecipe) -> bool:
+    """Whether rows of label 0 or less are none to this head."""
+    return bool(learner_settings(make_head(recipe, {}).learner).get("positive_only", False))
+
+
 def check_tasks(recipe: HeadRecipe, layout: TaskLayout) -> None:
     """FailedPreconditionError where no task of the layout has enough rows for this head to be trained."""
     least = episode_config(recipe).min_query
     if not (layout.counts >= least).any():
         lower = f", or lower {recipe.target}.episodes.min_query" if least > 1 else ""
+        of_label = " of label 1" if takes_positive_only(recipe) else ""
         raise FailedPreconditionError(
-            f"head '{recipe.target}': no task has enough interactions to train on (no {recipe.kind} of training has {least} or "
-            f"more); import more data{lower}"
+            f"head '{recipe.target}': no task has enough interactions{of_label} to train on (no {recipe.kind} of training has "
+            f"{least} or more); import more data{lower}"
         )
 
 

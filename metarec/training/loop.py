@@ -1,5 +1,7 @@
 """Training in one process: a dataset in, a prior out. Workers, tests and evaluation protocols build on it."""
 
+from dataclasses import replace
+
 import torch
 
 from metarec.data.dataset import Dataset
@@ -9,7 +11,7 @@ from metarec.training.blending import best_blend
 from metarec.training.calibrating import calibrated
 from metarec.training.decay import with_decay
 from metarec.training.head_run import train_head
-from metarec.training.heads import check_labels, check_tasks, make_head
+from metarec.training.heads import check_labels, check_tasks, head_layout, make_head
 from metarec.training.inputs import Inputs, prepare
 from metarec.training.item_tasks import best_item_side
 from metarec.training.label_scale import label_scale
@@ -41,7 +43,7 @@ def fit(
     encoder = encoder or FeatureEncoder.fit(dataset.schema, dataset.users, dataset.items, dataset.graph)
     inputs = prepare(dataset, encoder, recipe, seed)
     for head in recipe.heads:
-        check_tasks(head, inputs.layout(head.kind, validation=False))
+        check_tasks(head, head_layout(inputs, head, validation=False))
     around = Surroundings(watch=progress or silent, device=device, threads=torch.get_num_threads())
     states = {head.target: train_head(inputs, head, seed, around) for head in recipe.heads}
     return assemble(dataset, encoder, inputs, recipe, states, seed, watch=around.watch)
@@ -71,12 +73,13 @@ def assemble(
         item_side = best_item_side(inputs, recipes["explicit"], heads["explicit"], seed)
         heads["explicit"] = with_content_process(heads["explicit"], inputs, item_side)
     watch(Progress(stage="blend"))
+    events = inputs.interactions
     return Prior(
         schema=dataset.schema,
         encoder=encoder,
         item_ids=tuple(str(item_id) for item_id in dataset.item_ids),
         items=inputs.items,
-        popularity_I=inputs.popularity_I,
+        popularity_I=replace(inputs, interactions=events.select(events.label_N >= dataset.taken_from)).popularity_I,
         heads=heads,
         blend=best_blend(inputs, recipes, heads, seed),
         link=(

@@ -133,13 +133,15 @@ class Recipe:
         """This recipe for labels of this kind; `varied` says whether there is more than one value among those of some target.
 
         Where every event is positive an explicit head has nothing to tell apart and is left out. Penalties of the closed form are
-        settings for grades from 1 to 5: on binary labels they follow the scale of the labels.
+        settings for grades from 1 to 5: on binary labels they follow the scale of the labels. Lists are learned from events of
+        label 1 (docs/adr/0029-label-0-is-not-taken.md).
         """
         if label_kind != "binary":
             return self
+        heads = tuple(_on_clicks(head) for head in self.heads)
         if not varied:
-            return replace(self, heads=tuple(head for head in self.heads if head.target == "implicit") or self.heads)
-        return replace(self, heads=tuple(_on_clicks(head) for head in self.heads))
+            heads = tuple(head for head in heads if head.target == "implicit") or self.heads
+        return replace(self, heads=heads)
 
     def override(self, settings: Mapping[str, str]) -> "Recipe":
         """Settings replaced: `epochs` (all heads), `explicit.epochs` (one head), `explicit.learner.NAME`, `validation_fraction`.
@@ -164,6 +166,8 @@ class Recipe:
 
 def _on_clicks(head: HeadRecipe) -> HeadRecipe:
     head = replace(head, label_std=0.0)
+    if head.learner == "alpaca_implicit":
+        return replace(head, learner_settings={"positive_only": True, **head.learner_settings})
     closed_form = head.target == "explicit" and head.model in ("linear_gaussian", "linear_targets")
     return replace(head, penalty_std=GRADES_STD) if closed_form and not head.penalty_std else head
 

@@ -24,7 +24,7 @@ from metarec.features.store import FeatureStore
 from metarec.training.checkpoint import encoder_files, read_encoder
 from metarec.training.files import canonical, sha256, write_atomically
 from metarec.training.gate import Gate, GateReport
-from metarec.training.heads import check_labels, check_tasks, episode_config, make_head
+from metarec.training.heads import check_labels, check_tasks, episode_config, head_layout, make_head
 from metarec.training.inputs import Inputs, prepare, split
 from metarec.training.loop import assemble
 from metarec.training.manifest import Manifest
@@ -135,7 +135,7 @@ class _Run:
             self._replay(target, state)
         if not (len(states) == len(self.recipe.heads) and all(state.finished for state in states.values())):
             for head in self.recipe.heads:  # not after hours of training another head
-                check_tasks(head, inputs.layout(head.kind, validation=False))
+                check_tasks(head, head_layout(inputs, head, validation=False))
             self._run_heads()
             states = self._states()
         prior = assemble(self.dataset, encoder, inputs, self.recipe, states, self.seed, watch=self.watch)

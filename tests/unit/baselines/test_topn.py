@@ -30,6 +30,10 @@ class Events:
     )
     has_timestamps: bool = True
 
+    @property
+    def taken(self) -> "Events":
+        return self
+
 
 def train() -> Dataset:
     random = np.random.default_rng(4)

@@ -1,5 +1,6 @@
 """P5: no split leaks, episodes are what the protocol says, and the report compares on equal terms."""
 
+import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -48,6 +49,11 @@ class Events:
     item_ids: NDArray[np.str_]
     user_ids: NDArray[np.str_]
     has_timestamps: bool = True
+    taken_from: float = -math.inf
+
+    @property
+    def taken(self) -> "Events":
+        return self.with_interactions(self.interactions.select(self.interactions.label_N >= self.taken_from))
 
     def with_interactions(self, interactions: Rows) -> "Events":
         return replace(self, interactions=interactions)

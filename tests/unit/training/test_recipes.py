@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from metarec.errors import ConfigError
@@ -108,9 +110,10 @@ def test_binary_labels_keep_both_heads_with_penalties_on_their_scale() -> None:
     recipe = get_recipe("alpaca")
     clicks = recipe.for_labels("binary")
     assert [head.target for head in clicks.heads] == ["explicit", "implicit"]
-    assert (clicks.heads[0].penalty_std, clicks.heads[0].label_std, clicks.heads[1]) == (GRADES_STD, 0.0, recipe.heads[1])
-    own = recipe.override({"explicit.penalty_std": "2.5"})
-    assert own.for_labels("binary").heads[0].penalty_std == 2.5
+    assert (clicks.heads[0].penalty_std, clicks.heads[0].label_std) == (GRADES_STD, 0.0)
+    assert clicks.heads[1] == replace(recipe.heads[1], learner_settings={"positive_only": True})
+    own = recipe.override({"explicit.penalty_std": "2.5", "implicit.learner.positive_only": "false"}).for_labels("binary")
+    assert (own.heads[0].penalty_std, own.heads[1].learner_settings) == (2.5, {"positive_only": False})
     assert recipe.for_labels("rating") == recipe
     assert get_recipe("maml").for_labels("binary") == get_recipe("maml").override({"label_std": "0.0"})
 
