@@ -146,8 +146,8 @@ class DefaultGate:
         if self.retrain is None or not everything.has_timestamps:
             return None
         split = temporal_splits(everything, (CUT,))[0]
-        # Where most interactions are from the first moment, hardly any comes before a cut.
-        num_known = int((np.bincount(split.train.interactions.user_N) >= MIN_TARGETS).sum())
+        # Where most interactions are from the first moment, or label 1 is new, hardly any lists come before a cut.
+        num_known = int((np.bincount(split.train.taken.interactions.user_N) >= MIN_TARGETS).sum())
         return split if min(num_known, len(split.cold(max(self.shots)))) >= MIN_COLD_USERS else None
 
     def _lists_in_time(self, split: TemporalSplit, metrics: dict[str, float]) -> float:

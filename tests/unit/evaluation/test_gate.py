@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from metarec.data.dataset import Dataset
+from metarec.data.schema import Label
 from metarec.errors import FailedPreconditionError
 from metarec.evaluation.gate import DefaultGate
 from metarec.meta.prior import Prior
@@ -114,6 +115,27 @@ def test_where_hardly_anything_is_from_before_the_users_to_come_held_out_users_j
         raise AssertionError("there is nothing to train on")
 
     report = replace(GATE, retrain=retrain)(prior, at_once(parts[0]), at_once(parts[1]))
+    assert "cut" not in report.metrics
+    assert "delta_ndcg@20" in report.metrics
+
+
+def test_where_hardly_anything_was_taken_before_the_users_to_come_held_out_users_judge(
+    prior: Prior, parts: tuple[Dataset, Dataset]
+) -> None:
+    """Half of the users were shown items before the cut and took none: no lists can be learned from them."""
+
+    def clicks(part: Dataset) -> Dataset:
+        events = part.interactions
+        late_N = events.user_N >= 40
+        label_N, time_N = late_N.astype(np.float32), np.where(late_N, 2e9, 1e9 + np.arange(len(events)))
+        schema = replace(part.schema, label=Label(column="clicked", kind="binary"))
+        return replace(part, schema=schema, interactions=replace(events, label_N=label_N, timestamp_N=time_N))
+
+    def retrain(train: Dataset, seed: int) -> Prior:
+        raise AssertionError("there is nothing to train on")
+
+    lists = replace(prior, heads={"implicit": prior.head("implicit")})
+    report = replace(GATE, retrain=retrain)(lists, clicks(parts[0]), clicks(parts[1]))
     assert "cut" not in report.metrics
     assert "delta_ndcg@20" in report.metrics
 
