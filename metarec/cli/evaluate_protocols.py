@@ -14,7 +14,7 @@ from metarec.cli.output import note
 from metarec.data.dataset import Dataset
 from metarec.errors import FailedPreconditionError
 from metarec.evaluation.episode_file import read_episodes
-from metarec.evaluation.evaluate import ALIKE, HELD_OUT_LISTS, Evaluation
+from metarec.evaluation.evaluate import Evaluation
 from metarec.evaluation.results import ProtocolResult, Report
 from metarec.evaluation.scores import ScoreFile
 from metarec.evaluation.temporal import COLD, WARM, evaluate_temporal
@@ -113,9 +113,7 @@ def _held_out(
 ) -> tuple[list[ProtocolResult], list[str]]:
     """Held-out users, and what is to be said; unless they are `needed`, a note in their place where they cannot be asked."""
     try:
-        found = evaluation.held_out(*loaded.split(evaluation.dataset), shots)
-        lists_alone = all(result.base == HELD_OUT_LISTS for result in found)
-        return found, [f"{ALIKE}: held-out users are judged by lists alone"] if lists_alone else []
+        return evaluation.held_out(*loaded.split(evaluation.dataset), shots)
     except FailedPreconditionError as error:
         if needed:
             raise

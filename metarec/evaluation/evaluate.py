@@ -85,8 +85,9 @@ class Evaluation:
         notes = [*rows.notes, *said, *([f"{ALIKE}: auc, ndcg and the like say nothing here"] if labels_alike(episodes) else [])]
         return self._run(contest, episodes, tables, shots), notes
 
-    def held_out(self, train: "Dataset", held_out: "Dataset", shots: Sequence[int]) -> list[ProtocolResult]:
-        """Episodes of the users in `held_out`; baselines learn from `train`. Lists too where there is no order in time for P5.
+    def held_out(self, train: "Dataset", held_out: "Dataset", shots: Sequence[int]) -> tuple[list[ProtocolResult], list[str]]:
+        """Episodes of the users in `held_out`, and what is to be said about them; baselines learn from `train`. Lists too where
+        there is no order in time for P5.
 
         Lists alone where all labels are alike: what ranks given items by label could not be told from chance then.
         FailedPreconditionError where there is nothing to ask.
@@ -109,7 +110,7 @@ class Evaluation:
         if "explicit" not in self.prior.heads and labels_alike(episodes):
             if not lists:
                 raise FailedPreconditionError(f"{ALIKE}; what users take out of all items is judged in time order")
-            return self._held_out_lists(train, held_out, shots)
+            return self._held_out_lists(train, held_out, shots), [f"{ALIKE}: held-out users are judged by lists alone"]
         contest = self._contest(train, np.ones(len(train.interactions), bool), episodes, tables)
         asked, models = [episodes.first_shots(k) for k in shots], dict(contest.models)
         for name, prior in ((self.learner, self.prior), (self.joint_name, self.joint)):
@@ -117,12 +118,11 @@ class Evaluation:
                 models[name] = judged_by_others([models[name]] * len(asked), prior.link, asked)[0]
         results = self._run(replace(contest, models=models), episodes, tables, list(shots))
         if not lists:
-            return results
+            return results, []
         try:
-            return results + self._held_out_lists(train, held_out, shots)
+            return results + self._held_out_lists(train, held_out, shots), []
         except FailedPreconditionError as error:  # what is known of labels stands
-            self.watch(f"without lists: {error.message}")
-            return results
+            return results, [f"held-out users are not judged by lists: {error.message}"]
 
     def _held_out_lists(self, train: "Dataset", held_out: "Dataset", shots: Sequence[int]) -> list[ProtocolResult]:
         asked = draw_held_out(held_out, max_shots=max(shots), seed=self.seed, max_users=MAX_HELD_OUT_USERS, max_query=EVERYTHING)

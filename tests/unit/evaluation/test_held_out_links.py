@@ -77,7 +77,22 @@ def test_gate_and_held_out_figures_do_not_depend_on_a_curve_fitted_on_their_user
     assert one == two
     figures = []
     for each in (prior, other):
-        results = Evaluation(prior=each, dataset=dataset, same_data=True).held_out(train, held_out, (0, 3))
+        results, _ = Evaluation(prior=each, dataset=dataset, same_data=True).held_out(train, held_out, (0, 3))
         figures.append([result.values["alpaca"]["mse"].tolist() for result in results if result.base == "held_out"])
     assert figures[0] == figures[1]
     assert len(figures[0]) == 2
+
+
+def test_lists_that_nobody_can_be_asked_for_are_said_to_be_missing(tiny_registry: Path, tiny_dataset: Dataset) -> None:
+    def without_times(part: Dataset, label_N: np.ndarray) -> Dataset:  # type: ignore[type-arg]  # any dtype will do
+        events = part.interactions
+        return part.with_interactions(replace(events, timestamp_N=np.zeros(len(events)), label_N=label_N))
+
+    train, held_out = halves(clicks(tiny_dataset))
+    train = without_times(train, train.interactions.label_N)
+    held_out = without_times(held_out, np.zeros(len(held_out.interactions), np.float32))
+    evaluation = Evaluation(prior=load_checkpoint(tiny_registry), dataset=train, same_data=True)
+    results, notes = evaluation.held_out(train, held_out, (0, 3))
+    assert [result.name for result in results] == ["held_out@0", "held_out@3"]
+    [note] = notes
+    assert note.startswith("held-out users are not judged by lists: no held-out user has an event of label 1 after their first 3")
