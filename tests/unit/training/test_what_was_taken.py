@@ -19,11 +19,16 @@ from metarec.meta.blend import prior_scores, support_batch
 from metarec.meta.prior import Prior
 from metarec.tasks.batch import Tables
 from metarec.tasks.tables import entity_table
+from metarec.training.blending import best_blend
+from metarec.training.inputs import prepare
 from metarec.training.loop import fit
 from metarec.training.recipes import get_recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from metarec.data.dataset import Dataset
+    from metarec.tasks.batch import Batch
 
 SHOWN, LIKED = range(5), range(5, 10)
 """Items that nearly everybody was shown and hardly anybody took; items that half were shown, who nearly all took them."""
@@ -74,6 +79,36 @@ def test_what_was_not_taken_leaves_the_head_for_lists_as_it_is(log: "Dataset", p
     # The head for labels learns from it: that is where P(label 1) comes from.
     explicit = replace(prior, heads={"explicit": prior.heads["explicit"]})
     assert not np.allclose(prior_scores(explicit, users, [more]), prior_scores(explicit, users, [taken]), atol=1e-4)
+
+
+def test_the_blend_is_asked_of_users_who_show_what_they_let_be(
+    log: "Dataset", prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in serving: the head for labels adapts to both labels, and what is to be found was taken, if it is one item a user."""
+    events = log.interactions
+    first = np.zeros(len(events), bool)
+    taken = np.flatnonzero(events.label_N > 0)
+    first[taken[np.unique(events.user_N[taken], return_index=True)[1]]] = True
+    recipe = get_recipe("alpaca").for_labels("binary")
+    inputs = prepare(log.with_interactions(replace(events, label_N=first.astype(np.float32))), prior.encoder, recipe, 0)
+    asked: list[Batch] = []
+    best: list[float] = []
+
+    def choose(heads: object, supports: "Sequence[Batch]", quality: "Callable[[int, np.ndarray], np.ndarray]") -> float:
+        asked.extend(supports)
+        for number, batch in enumerate(supports):
+            score_TI = np.zeros((batch.num_tasks, 60), np.float32)
+            mine = {(int(user), int(item)) for user, item in zip(events.user_N[first], events.item_N[first], strict=True)}
+            for place, user in enumerate(batch.task_T.tolist()):
+                score_TI[place, [item for who, item in mine if who == user]] = 1.0
+            best.extend(quality(number, score_TI).tolist())
+        return 0.25
+
+    monkeypatch.setattr("metarec.training.blending.choose_blend", choose)
+    assert best_blend(inputs, {head.target: head for head in recipe.heads}, prior.heads, 0) == 0.25
+    assert any((batch.mask_TN & (batch.label_TN == 0)).any() for batch in asked)
+    assert set(best) <= {0.0, 1.0}
+    assert 1.0 in best
 
 
 def test_it_has_no_share_in_an_explanation(log: "Dataset", prior: Prior) -> None:
