@@ -78,7 +78,7 @@ class Prepared:
     @property
     def users(self) -> int:
         """How many users judge."""
-        return len(self.judge.episodes)
+        return self.judge.users
 
     @property
     def encoded_bytes(self) -> int:

@@ -17,6 +17,7 @@ from metarec.baselines.rating_tasks import RatingData
 from metarec.baselines.registry import topn_candidates
 from metarec.errors import FailedPreconditionError
 from metarec.evaluation.advice_costs import Request, requests, serving_costs
+from metarec.evaluation.advice_users import FEWEST
 from metarec.evaluation.episodes import MAX_QUERY, Episodes
 from metarec.evaluation.gate import whole_users
 from metarec.evaluation.held_out import EVERYTHING, asked_for_lists, draw_held_out, fit_topn_baselines, topn_episodes
@@ -105,8 +106,11 @@ class HeldOutJudge:
         clicks, none has both labels."""
         most = EVERYTHING if question == "lists" else MAX_QUERY
         episodes = draw_held_out(held_out, max_shots=max(shots), seed=seed, max_users=max_users, max_query=most)
-        if question == "lists":
-            asked_for_lists(episodes)  # before anything is trained
+        if question == "lists" and (users := len(asked_for_lists(episodes))) < FEWEST:  # before anything is trained
+            raise FailedPreconditionError(
+                f"{users} of the {len(episodes)} users who judge have an event of label 1 after their first {max(shots)}, and "
+                f"comparing learners needs {FEWEST} of them; import more data, or train the default recipe and let its gate judge"
+            )
         if question == "clicks" and not _tells_apart(episodes):
             raise FailedPreconditionError(
                 f"none of the {len(episodes)} users who judge has both yes and no among what is asked for, so that learners of "
@@ -122,6 +126,11 @@ class HeldOutJudge:
             item_ids=tuple(str(item) for item in held_out.item_ids),
             supports=tuple(requests(held_out, episodes)),
         )
+
+    @property
+    def users(self) -> int:
+        """How many users are asked: for lists those who have something to find."""
+        return len(asked_for_lists(self.episodes)) if self.question == "lists" else len(self.episodes)
 
     @property
     def metrics(self) -> tuple[str, str]:

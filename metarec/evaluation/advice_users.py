@@ -42,12 +42,16 @@ def hold_out(dataset: "Dataset", findings: Findings, question: "Question", seed:
     pair_P = np.unique(events.user_N.astype(np.int64) * len(dataset.item_ids) + events.item_N)
     count_U = np.bincount(pair_P // max(len(dataset.item_ids), 1), minlength=len(dataset.user_ids))
     needed = max(findings.shots) + ASKED
-    able_U = count_U >= needed
+    able_U, those = count_U >= needed, f"{needed} interactions or more"
+    if question == "lists" and dataset.schema.label.kind == "binary":
+        # Who took nothing has no list to be found.
+        able_U &= np.bincount(dataset.taken.interactions.user_N, minlength=len(count_U)) > 0
+        those += ", one of label 1 among them"
     all_users = int((count_U > 0).sum())
     if able_U.sum() < 2 * FEWEST:
         raise FailedPreconditionError(
-            f"{able_U.sum()} of {all_users} users have {needed} interactions or more, and comparing learners needs {2 * FEWEST} "
-            "of them, half to learn from and half to judge; import more data, or train the default recipe and let its gate judge"
+            f"{able_U.sum()} of {all_users} users have {those}, and comparing learners needs {2 * FEWEST} of them, half "
+            "to learn from and half to judge; import more data, or train the default recipe and let its gate judge"
         )
     rng = np.random.default_rng([seed, 41])
     new = _new_users(dataset, able_U) if question == "lists" and findings.timestamped else None

@@ -113,6 +113,37 @@ def test_too_few_users_to_judge_are_told(tiny_dataset: "Dataset") -> None:
         hold_out(few, inspect(few), "ratings", 0)
 
 
+def test_lists_are_judged_by_those_who_took_something(tiny_dataset: "Dataset") -> None:
+    """With binary labels: users who took nothing judge nothing, and too few who took something are told."""
+    schema = replace(tiny_dataset.schema, label=Label(column="clicked", kind="binary"))
+
+    def log(early: int, late: int) -> "Dataset":
+        """So many users took their oldest item, and so many their newest."""
+        events = tiny_dataset.interactions
+        order = np.lexsort((np.arange(len(events)), events.user_N))
+        last_U = np.cumsum(np.bincount(events.user_N, minlength=80)) - 1
+        first_U = np.append(0, last_U[:-1] + 1)
+        label_N = np.zeros(len(events), np.float32)
+        label_N[order[np.concatenate([first_U[:early], last_U[:late]])]] = 1.0
+        time_N = 1e6 * events.user_N + np.arange(len(events))
+        return replace(tiny_dataset, schema=schema, interactions=replace(events, label_N=label_N, timestamp_N=time_N))
+
+    def judge(dataset: "Dataset") -> HeldOutJudge:
+        findings = inspect(dataset)
+        held = hold_out(dataset, findings, "lists", 0)
+        assert users_of(held.judging) <= users_of(dataset.taken)
+        encoder = FeatureEncoder.fit(dataset.schema, dataset.users, dataset.items, dataset.graph)
+        return HeldOutJudge.of("lists", held.judging, encoder, findings.shots, seed=0, max_users=500)
+
+    few = r"30 of 80 users have .* one of label 1 among them, and .* needs 40 of them"
+    with pytest.raises(FailedPreconditionError, match=few):
+        judge(log(0, 30))
+    assert judge(log(0, 60)).users == 20
+    assert judge(log(80, 75)).users == 35
+    with pytest.raises(FailedPreconditionError, match="5 of the 40 users who judge have an event of label 1 after their first"):
+        judge(log(80, 45))
+
+
 def test_a_trained_head_is_judged_better_than_an_untrained_one(setting: Setting) -> None:
     judge = setting.judge("ratings")
     assert judge.lower_is_better
