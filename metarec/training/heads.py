@@ -73,9 +73,9 @@ def takes_positive_only(recipe: HeadRecipe) -> bool:
 
 def check_tasks(recipe: HeadRecipe, layout: TaskLayout) -> None:
     """FailedPreconditionError where no task of the layout has enough rows for this head to be trained."""
-    least = episode_config(recipe).min_query
-    if not (layout.counts >= least).any():
-        lower = f", or lower {recipe.target}.episodes.min_query" if least > 1 else ""
+    least, most = episode_config(recipe).min_query, int(layout.counts.max(initial=0))
+    if most < least:
+        lower = f", or lower {recipe.target}.episodes.min_query" if most else ""
         of_label = " of label 1" if takes_positive_only(recipe) else ""
         raise FailedPreconditionError(
             f"head '{recipe.target}': no task has enough interactions{of_label} to train on (no {recipe.kind} of training has "
