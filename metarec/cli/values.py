@@ -187,7 +187,7 @@ def iso(seconds: float | None) -> str | None:
 
 def figure(name: str, value: float) -> int | float:
     """A figure of the promotion gate as people read it: counts as whole numbers."""
-    return int(value) if name in ("users", "cold_users") else value
+    return int(value) if name in ("users", "cold_users", "list_users") else value
 
 
 def grade(label: float) -> int | float:

@@ -134,6 +134,8 @@ class DefaultGate:
 
     def _lists(self, prior: Prior, train: "Dataset", asked: "Episodes", metrics: dict[str, float]) -> float:
         tests = [topn_episodes(asked, k) for k in self.shots]
+        if len(tests[0]) < len(asked):  # of binary labels, those who took something after their shots
+            metrics["list_users"] = float(len(tests[0]))
         size = len(train.item_ids)
         scorers = {"": learner_scorer(prior, train)}
         scorers |= fit_topn_baselines(

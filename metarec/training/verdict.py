@@ -29,7 +29,8 @@ def decisive(metrics: Mapping[str, float], delta: float) -> str:
             continue
         low, high = (metrics.get(f"delta_{metric}_{end}") for end in ("low", "high"))
         interval = "" if low is None or high is None else f", 95 % interval {low:+.4f} to {high:+.4f}"
-        users = metrics.get("cold_users" if metric == "ndcg@20" and "cold_users" in metrics else "users")
+        counts = ("cold_users", "list_users", "users") if metric == "ndcg@20" else ("users",)
+        users = next((metrics[name] for name in counts if name in metrics), None)
         count = "" if users is None else f"; {int(users)} user{'s' if users != 1 else ''}"
         return f"{judged}: {metric} {metrics[metric]:.4f}{_best_plain(metrics, metric)} ({said}{interval}{count})"
     return said

@@ -138,6 +138,8 @@ def test_where_hardly_anything_was_taken_before_the_users_to_come_held_out_users
     report = replace(GATE, retrain=retrain)(lists, clicks(parts[0]), clicks(parts[1]))
     assert "cut" not in report.metrics
     assert "delta_ndcg@20" in report.metrics
+    # Ten are held out; those of the first half took nothing, so that they have nothing to find.
+    assert (report.metrics["users"], report.metrics["list_users"]) == (10.0, 5.0)
 
 
 def test_labels_that_are_all_alike_are_no_basis_for_a_verdict_on_ratings(prior: Prior, parts: tuple[Dataset, Dataset]) -> None:

@@ -31,6 +31,12 @@ def test_lists_that_decided_are_told_with_the_best_plain_baseline_and_the_users_
     )
 
 
+def test_lists_of_held_out_users_are_told_with_how_many_have_something_to_find() -> None:
+    figures = {**{name: value for name, value in FIGURES.items() if name != "cold_users"}, "list_users": 9.0}
+    assert decisive(figures, -0.0269).endswith("(delta -0.0269; 9 users)")
+    assert decisive(figures, -0.0227).endswith("15 users)")
+
+
 def test_errors_that_decided_are_told_with_their_interval_and_the_held_out_users() -> None:
     assert decisive(FIGURES, -0.0227) == (
         "estimated labels of held-out users: mae 0.9000, the plain baseline bias_als 0.8800 "
