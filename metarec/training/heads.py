@@ -1,7 +1,7 @@
 """From a head's recipe to its learner, model and episodes."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import cast
 
 import numpy as np
@@ -61,9 +61,14 @@ def check_labels(recipe: Recipe, label_kind: str) -> None:
 
 
 def head_layout(inputs: Inputs, recipe: HeadRecipe, *, validation: bool, targets: bool = False) -> TaskLayout:
-    """The tasks of one side of the split with the rows that this head learns from: what was taken, where its learner says so."""
-    layout = inputs.layout(recipe.kind, validation=validation, targets=targets)
-    return layout.where(layout.label_N > 0) if takes_positive_only(recipe) else layout
+    """The tasks of one side of the split with the rows that this head learns from: what was taken, where its learner says so.
+
+    Who took an item and let it be another time has taken it: of several events of one pair the latest of those that count stands.
+    """
+    if takes_positive_only(recipe):
+        events = inputs.interactions
+        inputs = replace(inputs, interactions=events.select(events.label_N > 0))
+    return inputs.layout(recipe.kind, validation=validation, targets=targets)
 
 
 def takes_positive_only(recipe: HeadRecipe) -> bool:

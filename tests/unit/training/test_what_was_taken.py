@@ -20,6 +20,7 @@ from metarec.meta.prior import Prior
 from metarec.tasks.batch import Tables
 from metarec.tasks.tables import entity_table
 from metarec.training.blending import best_blend
+from metarec.training.heads import head_layout
 from metarec.training.inputs import prepare
 from metarec.training.loop import fit
 from metarec.training.recipes import get_recipe
@@ -109,6 +110,24 @@ def test_the_blend_is_asked_of_users_who_show_what_they_let_be(
     assert any((batch.mask_TN & (batch.label_TN == 0)).any() for batch in asked)
     assert set(best) <= {0.0, 1.0}
     assert 1.0 in best
+
+
+def test_what_was_taken_once_and_let_be_later_was_taken(log: "Dataset", prior: Prior) -> None:
+    """A log of what was shown has many events of one pair; the head for labels learns from the latest, as of ratings."""
+    events = log.interactions
+    again = replace(events, label_N=np.zeros(len(events), np.float32), timestamp_N=events.timestamp_N + 1e6)
+    recipe = get_recipe("alpaca").for_labels("binary")
+    once, twice = (
+        prepare(log.with_interactions(shown), prior.encoder, recipe, 0) for shown in (events, events.followed_by(again))
+    )
+    for head in recipe.heads:
+        layouts = [head_layout(inputs, head, validation=False) for inputs in (once, twice)]
+        assert layouts[0].label_N.max() == 1
+        assert bool((layouts[0].label_N == 0).any()) == (head.target == "explicit")
+        if head.target == "implicit":
+            np.testing.assert_array_equal(layouts[0].row_N, layouts[1].row_N)
+        else:
+            assert not layouts[1].label_N.any()
 
 
 def test_it_has_no_share_in_an_explanation(log: "Dataset", prior: Prior) -> None:
