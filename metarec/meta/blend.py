@@ -137,6 +137,7 @@ def choose_blend(
         gain_U = reached(share) - usual_U
         gain = float(gain_U.mean())
         error = float(gain_U.std(ddof=1)) / np.sqrt(len(gain_U)) if len(gain_U) > 1 else np.inf
-        if gain > max(best_gain, error):
+        # Where one user alone is ranked otherwise, gain and error are equal up to rounding: nothing is shown.
+        if gain > max(best_gain, error * (1 + 1e-6)):
             best, best_gain = share, gain
     return best * unit

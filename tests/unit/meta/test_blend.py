@@ -116,3 +116,14 @@ def test_a_grid_must_hold_the_usual_weight() -> None:
     heads, batch = both()
     with pytest.raises(ConfigError, match="must hold the usual one"):
         choose_blend(heads, [batch], lambda n, score: np.ones(len(score)), grid=(0.0, 0.2))
+
+
+def test_one_user_alone_shows_nothing() -> None:
+    heads, batch = both()
+    calls = iter(range(100))
+
+    def quality(number: int, score_TI: NDArray[np.float32]) -> NDArray[np.float64]:
+        # The usual weight is asked first, then the grid: every other weight ranks one user better, by anything.
+        return np.where(np.arange(len(score_TI)) == 5, 0.1 * next(calls), 0.3)
+
+    assert choose_blend(heads, [batch], quality) == pytest.approx(in_units(heads, batch, USUAL), rel=1e-5)
