@@ -1,6 +1,5 @@
 """The options of `metarec evaluate`: how they are read, and which of them mean something together."""
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +92,8 @@ def parse_cuts(ctx: click.Context, param: click.Parameter, value: str | None) ->
         cuts = tuple(float(part) for part in value.split(","))
     except ValueError:
         raise click.BadParameter(wanted) from None
-    if not all(low < high for low, high in itertools.pairwise((0.0, *cuts, 1.0))):
+    from metarec.evaluation.temporal_splits import rising
+
+    if not rising(cuts):
         raise click.BadParameter(wanted)
     return cuts

@@ -1,8 +1,9 @@
 """Rolling global cuts in time and their top-N episodes (PROTOCOLS.md, P5)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,50 +55,29 @@ class TemporalSplit:
     def cold(self, shots: int) -> list[TopNEpisode]:
         """Users without training interactions: the first `shots` test interactions are the support, the rest the targets."""
         known = set(np.unique(self.train.interactions.user_N).tolist())
-        found = []
-        for user, rows in _by_user(self.test):
-            if user in known:
-                continue
-            target_Q = self._taken(rows, shots, rows.item_N[:shots])
-            if len(target_Q) >= MIN_TARGETS:
-                found.append(
-                    TopNEpisode(
-                        user=user,
-                        support_S=rows.item_N[:shots].astype(np.int64),
-                        label_S=rows.label_N[:shots],
-                        timestamp_S=rows.timestamp_N[:shots],
-                        target_Q=target_Q,
-                        taken_from=self.train.taken_from,
-                    )
-                )
-        return found
-
-    def _taken(self, rows: "Interactions", first: int, met_S: NDArray[np.int32]) -> NDArray[np.int64]:
-        """The items of what was taken from row `first` on, without those that the user had met before."""
-        taken_N = rows.label_N[first:] >= self.train.taken_from
-        return np.setdiff1d(rows.item_N[first:][taken_N], met_S).astype(np.int64)
+        by_user = ((user, rows, np.arange(len(rows.item_N)) < shots) for user, rows in _by_user(self.test) if user not in known)
+        return self._enough(self._episode(user, rows.select(first_N), rows.select(~first_N)) for user, rows, first_N in by_user)
 
     def warm(self) -> list[TopNEpisode]:
         """Users with training interactions, which are their support; items they had before are no targets."""
         before = dict(_by_user(self.train.interactions))
-        found = []
-        for user, rows in _by_user(self.test):
-            if user not in before:
-                continue
-            had = before[user]
-            target_Q = self._taken(rows, 0, had.item_N)
-            if len(target_Q) >= MIN_TARGETS:
-                found.append(
-                    TopNEpisode(
-                        user=user,
-                        support_S=had.item_N.astype(np.int64),
-                        label_S=had.label_N,
-                        timestamp_S=had.timestamp_N,
-                        target_Q=target_Q,
-                        taken_from=self.train.taken_from,
-                    )
-                )
-        return found
+        return self._enough(self._episode(user, before[user], rows) for user, rows in _by_user(self.test) if user in before)
+
+    def _episode(self, user: int, met: "Interactions", later: "Interactions") -> TopNEpisode:
+        """Asks for what the user takes `later`, after all that they have `met`."""
+        taken_N = later.label_N >= self.train.taken_from
+        return TopNEpisode(
+            user=user,
+            support_S=met.item_N.astype(np.int64),
+            label_S=met.label_N,
+            timestamp_S=met.timestamp_N,
+            target_Q=np.setdiff1d(later.item_N[taken_N], met.item_N).astype(np.int64),
+            taken_from=self.train.taken_from,
+        )
+
+    @staticmethod
+    def _enough(episodes: Iterable[TopNEpisode]) -> list[TopNEpisode]:
+        return [episode for episode in episodes if len(episode.target_Q) >= MIN_TARGETS]
 
 
 def temporal_splits(dataset: "Dataset", cuts: Sequence[float] = CUTS) -> list[TemporalSplit]:
@@ -107,7 +87,7 @@ def temporal_splits(dataset: "Dataset", cuts: Sequence[float] = CUTS) -> list[Te
     """
     if not dataset.has_timestamps:
         raise FailedPreconditionError("temporal protocols need timestamps and the dataset has none; evaluate on episodes instead")
-    if not cuts or not all(low < high for low, high in zip((0.0, *cuts), (*cuts, 1.0), strict=True)):
+    if not cuts or not rising(cuts):
         raise InvalidInputError(f"cuts {tuple(cuts)} must rise strictly within (0, 1)", field="cuts")
     rows = dataset.interactions
     ordered_N = np.sort(rows.timestamp_N)
@@ -120,6 +100,11 @@ def temporal_splits(dataset: "Dataset", cuts: Sequence[float] = CUTS) -> list[Te
         )
         for cut, start, end in zip(cuts, times, times[1:], strict=False)
     ]
+
+
+def rising(cuts: Sequence[float]) -> bool:
+    """Whether each cut is later than the one before, all of them within (0, 1)."""
+    return all(low < high for low, high in pairwise((0.0, *cuts, 1.0)))
 
 
 def _by_user(rows: "Interactions") -> "list[tuple[int, Interactions]]":

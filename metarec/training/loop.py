@@ -73,13 +73,12 @@ def assemble(
         item_side = best_item_side(inputs, recipes["explicit"], heads["explicit"], seed)
         heads["explicit"] = with_content_process(heads["explicit"], inputs, item_side)
     watch(Progress(stage="blend"))
-    events = inputs.interactions
     return Prior(
         schema=dataset.schema,
         encoder=encoder,
         item_ids=tuple(str(item_id) for item_id in dataset.item_ids),
         items=inputs.items,
-        popularity_I=replace(inputs, interactions=events.select(events.label_N >= dataset.taken_from)).popularity_I,
+        popularity_I=replace(inputs, interactions=dataset.taken.interactions).popularity_I,
         heads=heads,
         blend=best_blend(inputs, recipes, heads, seed),
         link=(

@@ -5,6 +5,7 @@ kernel releases when it ends in whatever way: so a job is alive exactly as long 
 given to another process meanwhile cannot mislead.
 """
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -149,10 +150,8 @@ def _read_pid(folder: Path) -> int | None:
 
 def _signal(watcher: int, number: signal.Signals, *, family: bool) -> None:
     """Send a signal to the watcher, or to everything in its process group. The caller has just seen that it lives."""
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
         if family:
             os.killpg(watcher, number)
         else:
             os.kill(watcher, number)
-    except ProcessLookupError:
-        pass  # ended meanwhile
