@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from metarec.cli.processes import MARK
 from metarec.client import Client, ClientSettings, Recommendations
 from metarec.types import Interaction, Item
+from waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -141,10 +141,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
 
 
 def wait_until(walk: Walk, condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not happen\n{walk.said}\n{walk.logs()}"
-        time.sleep(0.1)
+    until(condition, seconds=WAIT_SECONDS, told=lambda: f"it did not happen\n{walk.said}\n{walk.logs()}")
 
 
 def count(walk: Walk, item_ids: list[str], wanted: str) -> int:

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -39,6 +38,7 @@ from services.gateway.access import authorization, credentials
 from services.gateway.service import build as build_gateway
 from services.runtime.server import Server
 from services.runtime.settings import Settings
+from waiting import until
 
 RETRIEVED = [
     ("i1", types_pb2.CANDIDATE_SOURCE_PERSONAL),
@@ -401,11 +401,12 @@ def ray_head() -> Iterator[tuple[str, dict[str, str]]]:
 
 def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     """Until something answers at `url`, with a token or without."""
-    until = time.monotonic() + HEAD_START_SECONDS
-    while status(url) is None:
+
+    def answered() -> bool:
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < until, log.read_text()
-        time.sleep(0.1)
+        return status(url) is not None
+
+    until(answered, seconds=HEAD_START_SECONDS, told=log.read_text)
 
 
 def status(url: str) -> int | None:

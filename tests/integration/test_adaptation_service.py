@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ from services.runtime import convert
 from services.runtime.errors import from_rpc_error
 from services.runtime.server import Server
 from services.runtime.settings import Settings
+from waiting import until_async
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
@@ -98,12 +99,6 @@ async def refused(call: "grpc.aio.UnaryUnaryCall") -> MetarecError:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call
     return from_rpc_error(raised.value)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def read(trained: Path, user: str) -> tuple[UserState, str, int] | None:
@@ -267,7 +262,7 @@ async def test_without_a_checkpoint_interactions_are_durable_and_adapted_to_once
         assert isinstance(await refused(stub.AdaptTask(Adapt(task_id="early"))), NoCheckpointError)
         (tmp_path / "live.json").rename(trained / "live.json")
         live = Registry(trained).live()
-        await until(lambda: service._log.users_with_stale(live or "") == [])
+        await until_async(lambda: service._log.users_with_stale(live or "") == [])
     found = read(trained, "early")
     assert found is not None
     assert (found[1], found[2], found[0].checkpoint) == (live, 4, live)
@@ -325,7 +320,7 @@ async def test_what_failed_is_repaired_without_the_caller(trained: Path, monkeyp
                 running._store._retry_at = 0.0
                 error = await refused(stub.DeleteUser(gateway_pb2.DeleteUserRequest(user_id="gone")))
                 assert isinstance(error, UnavailableError)
-        await until(lambda: not running._log.dirty_users() and not running._log.pending_deletions())
+        await until_async(lambda: not running._log.dirty_users() and not running._log.pending_deletions())
     assert read(trained, "gone") is None
     found = read(trained, "new")
     assert found is not None
@@ -338,7 +333,7 @@ async def test_a_user_who_acts_while_their_deletion_is_pending_stays_visible(tra
         running._log.delete_user("back")
         await stub.RecordInteractions(Record(interactions=[event("again", "back", "i1")]))
         running._backfill.wake()
-        await until(lambda: not running._log.pending_deletions() and not running._log.dirty_users())
+        await until_async(lambda: not running._log.pending_deletions() and not running._log.dirty_users())
     found = read(trained, "back")
     assert found is not None
     assert [entry.item_id for entry in found[0].support] == ["i1"]
@@ -383,7 +378,7 @@ async def test_a_store_that_loses_its_rows_while_it_is_used_is_filled_again(
             for (table,) in rows.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
                 rows.execute(f'DELETE FROM "{table}"')
         # Not read by opening the store: Feast's registry is not whole while the views are loaded.
-        await until(lambda: running._store.read_user("new") is not None)
+        await until_async(lambda: running._store.read_user("new") is not None)
         assert running._store.read_items(["i1"])["i1"].features  # what the dataset says, too
 
 
@@ -557,8 +552,8 @@ async def test_a_large_history_comes_in_the_background(
         assert response.users[0].shots == 4
         opened.set()
         live = Registry(trained).live() or ""
-        await until(lambda: service._log.import_progress(f"dataset:{tiny_dataset.fingerprint}") is None)
-        await until(lambda: service._log.users_with_stale(live) == [])
+        await until_async(lambda: service._log.import_progress(f"dataset:{tiny_dataset.fingerprint}") is None)
+        await until_async(lambda: service._log.users_with_stale(live) == [])
     found = read(trained, "u7")
     assert found is not None
     assert len(found[0].support) > 14
@@ -576,7 +571,7 @@ async def test_a_promotion_readapts_every_user(service: tuple[Stub, Adaptation],
     await stub.RecordInteractions(fan("b", 1))
     (other,) = (info.id for info in Registry(trained).list() if not info.live)
     Registry(trained).promote(other, force=True)
-    await until(lambda: running._log.users_with_stale(other) == [])
+    await until_async(lambda: running._log.users_with_stale(other) == [])
     for user in ("a", "b"):
         found = read(trained, user)
         assert found is not None
@@ -600,7 +595,7 @@ async def test_a_promotion_in_the_middle_of_the_start_is_not_missed(
 
     monkeypatch.setattr(Publisher, "publish", publish)
     async with serving(settings(trained, data=tiny_dataset.path)) as (_, service):
-        await until(lambda: service._log.users_with_stale(other) == [])
+        await until_async(lambda: service._log.users_with_stale(other) == [])
         assert service._live.engine().checkpoint == other
 
 

@@ -1,7 +1,6 @@
 """Feedback on an emerging item, from RecordInteractions to the scores of ranking and recall, other processes in production."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -19,6 +18,7 @@ from services.runtime.features import LazyStore
 from services.runtime.item_shifts import LOOK_SECONDS
 from services.runtime.server import Server
 from services.runtime.settings import Settings
+from waiting import until_async
 
 NEW = Item(item_id="new", features={"title": "space story", "genres": ("space",), "year": 1990.0}, revision=1)
 
@@ -26,12 +26,6 @@ NEW = Item(item_id="new", features={"title": "space story", "genres": ("space",)
 class Live:
     def __init__(self, engine: Engine) -> None:
         self.current = engine
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def test_feedback_on_an_emerging_item_moves_its_score_for_everybody(trained: Path, tmp_path: Path) -> None:
@@ -79,7 +73,7 @@ async def test_feedback_on_an_emerging_item_moves_its_score_for_everybody(traine
             for k in range(8):
                 events.interactions.add(event_id=f"e{k}", user_id=f"rater{k}", item_id="new", label=5.0)
             await adaptation.RecordInteractions(events)
-            await until(lambda: score() > before)
+            await until_async(lambda: score() > before)
             async with asyncio.timeout(60):
                 while not await retrieved() > recalled:
                     await asyncio.sleep(0.05)
@@ -88,7 +82,7 @@ async def test_feedback_on_an_emerging_item_moves_its_score_for_everybody(traine
             for k in range(12):
                 bad.interactions.add(event_id=f"b{k}", user_id=f"critic{k}", item_id="new", label=1.0)
             await adaptation.RecordInteractions(bad)
-            await until(lambda: score() < liked)
+            await until_async(lambda: score() < liked)
     finally:
         for server in servers:
             await server.drain()

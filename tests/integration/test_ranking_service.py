@@ -7,9 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -27,6 +26,7 @@ from metarec.training.registry import Registry
 from metarec.types import Interaction, Item
 from metarec.v1 import ranking_pb2, ranking_pb2_grpc, types_pb2
 from services.runtime.errors import from_rpc_error
+from waiting import until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -73,11 +73,6 @@ def environment(pid: int) -> Sequence[bytes]:
         return () if state == "Z" else Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return ()
-
-
-def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        time.sleep(0.1)
 
 
 def launch(folder: Path, **settings: str) -> Service:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from services.runtime.errors import from_rpc_error
 from services.runtime.item_shifts import SHIFTS_KEY
 from services.runtime.server import Server
 from services.runtime.settings import Settings
+from waiting import until_async
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
@@ -76,12 +77,6 @@ async def refused(call: "grpc.aio.UnaryUnaryCall") -> MetarecError:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call
     return from_rpc_error(raised.value)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def item(item_id: str, genre: str = "", title: str = "", year: float = 0.0) -> types_pb2.Item:
@@ -330,7 +325,7 @@ async def test_a_promotion_is_followed_without_mixing_weights(service: tuple[Stu
                 moved.set()
 
     readers = [asyncio.create_task(reading()) for _ in range(4)]
-    await until(lambda: bool(answers[old]))
+    await until_async(lambda: bool(answers[old]))
     registry.promote(other, force=True)
     await asyncio.wait_for(asyncio.gather(*readers), WAIT_SECONDS)
     assert len(answers[old]) == len(answers[other]) == 1
@@ -394,7 +389,7 @@ async def test_an_upsert_while_the_index_is_built_is_in_the_index_that_follows(
 
     running._live._on_load = slow
     registry.promote(other, force=True)
-    await until(lambda: running._live.engine().checkpoint == other)
+    await until_async(lambda: running._live.engine().checkpoint == other)
     response = await stub.RetrieveCandidates(Retrieve(user_id="anybody", num_candidates=200))
     assert response.checkpoint == other
     assert "meanwhile" in ids(response)

@@ -1,7 +1,6 @@
 """What others do in a scenario, from RecordInteractions to lists, explanations and candidates of users who are new there."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -18,6 +17,7 @@ from services.runtime.features import LazyStore
 from services.runtime.item_shifts import LOOK_SECONDS
 from services.runtime.server import Server
 from services.runtime.settings import Settings
+from waiting import until_async
 
 ITEMS = [f"i{k}" for k in range(12)]
 
@@ -25,12 +25,6 @@ ITEMS = [f"i{k}" for k in range(12)]
 class Live:
     def __init__(self, engine: Engine) -> None:
         self.current = engine
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(60):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 class Scores:
@@ -98,7 +92,7 @@ async def test_a_new_user_of_a_scenario_profits_from_others_there_until_they_are
             async def moved() -> bool:
                 return scores.answer("night") != before["night"]
 
-            await until(moved)
+            await until_async(moved)
             night = scores.answer("night")
             gain = {item: night[item] - before[""][item] for item in ITEMS}
             assert min(gain[item] for item in ("i0", "i4", "i8")) > max(gain[item] for item in ("i1", "i2", "i3", "i5"))
@@ -108,7 +102,7 @@ async def test_a_new_user_of_a_scenario_profits_from_others_there_until_they_are
             async def recall_knows() -> bool:
                 return await retrieved("night") != recalled["night"]
 
-            await until(recall_knows)
+            await until_async(recall_knows)
             for item, score in (await retrieved("night")).items():
                 assert score - recalled["night"][item] == pytest.approx(gain[item], abs=1e-4)
             assert await retrieved("") == recalled[""]
@@ -123,7 +117,7 @@ async def test_a_new_user_of_a_scenario_profits_from_others_there_until_they_are
             async def forgotten() -> bool:
                 return scores.answer("night") == before["night"]
 
-            await until(forgotten)
+            await until_async(forgotten)
     finally:
         for server in servers:
             await server.drain()

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
@@ -15,17 +14,11 @@ import pytest
 
 from metarec.cli.ports import free_ports
 from metarec.cli.processes import MARK, in_session
+from waiting import until
 
 SCRIPT = Path(__file__).with_name("fake_services.py")
 QUICK = {"first_pause_seconds": 0.05, "poll_seconds": 0.02, "watch_seconds": 0.1, "drain_seconds": 10.0}
 WAIT_SECONDS = 30.0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 class Running:
@@ -95,7 +88,7 @@ class Running:
         assert self.process.stderr is not None
         self.process.stdout.close()
         self.process.stderr.close()
-        wait_until(lambda: not self.pids())
+        until(lambda: not self.pids())
 
 
 @pytest.fixture
@@ -200,7 +193,7 @@ def test_no_process_outlives_a_supervisor_that_is_killed(start: Callable[..., Ru
     assert len(run.pids()) == 4
     run.process.kill()
     assert run.end() == -signal.SIGKILL
-    wait_until(lambda: not run.pids())
+    until(lambda: not run.pids())
 
 
 def test_the_logs_can_be_followed_to_the_last_line(start: Callable[..., Running]):

@@ -1,8 +1,6 @@
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from metarec.errors import NotFoundError
 from services.training import local
 from services.training.launchers import JobSpec, JobState, job_environment
 from services.training.local import LocalLauncher
+from waiting import until
 
 SPEC = JobSpec(job_id="j1", data="data", recipe="", num_workers=0, seed=0, registry="registry")
 WAITS = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(600)"
@@ -18,12 +17,6 @@ WAITS = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.slee
 
 def launcher(directory: Path, program: str, *arguments: str) -> LocalLauncher:
     return LocalLauncher(directory=directory, command=lambda spec: [sys.executable, "-c", program, *arguments])
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something observable; a test that waits in vain is ended by pytest's own timeout."""
-    while not condition():
-        time.sleep(0.02)
 
 
 def final_state(place: LocalLauncher, handle: str) -> JobState:
