@@ -316,7 +316,8 @@ class Interrupted:
 
 @pytest.fixture
 def _ctrl_c_as_it_was() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)
+    # Not as the tests themselves were started: a shell's background jobs ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
