@@ -1,7 +1,7 @@
 """The solve over the whole catalogue that adaptation and explanations of `alpaca_implicit` share.
 
 Its equations are those of metarec.meta.implicit.
-Shapes: T tasks, S support rows, I items, D dimensions, R stages, E = D + R, L label levels.
+Shapes: T tasks, S support rows, I items, D dimensions, R stages, N axes of neighbours, E = D + R + N, L label levels.
 """
 
 import math
@@ -15,13 +15,28 @@ from metarec.tasks.batch import Batch
 
 
 def vectors(scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_IE: Tensor, bias_I: Tensor) -> Tensor:
-    """The task vectors (T, D + R)."""
+    """The task vectors (T, E)."""
     chol_TDD, weight_TS, prior_TD = system(scorer, theta, support, phi_IE, bias_I)
     moment_TE = torch.einsum("ts,tse->te", weight_TS, phi_IE[support.row_TN])
     w_TD = torch.cholesky_solve((prior_TD + moment_TE[:, : prior_TD.shape[1]])[..., None], chol_TDD)[..., 0]
     start_TD = scorer.task_prior(theta, support.tables.tasks, support.task_T)
     w_TD = start_TD + trust(theta) * (w_TD - start_TD)
-    return torch.cat([w_TD, stage_weights(support, w_TD.dtype)], 1)
+    stage_TR = stage_weights(support, w_TD.dtype)
+    near_IN = phi_IE[:, w_TD.shape[1] + stage_TR.shape[1] :]
+    near_TN = torch.einsum("ts,tsn->tn", neighbour_weights(theta, support, w_TD.dtype), near_IN[support.row_TN])
+    return torch.cat([w_TD, stage_TR, near_TN], 1)
+
+
+def neighbour_weights(theta: MetaParams, support: Batch, dtype: torch.dtype) -> Tensor:
+    """What each support row (T, S) counts for in the task's place among the neighbours: nu in all, 0 where padded.
+
+    It ends where the last stage begins: of tasks that hold many rows their own covariance tells more.
+    """
+    if "near.weight" not in theta:  # trained before there were neighbours
+        return torch.zeros_like(support.label_TN, dtype=dtype)
+    size_T = support.mask_TN.sum(1).to(dtype)
+    share_T = theta["near.weight"].to(dtype) * (1 - stages(size_T)[:, -1]) / size_T.clamp_min(1)
+    return share_T[:, None] * support.mask_TN
 
 
 def system(

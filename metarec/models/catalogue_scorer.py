@@ -2,6 +2,9 @@
 
     score(u, i) = b(i) + phi(i)' w_u        phi(i) = id vector (when known) + linear map of content, b(i) likewise
 
+phi ends in R stages, what a task's number of rows adds to the offset, and N coordinates of who is near whom (models/
+neighbour_axes.py), which are facts of the training data and not trained.
+
 Scores are on the scale of a share of users, and evidence adds up. Vectors and offsets start as the moments of what the training
 users took (models/catalogue_start.py), the prior mean of w_u as the ridge regression of the users' own coordinates on
 their profile, and content maps as ridge regressions of vectors and offsets, so that unknown items have them too.
@@ -18,6 +21,7 @@ from torch import Tensor
 from metarec.errors import ConfigError
 from metarec.models.catalogue_start import STAGES, Recency, principal_axes, shares
 from metarec.models.contract import FastWeights, MetaParams
+from metarec.models.neighbour_axes import neighbour_axes
 from metarec.tasks.batch import Batch, EntityTable, Tables
 from metarec.tasks.layout import TaskLayout
 
@@ -33,6 +37,7 @@ class CatalogueScorer:
     """Vectors and offsets of items.
 
     embedding_dim: D
+    neighbour_dim: N, axes of who is near whom; 0 for none
     init_scale: standard deviation of id vectors that do not start from interactions
     content_ridge, profile_ridge: weights of the squared maps of content and of the profile in their start
     """
@@ -40,6 +45,7 @@ class CatalogueScorer:
     name: ClassVar[str] = "catalogue"
 
     embedding_dim: int = 32
+    neighbour_dim: int = 32
     init_scale: float = 0.1
     content_ridge: float = 20.0
     profile_ridge: float = 200.0
@@ -47,6 +53,8 @@ class CatalogueScorer:
     def __post_init__(self) -> None:
         if self.embedding_dim < 1:
             raise ConfigError(f"embedding_dim is {self.embedding_dim}, must be at least 1", field="embedding_dim")
+        if self.neighbour_dim < 0:
+            raise ConfigError(f"neighbour_dim is {self.neighbour_dim}, must not be negative", field="neighbour_dim")
         for name in ("init_scale", "content_ridge", "profile_ridge"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be positive", field=name)
@@ -63,6 +71,8 @@ class CatalogueScorer:
             "row.content_bias": torch.zeros(width),
             "row.id_stage": torch.zeros(codes, NUM_STAGES),
             "row.content_stage": torch.zeros(width, NUM_STAGES),
+            "near.id": torch.zeros(codes, self.neighbour_dim),
+            "near.content": torch.zeros(width, self.neighbour_dim),
             "task.content": torch.zeros(tables.tasks.dense_NP.shape[1], dim),
             "task.mean": torch.zeros(dim),
         }
@@ -75,7 +85,8 @@ class CatalogueScorer:
         rows, tasks = tables.rows, tables.tasks
         axes = principal_axes(layout, self.embedding_dim)
         share_IK = shares(layout, recency).T
-        start_IE = torch.from_numpy(np.concatenate([axes.phi_ID, share_IK[:, :1], share_IK[:, 1:] - share_IK[:, :1]], 1))
+        near_IN = neighbour_axes(layout, self.neighbour_dim)
+        start_IE = torch.from_numpy(np.concatenate([axes.phi_ID, share_IK[:, :1], share_IK[:, 1:] - share_IK[:, :1], near_IN], 1))
         count_I = torch.from_numpy(np.bincount(layout.row_N, minlength=len(rows)).astype(np.float64))
         eye_PP = torch.eye(rows.dense_NP.shape[1], dtype=torch.float64)
         map_PE = _ridge(rows.dense_NP.double(), start_IE, count_I / (count_I + 5.0), self.content_ridge * eye_PP)
@@ -88,26 +99,31 @@ class CatalogueScorer:
         weight_T = torch.ones(len(profile_TP), dtype=torch.float64)
         penalty_PP = self.profile_ridge * _roughness(profile_TP, tasks.blocks)
         profile_PD = _ridge(profile_TP - centre_P, torch.from_numpy(axes.place_TD), weight_T, penalty_PP)
-        dim = self.embedding_dim
-        parts: dict[str, slice | int] = {"": slice(dim), "_bias": dim, "_stage": slice(dim + 1, None)}
+        dim, near = self.embedding_dim, self.embedding_dim + 1 + NUM_STAGES
+        parts: dict[str, slice | int] = {"row.{}": slice(dim), "row.{}_bias": dim, "row.{}_stage": slice(dim + 1, near)}
+        parts["near.{}"] = slice(near, None)
         started = {
-            **{f"row.id{name}": id_CE[:, part] for name, part in parts.items()},
-            **{f"row.content{name}": map_PE[:, part] for name, part in parts.items()},
+            **{name.format("id"): id_CE[:, part] for name, part in parts.items()},
+            **{name.format("content"): map_PE[:, part] for name, part in parts.items()},
             "task.content": profile_PD,
             "task.mean": -centre_P @ profile_PD,
         }
         return {**theta, **{name: value.to(theta[name].dtype).contiguous() for name, value in started.items()}}
 
     def row_features(self, theta: MetaParams, rows: EntityTable, keep_I: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`phi` (I, D + R) with the stages last, and `b` (I,), of a table; rows where `keep_I` (bool) is false look unknown."""
+        """`phi` (I, D + R + N) and `b` (I,) of a table; rows where `keep_I` (bool) is false look unknown.
+
+        Heads that were trained before there were neighbours have N = 0.
+        """
         if keep_I is None and "cache.phi" in theta:
             assert len(theta["cache.phi"]) == len(rows), "theta was prepared for another table"
             return theta["cache.phi"], theta["cache.bias"]
         code_I = rows.code_N if keep_I is None else torch.where(keep_I, rows.code_N, 0)
         known_I = (code_I > 0).to(theta["row.id"].dtype)
         dense_IP = rows.dense_NP.to(known_I.dtype)
-        id_CE = torch.cat([theta["row.id"], theta["row.id_stage"], theta["row.id_bias"][:, None]], 1)
-        content_PE = torch.cat([theta["row.content"], theta["row.content_stage"], theta["row.content_bias"][:, None]], 1)
+        names = ("row.{}", "row.{}_stage", "near.{}") if "near.id" in theta else ("row.{}", "row.{}_stage")
+        id_CE = torch.cat([*(theta[name.format("id")] for name in names), theta["row.id_bias"][:, None]], 1)
+        content_PE = torch.cat([*(theta[name.format("content")] for name in names), theta["row.content_bias"][:, None]], 1)
         phi_IE = id_CE[code_I] * known_I[:, None] + dense_IP @ content_PE
         return phi_IE[:, :-1], phi_IE[:, -1]
 
@@ -122,7 +138,8 @@ class CatalogueScorer:
             w_TE = fast["mean"]
         else:
             w_TD = self.task_prior(theta, batch.tables.tasks, batch.task_T)
-            w_TE = torch.cat([w_TD, stages(torch.zeros_like(w_TD[:, 0]))], 1)
+            near_TN = w_TD.new_zeros(len(w_TD), phi_IE.shape[1] - w_TD.shape[1] - NUM_STAGES)
+            w_TE = torch.cat([w_TD, stages(torch.zeros_like(w_TD[:, 0])), near_TN], 1)
         return bias_I[batch.row_TN] + torch.einsum("tne,te->tn", phi_IE[batch.row_TN], w_TE)
 
 

@@ -67,13 +67,22 @@ def principal_axes(layout: TaskLayout, dim: int) -> Axes:
     mean_I = np.asarray(held_TI.mean(0)).ravel() if len(task_T) else np.zeros(size[1])
     if rank < 1 or not (mean_I * (1 - mean_I)).sum() > 1e-9:  # nothing in which tasks differ
         return Axes(phi_ID=phi_ID, place_TD=place_TD, task_T=task_T)
-    left_TR, value_R, right_RI = _largest(held_TI, mean_I, rank)
-    order = np.argsort(-value_R)[: int((value_R > 1e-6 * value_R.max()).sum())]
-    sign_R = np.where(right_RI[order].sum(1) < 0, -1.0, 1.0)  # the sign of a singular vector is free
+    left_TR, value_R, right_RI = leading_vectors(held_TI, mean_I, rank)
     root = np.sqrt(size[0])
-    phi_ID[:, : len(order)] = right_RI[order].T * (sign_R * value_R[order] / root)
-    place_TD[:, : len(order)] = left_TR[:, order] * (sign_R * root)
+    phi_ID[:, : len(value_R)] = right_RI.T * (value_R / root)
+    place_TD[:, : len(value_R)] = left_TR * root
     return Axes(phi_ID=phi_ID, place_TD=place_TD, task_T=task_T)
+
+
+def leading_vectors(table_TI: "sp.csr_matrix", mean_I: Floats, rank: int) -> tuple[Floats, Floats, Floats]:
+    """Left (T, R) and right (R, I) singular vectors of the table less `mean_I`, with the values between them, the largest first.
+
+    R is `rank` or, where values vanish, less. The sign of a pair is free: the right one's sum is not negative.
+    """
+    left_TR, value_R, right_RI = _largest(table_TI, mean_I, rank)
+    order = np.argsort(-value_R)[: int((value_R > 1e-6 * value_R.max()).sum())]
+    sign_R = np.where(right_RI[order].sum(1) < 0, -1.0, 1.0)
+    return left_TR[:, order] * sign_R, value_R[order], right_RI[order] * sign_R[:, None]
 
 
 def _largest(held_TI: "sp.csr_matrix", mean_I: Floats, rank: int) -> tuple[Floats, Floats, Floats]:

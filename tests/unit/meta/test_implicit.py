@@ -10,7 +10,7 @@ from torch import Tensor
 from metarec.errors import ConfigError
 from metarec.meta.implicit import ImplicitAlpaca
 from metarec.meta.implicit_loss import columns, occurring
-from metarec.meta.implicit_terms import evidence
+from metarec.meta.implicit_terms import evidence, neighbour_weights
 from metarec.models.catalogue_scorer import CatalogueScorer
 from metarec.models.contract import MetaParams
 from metarec.models.linear_gaussian import LinearGaussian
@@ -100,7 +100,8 @@ def test_an_unknown_item_is_scored_by_its_content_alone() -> None:
     rows = tasks.support.tables.rows
     stranger = replace(rows, code_N=torch.zeros_like(rows.code_N))
     phi_ID, bias_I = LEARNER.row_vectors(MODEL, theta, stranger)
-    torch.testing.assert_close(phi_ID, rows.dense_NP @ torch.cat([theta["row.content"], theta["row.content_stage"]], 1))
+    content_PE = torch.cat([theta["row.content"], theta["row.content_stage"], theta["near.content"]], 1)
+    torch.testing.assert_close(phi_ID, rows.dense_NP @ content_PE)
     torch.testing.assert_close(bias_I, rows.dense_NP @ theta["row.content_bias"])
 
 
@@ -146,6 +147,7 @@ def test_the_offset_follows_the_number_of_rows_held() -> None:
     """With no evidence counting, two tasks differ by their stage alone: shares of those who hold that many rows."""
     theta, tasks = family_batch()
     theta["solve.log_confidence"] -= 50.0
+    theta["near.weight"] *= 0
     support = tasks.support
     wide = replace(
         support,
@@ -164,6 +166,41 @@ def test_the_offset_follows_the_number_of_rows_held() -> None:
     torch.testing.assert_close(shift_TI[1], stage_IR[:, 0], rtol=1e-7, atol=1e-7)
     part = float(np.log(3 / 2) / np.log(4 / 2))
     torch.testing.assert_close(shift_TI[2], (1 - part) * stage_IR[:, 0] + part * stage_IR[:, 1], rtol=1e-7, atol=1e-7)
+
+
+def test_the_mean_cosine_with_the_support_is_added_below_the_last_stage() -> None:
+    theta, tasks = family_batch()
+    phi_IE, _ = LEARNER.row_vectors(MODEL, theta, tasks.support.tables.rows)
+    near_IN = phi_IE[:, -MODEL.neighbour_dim :]
+    without = {**theta, "near.weight": torch.zeros(()).double()}
+    for t in range(tasks.support.num_tasks):
+        held_S = tasks.support.row_TN[t][tasks.support.mask_TN[t]]
+        expected_I = theta["near.weight"] * (near_IN @ near_IN[held_S].T).sum(1) / max(1, len(held_S))
+        torch.testing.assert_close((scores(theta, tasks) - scores(without, tasks))[t], expected_I, rtol=1e-9, atol=1e-9)
+
+
+def test_neighbours_count_for_nothing_once_a_task_is_at_the_last_stage() -> None:
+    theta, tasks = family_batch()
+    full = replace(
+        tasks.support,
+        row_TN=torch.arange(41).remainder(20).expand(6, -1),
+        label_TN=torch.ones(6, 41).double(),
+        mask_TN=torch.arange(41) < torch.tensor([20, 30, 40, 41, 1, 0])[:, None],
+        timestamp_TN=None,
+    )
+    total_T = neighbour_weights(theta, full, torch.float64).sum(1) / theta["near.weight"]
+    part = float(np.log(31 / 21) / np.log(41 / 21))
+    torch.testing.assert_close(total_T, torch.tensor([1.0, 1 - part, 0.0, 0.0, 1.0, 0.0]).double())
+
+
+def test_heads_from_before_there_were_neighbours_score_as_they_did() -> None:
+    theta, tasks = family_batch()
+    old = {name: value for name, value in theta.items() if not name.startswith("near.")}
+    without = {**theta, "near.weight": torch.zeros(()).double()}
+    torch.testing.assert_close(scores(old, tasks), scores(without, tasks), rtol=1e-12, atol=1e-12)
+    parts, same = (LEARNER.contributions(MODEL, one, tasks.support, tasks.query) for one in (old, without))
+    torch.testing.assert_close(parts["support"], same["support"], rtol=1e-12, atol=1e-12)
+    assert LEARNER.factor(MODEL, old, tasks.support).shape[1] == LEARNER.adapt(MODEL, old, tasks.support)["mean"].shape[1]
 
 
 @pytest.mark.parametrize("loss", ["multinomial", "squared"])

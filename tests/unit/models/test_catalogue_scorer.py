@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from metarec.errors import ConfigError
-from metarec.models.catalogue_scorer import CatalogueScorer, stages
+from metarec.models.catalogue_scorer import NUM_STAGES, CatalogueScorer, stages
 from metarec.models.catalogue_start import MIN_TASKS, STAGES, best_candidate, choose_recency, principal_axes, shares
 from metarec.models.contract import MetaParams
+from metarec.models.neighbour_axes import SHRINKAGE, neighbour_axes
 from metarec.tasks.batch import EntityTable, Tables
 from metarec.tasks.layout import TaskLayout
 
@@ -58,7 +59,7 @@ def test_without_times_offsets_start_as_the_share_of_users_at_every_stage() -> N
     model = CatalogueScorer(embedding_dim=2)
     phi_IE, bias_I = model.row_features(start(model, layout, tables), tables.rows)
     np.testing.assert_allclose(bias_I.numpy(), binary(layout).mean(0), atol=1e-5)
-    np.testing.assert_allclose(phi_IE[:, 2:].numpy(), 0.0, atol=1e-6)
+    np.testing.assert_allclose(phi_IE[:, 2 : 2 + NUM_STAGES].numpy(), 0.0, atol=1e-6)
 
 
 def test_later_stages_count_what_follows_among_those_who_do_not_have_it_yet() -> None:
@@ -157,6 +158,29 @@ def test_neighbouring_knots_share_what_they_learn() -> None:
     assert float(weight_P[7]) > 0.5 * float(weight_P[8])
 
 
+def test_neighbours_are_the_shrunken_cosine_of_who_holds_what() -> None:
+    layout = interactions()
+    held_UI = binary(layout)
+    count_I = held_UI.sum(0) + SHRINKAGE
+    near_IN = neighbour_axes(layout, 40)
+    value_I, vector_II = np.linalg.eigh(held_UI.T @ held_UI / np.sqrt(np.outer(count_I, count_I)))
+    best = (vector_II[:, 1:] * value_I[1:]) @ vector_II[:, 1:].T  # one axis fewer than there are items
+    np.testing.assert_allclose(near_IN @ near_IN.T, best, atol=1e-9)
+    assert not near_IN[:, 11:].any()
+
+
+def test_the_start_has_the_neighbours_of_known_items() -> None:
+    layout, tables = interactions(), Tables(tasks=table(30, 30), rows=table(12, 12))
+    phi_IE, _ = (model := CatalogueScorer(embedding_dim=2)).row_features(start(model, layout, tables), tables.rows)
+    np.testing.assert_allclose(phi_IE[:, -model.neighbour_dim :].numpy(), neighbour_axes(layout, 32), atol=1e-6)
+
+
+def test_without_rows_or_axes_nobody_is_near() -> None:
+    empty = TaskLayout.from_arrays(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), num_tasks=3, num_rows=4)
+    assert not neighbour_axes(empty, 5).any()
+    assert neighbour_axes(interactions(), 0).shape == (12, 0)
+
+
 def test_tasks_that_hold_the_same_have_no_axes() -> None:
     layout = TaskLayout.from_arrays(np.repeat(np.arange(5), 4), np.tile(np.arange(4), 5), np.ones(20, np.float32))
     axes = principal_axes(layout, 2)
@@ -175,10 +199,11 @@ def test_items_without_a_code_have_the_vector_of_their_content() -> None:
     model = CatalogueScorer(embedding_dim=3)
     theta = start(model, layout, tables)
     phi_IE, _ = model.row_features(theta, tables.rows)
-    content_PE = torch.cat([theta["row.content"], theta["row.content_stage"]], 1)
+    content_PE = torch.cat([theta["row.content"], theta["row.content_stage"], theta["near.content"]], 1)
     torch.testing.assert_close(phi_IE[10:], tables.rows.dense_NP[10:] @ content_PE)
     assert not theta["row.id"][0].any()
     assert not theta["row.id_stage"][0].any()
+    assert not theta["near.id"][0].any()
 
 
 @pytest.mark.parametrize(("users", "items"), [(1, 1), (1, 5), (3, 2)])
@@ -187,12 +212,14 @@ def test_data_sets_smaller_than_the_dimension_fill_the_rest_with_zeros(users: in
     layout = TaskLayout.from_arrays(user_N, item_N, np.ones(len(user_N), np.float32), num_tasks=users, num_rows=items)
     tables, model = Tables(tasks=table(users, users), rows=table(items, items)), CatalogueScorer(embedding_dim=8)
     phi_IE, _ = model.row_features(start(model, layout, tables), tables.rows)
-    assert phi_IE.shape == (items, 8 + len(STAGES) - 1)
+    assert phi_IE.shape == (items, 8 + NUM_STAGES + model.neighbour_dim)
     assert bool(phi_IE.isfinite().all())
 
 
 def test_wrong_settings_are_named() -> None:
     with pytest.raises(ConfigError, match="embedding_dim is 0"):
         CatalogueScorer(embedding_dim=0)
+    with pytest.raises(ConfigError, match="neighbour_dim is -1, must not be negative"):
+        CatalogueScorer(neighbour_dim=-1)
     with pytest.raises(ConfigError, match=r"profile_ridge is -1\.0, must be positive"):
         CatalogueScorer(profile_ridge=-1.0)
