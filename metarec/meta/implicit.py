@@ -11,9 +11,9 @@ one D x D solve whatever the catalogue's size: an item that everybody takes is n
 Confidence c and target t are learned per label level (one star is weak evidence); confidence fades with the number of newer rows
 in the support. gamma is how far a task moves from its prior towards what its rows say: they tell the direction well, but they
 were taken one after another from what was at hand, and say the same thing more than once. The offset b is the share of users, by
-how many rows the task holds, and moves along with it (models/catalogue_start.py). Beside all this, nu times the mean cosine of an
-item and the support rows is added: a model of another kind, which knows rare items better than a covariance of users does
-(models/neighbour_axes.py).
+how many rows the task holds, and moves along with it (models/catalogue_start.py). Beside all this models of neighbours have
+their say (models/neighbour_axes.py): nu times the mean cosine of an item and the support rows or, for a task of many rows, omega
+times the regression on them.
 
 Prior and offsets start as moments of the training tasks; the outer loss, back-propagated through the solve, is that of a
 multinomial over the whole catalogue, whose probabilities are proportional to the positive part of the scores.
@@ -30,8 +30,8 @@ from metarec.errors import ConfigError
 from metarec.meta.contract import Metrics
 from metarec.meta.implicit_loss import SECONDS_PER_DAY, columns, multinomial_loss, occurring, recency, squared_loss
 from metarec.meta.implicit_past import choose_evidence
-from metarec.meta.implicit_terms import neighbour_weights, stage_weights, system, trust, vectors
-from metarec.models.catalogue_scorer import NUM_STAGES, CatalogueScorer
+from metarec.meta.implicit_terms import parts, system, vectors
+from metarec.models.catalogue_scorer import CatalogueScorer
 from metarec.models.catalogue_start import choose_recency
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
@@ -57,7 +57,7 @@ class ImplicitAlpaca:
     lowest_share: starting target of the lowest label; the highest label's is 1
     unobserved: starting value of alpha0, as a share of c
     fading_rows: newer rows in the support that halve a row's confidence, to start with
-    neighbours: nu
+    neighbours, regression: nu and omega
     positive_only: rows of label 0 or less were not taken: training is given none, and adaptation passes them over
     id_dropout: share of items shown without their id in a step, so that content carries unknown ones
     loss: outer loss, `multinomial` (scale-free) or `squared` (over the whole catalogue)
@@ -82,6 +82,7 @@ class ImplicitAlpaca:
     unobserved: float = 5e-3
     fading_rows: float = 30.0
     neighbours: float = 0.4
+    regression: float = 0.2
     positive_only: bool = False
     id_dropout: float = 0.05
     loss: Literal["multinomial", "squared"] = "multinomial"
@@ -97,7 +98,7 @@ class ImplicitAlpaca:
         for name in ("noise_tasks", "trust", "spread", "lowest_share", "unobserved", "fading_rows", "softness"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be positive", field=name)
-        for name in ("neighbours", "recent_fraction", "l2_profile", "l2_start"):
+        for name in ("neighbours", "regression", "recent_fraction", "l2_profile", "l2_start"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must not be negative", field=name)
         if not 0 <= self.id_dropout < 1:
@@ -118,7 +119,7 @@ class ImplicitAlpaca:
         theta["solve.log_positive"] = torch.log(torch.linspace(self.lowest_share, 1.0, self.levels))
         theta["solve.log_trust"] = torch.tensor(math.log(self.trust))
         theta["solve.log_fading"] = torch.tensor(math.log(self.fading_rows))
-        theta["near.weight"] = torch.tensor(self.neighbours)
+        theta["near.weight"] = torch.tensor([self.neighbours, self.regression])
         # Of the training data, not trained: smallest and largest label; newest time and length of the training time in days.
         theta["range.label"] = torch.tensor([0.0, 1.0])
         theta["range.days"] = torch.tensor([0.0, 0.0])
@@ -223,29 +224,8 @@ class ImplicitAlpaca:
 
     def contributions(self, model: Scorer, theta: MetaParams, support: Batch, query: Batch) -> dict[str, Tensor]:
         """b(q) at the task's stage, phi(q)' (gamma A^-1 Lambda + 1 - gamma) w0, and for each support row j gamma phi(q)' A^-1 c_j
-        (t_j - b_j) phi_j + nu cosine(q, j) / |S|; no `global` term."""
-        scorer, support = _catalogue(model), self._taken(support)
-        phi_IE, bias_I = scorer.row_features(theta, support.tables.rows)
-        query_phi_IE, query_bias_I = (
-            (phi_IE, bias_I) if query.tables.rows is support.tables.rows else scorer.row_features(theta, query.tables.rows)
-        )
-        chol_TDD, weight_TS, prior_TD = system(scorer, theta, support, phi_IE, bias_I)
-        dims = [prior_TD.shape[1], NUM_STAGES, phi_IE.shape[1] - prior_TD.shape[1] - NUM_STAGES]
-        phi_TQD, stage_TQR, near_TQN = torch.split(query_phi_IE[query.row_TN], dims, -1)
-        phi_TSD, _, near_TSN = torch.split(phi_IE[support.row_TN], dims, -1)
-        lifted_TDQ = torch.cholesky_solve(phi_TQD.mT, chol_TDD)
-        stage_TR = stage_weights(support, prior_TD.dtype)
-        item_TQ = query_bias_I[query.row_TN] + torch.einsum("tqr,tr->tq", stage_TQR, stage_TR)
-        gamma, start_TD = trust(theta), scorer.task_prior(theta, support.tables.tasks, support.task_T)
-        start_TQ = torch.einsum("tqd,td->tq", phi_TQD, start_TD)
-        kernel_TQS = lifted_TDQ.mT @ phi_TSD.mT
-        near_TQS = (near_TQN @ near_TSN.mT) * neighbour_weights(theta, support, prior_TD.dtype)[:, None, :]
-        return {
-            "global": torch.zeros_like(item_TQ),
-            "item": item_TQ,
-            "profile": gamma * torch.einsum("tdq,td->tq", lifted_TDQ, prior_TD) + (1 - gamma) * start_TQ,
-            "support": gamma * kernel_TQS * weight_TS[:, None, :] + near_TQS,
-        }
+        (t_j - b_j) phi_j and what is near it; no `global` term."""
+        return parts(_catalogue(model), theta, self._taken(support), query)
 
 
 def _catalogue(model: Scorer) -> CatalogueScorer:

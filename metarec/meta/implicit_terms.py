@@ -1,7 +1,8 @@
 """The solve over the whole catalogue that adaptation and explanations of `alpaca_implicit` share.
 
 Its equations are those of metarec.meta.implicit.
-Shapes: T tasks, S support rows, I items, D dimensions, R stages, N axes of neighbours, E = D + R + N, L label levels.
+Shapes: T tasks, S support rows, Q query rows, I items, D dimensions, R stages, N axes of neighbours (of cosines, then as many of
+the regression), E = D + R + N, L label levels.
 """
 
 import math
@@ -9,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from metarec.models.catalogue_scorer import CatalogueScorer, stages
+from metarec.models.catalogue_scorer import NUM_STAGES, CatalogueScorer, stages
 from metarec.models.contract import MetaParams
 from metarec.tasks.batch import Batch
 
@@ -22,21 +23,24 @@ def vectors(scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_IE: 
     start_TD = scorer.task_prior(theta, support.tables.tasks, support.task_T)
     w_TD = start_TD + trust(theta) * (w_TD - start_TD)
     stage_TR = stage_weights(support, w_TD.dtype)
-    near_IN = phi_IE[:, w_TD.shape[1] + stage_TR.shape[1] :]
-    near_TN = torch.einsum("ts,tsn->tn", neighbour_weights(theta, support, w_TD.dtype), near_IN[support.row_TN])
-    return torch.cat([w_TD, stage_TR, near_TN], 1)
+    near_TSN = phi_IE[support.row_TN][..., w_TD.shape[1] + stage_TR.shape[1] :]
+    return torch.cat([w_TD, stage_TR, (near_TSN * neighbour_weights(theta, support, near_TSN)).sum(1)], 1)
 
 
-def neighbour_weights(theta: MetaParams, support: Batch, dtype: torch.dtype) -> Tensor:
-    """What each support row (T, S) counts for in the task's place among the neighbours: nu in all, 0 where padded.
+def neighbour_weights(theta: MetaParams, support: Batch, near_TSN: Tensor) -> Tensor:
+    """What the support rows count for on the axes of neighbours (T, S, N), 0 where padded.
 
-    It ends where the last stage begins: of tasks that hold many rows their own covariance tells more.
+    On the axes of cosines nu in all, on those of the regression omega each; the one ends where the last stage begins, the other
+    begins there: few rows have neighbours, many are there to regress on.
     """
-    if "near.weight" not in theta:  # trained before there were neighbours
-        return torch.zeros_like(support.label_TN, dtype=dtype)
-    size_T = support.mask_TN.sum(1).to(dtype)
-    share_T = theta["near.weight"].to(dtype) * (1 - stages(size_T)[:, -1]) / size_T.clamp_min(1)
-    return share_T[:, None] * support.mask_TN
+    half, mask_TS = near_TSN.shape[2] // 2, support.mask_TN.to(near_TSN.dtype)
+    if not half:  # trained before there were neighbours
+        return torch.zeros_like(near_TSN)
+    nu, omega = theta["near.weight"].to(near_TSN.dtype)
+    size_T = mask_TS.sum(1)
+    many_T = stages(size_T)[:, -1]
+    each_T2 = torch.stack([nu * (1 - many_T) / size_T.clamp_min(1), omega * many_T], 1)
+    return mask_TS[..., None] * each_T2.repeat_interleave(half, 1)[:, None]
 
 
 def system(
@@ -53,6 +57,31 @@ def system(
     prior_TD = scorer.task_prior(theta, support.tables.tasks, support.task_T) * precision_D
     surprise_TS = positive_TS - bias_I[support.row_TN]
     return torch.linalg.cholesky(matrix_TDD), confidence_TS * surprise_TS, prior_TD
+
+
+def parts(scorer: CatalogueScorer, theta: MetaParams, support: Batch, query: Batch) -> dict[str, Tensor]:
+    """What `ImplicitAlpaca.contributions` says of the scores of the query rows."""
+    phi_IE, bias_I = scorer.row_features(theta, support.tables.rows)
+    query_phi_IE, query_bias_I = (
+        (phi_IE, bias_I) if query.tables.rows is support.tables.rows else scorer.row_features(theta, query.tables.rows)
+    )
+    chol_TDD, weight_TS, prior_TD = system(scorer, theta, support, phi_IE, bias_I)
+    dims = [prior_TD.shape[1], NUM_STAGES, phi_IE.shape[1] - prior_TD.shape[1] - NUM_STAGES]
+    phi_TQD, stage_TQR, near_TQN = torch.split(query_phi_IE[query.row_TN], dims, -1)
+    phi_TSD, _, near_TSN = torch.split(phi_IE[support.row_TN], dims, -1)
+    lifted_TDQ = torch.cholesky_solve(phi_TQD.mT, chol_TDD)
+    stage_TR = stage_weights(support, prior_TD.dtype)
+    item_TQ = query_bias_I[query.row_TN] + torch.einsum("tqr,tr->tq", stage_TQR, stage_TR)
+    gamma, start_TD = trust(theta), scorer.task_prior(theta, support.tables.tasks, support.task_T)
+    start_TQ = torch.einsum("tqd,td->tq", phi_TQD, start_TD)
+    kernel_TQS = lifted_TDQ.mT @ phi_TSD.mT
+    near_TQS = near_TQN @ (near_TSN * neighbour_weights(theta, support, near_TSN)).mT
+    return {
+        "global": torch.zeros_like(item_TQ),
+        "item": item_TQ,
+        "profile": gamma * torch.einsum("tdq,td->tq", lifted_TDQ, prior_TD) + (1 - gamma) * start_TQ,
+        "support": gamma * kernel_TQS * weight_TS[:, None, :] + near_TQS,
+    }
 
 
 def evidence(theta: MetaParams, support: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

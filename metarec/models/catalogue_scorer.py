@@ -2,8 +2,8 @@
 
     score(u, i) = b(i) + phi(i)' w_u        phi(i) = id vector (when known) + linear map of content, b(i) likewise
 
-phi ends in R stages, what a task's number of rows adds to the offset, and N coordinates of who is near whom (models/
-neighbour_axes.py), which are facts of the training data and not trained.
+phi ends in R stages, what a task's number of rows adds to the offset, and twice N / 2 coordinates of who is near whom
+(models/neighbour_axes.py), which are facts of the training data and not trained.
 
 Scores are on the scale of a share of users, and evidence adds up. Vectors and offsets start as the moments of what the training
 users took (models/catalogue_start.py), the prior mean of w_u as the ridge regression of the users' own coordinates on
@@ -21,7 +21,7 @@ from torch import Tensor
 from metarec.errors import ConfigError
 from metarec.models.catalogue_start import STAGES, Recency, principal_axes, shares
 from metarec.models.contract import FastWeights, MetaParams
-from metarec.models.neighbour_axes import neighbour_axes
+from metarec.models.neighbour_axes import cosine_axes, ridge_axes
 from metarec.tasks.batch import Batch, EntityTable, Tables
 from metarec.tasks.layout import TaskLayout
 
@@ -37,7 +37,7 @@ class CatalogueScorer:
     """Vectors and offsets of items.
 
     embedding_dim: D
-    neighbour_dim: N, axes of who is near whom; 0 for none
+    neighbour_dim: N / 2, axes of each model of neighbours; 0 for none
     init_scale: standard deviation of id vectors that do not start from interactions
     content_ridge, profile_ridge: weights of the squared maps of content and of the profile in their start
     """
@@ -71,8 +71,8 @@ class CatalogueScorer:
             "row.content_bias": torch.zeros(width),
             "row.id_stage": torch.zeros(codes, NUM_STAGES),
             "row.content_stage": torch.zeros(width, NUM_STAGES),
-            "near.id": torch.zeros(codes, self.neighbour_dim),
-            "near.content": torch.zeros(width, self.neighbour_dim),
+            "near.id": torch.zeros(codes, 2 * self.neighbour_dim),
+            "near.content": torch.zeros(width, 2 * self.neighbour_dim),
             "task.content": torch.zeros(tables.tasks.dense_NP.shape[1], dim),
             "task.mean": torch.zeros(dim),
         }
@@ -85,7 +85,7 @@ class CatalogueScorer:
         rows, tasks = tables.rows, tables.tasks
         axes = principal_axes(layout, self.embedding_dim)
         share_IK = shares(layout, recency).T
-        near_IN = neighbour_axes(layout, self.neighbour_dim)
+        near_IN = np.concatenate([cosine_axes(layout, self.neighbour_dim), ridge_axes(layout, self.neighbour_dim)], 1)
         start_IE = torch.from_numpy(np.concatenate([axes.phi_ID, share_IK[:, :1], share_IK[:, 1:] - share_IK[:, :1], near_IN], 1))
         count_I = torch.from_numpy(np.bincount(layout.row_N, minlength=len(rows)).astype(np.float64))
         eye_PP = torch.eye(rows.dense_NP.shape[1], dtype=torch.float64)

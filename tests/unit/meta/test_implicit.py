@@ -168,19 +168,23 @@ def test_the_offset_follows_the_number_of_rows_held() -> None:
     torch.testing.assert_close(shift_TI[2], (1 - part) * stage_IR[:, 0] + part * stage_IR[:, 1], rtol=1e-7, atol=1e-7)
 
 
-def test_the_mean_cosine_with_the_support_is_added_below_the_last_stage() -> None:
+NEAR = 2 * MODEL.neighbour_dim
+
+
+def test_of_few_support_rows_the_mean_cosine_is_added_to_the_score() -> None:
     theta, tasks = family_batch()
     phi_IE, _ = LEARNER.row_vectors(MODEL, theta, tasks.support.tables.rows)
-    near_IN = phi_IE[:, -MODEL.neighbour_dim :]
-    without = {**theta, "near.weight": torch.zeros(()).double()}
+    cosine_IN = phi_IE[:, -NEAR : -NEAR // 2]
+    without = {**theta, "near.weight": torch.zeros(2).double()}
     for t in range(tasks.support.num_tasks):
         held_S = tasks.support.row_TN[t][tasks.support.mask_TN[t]]
-        expected_I = theta["near.weight"] * (near_IN @ near_IN[held_S].T).sum(1) / max(1, len(held_S))
+        expected_I = theta["near.weight"][0] * (cosine_IN @ cosine_IN[held_S].T).sum(1) / max(1, len(held_S))
         torch.testing.assert_close((scores(theta, tasks) - scores(without, tasks))[t], expected_I, rtol=1e-9, atol=1e-9)
 
 
-def test_neighbours_count_for_nothing_once_a_task_is_at_the_last_stage() -> None:
+def test_of_many_support_rows_the_regression_is_added_to_the_score_instead() -> None:
     theta, tasks = family_batch()
+    nu, omega = theta["near.weight"]
     full = replace(
         tasks.support,
         row_TN=torch.arange(41).remainder(20).expand(6, -1),
@@ -188,15 +192,23 @@ def test_neighbours_count_for_nothing_once_a_task_is_at_the_last_stage() -> None
         mask_TN=torch.arange(41) < torch.tensor([20, 30, 40, 41, 1, 0])[:, None],
         timestamp_TN=None,
     )
-    total_T = neighbour_weights(theta, full, torch.float64).sum(1) / theta["near.weight"]
-    part = float(np.log(31 / 21) / np.log(41 / 21))
-    torch.testing.assert_close(total_T, torch.tensor([1.0, 1 - part, 0.0, 0.0, 1.0, 0.0]).double())
+    total_TN = neighbour_weights(theta, full, torch.ones(6, 41, NEAR).double()).sum(1)
+    many = float(np.log(31 / 21) / np.log(41 / 21))
+    cosine_T = nu * torch.tensor([1.0, 1 - many, 0.0, 0.0, 1.0, 0.0]).double()
+    regression_T = omega * torch.tensor([0.0, 30 * many, 40.0, 41.0, 0.0, 0.0]).double()
+    torch.testing.assert_close(total_TN, torch.stack([cosine_T, regression_T], 1).repeat_interleave(NEAR // 2, 1))
+    phi_IE, _ = LEARNER.row_vectors(MODEL, theta, tasks.support.tables.rows)
+    regression_IN = phi_IE[:, -NEAR // 2 :]
+    without = {**theta, "near.weight": torch.zeros(2).double()}
+    held = replace(tasks, support=full)
+    expected_I = omega * (regression_IN @ regression_IN[full.row_TN[2, :40]].T).sum(1)
+    torch.testing.assert_close((scores(theta, held) - scores(without, held))[2], expected_I, rtol=1e-9, atol=1e-9)
 
 
 def test_heads_from_before_there_were_neighbours_score_as_they_did() -> None:
     theta, tasks = family_batch()
     old = {name: value for name, value in theta.items() if not name.startswith("near.")}
-    without = {**theta, "near.weight": torch.zeros(()).double()}
+    without = {**theta, "near.weight": torch.zeros(2).double()}
     torch.testing.assert_close(scores(old, tasks), scores(without, tasks), rtol=1e-12, atol=1e-12)
     parts, same = (LEARNER.contributions(MODEL, one, tasks.support, tasks.query) for one in (old, without))
     torch.testing.assert_close(parts["support"], same["support"], rtol=1e-12, atol=1e-12)

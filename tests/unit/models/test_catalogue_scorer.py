@@ -1,5 +1,7 @@
 """Where the vectors, offsets and profile map of the catalogue scorer start."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from metarec.errors import ConfigError
 from metarec.models.catalogue_scorer import NUM_STAGES, CatalogueScorer, stages
 from metarec.models.catalogue_start import MIN_TASKS, STAGES, best_candidate, choose_recency, principal_axes, shares
 from metarec.models.contract import MetaParams
-from metarec.models.neighbour_axes import SHRINKAGE, neighbour_axes
+from metarec.models.neighbour_axes import RIDGE, SHRINKAGE, cosine_axes, ridge_axes
 from metarec.tasks.batch import EntityTable, Tables
 from metarec.tasks.layout import TaskLayout
 
@@ -162,23 +164,35 @@ def test_neighbours_are_the_shrunken_cosine_of_who_holds_what() -> None:
     layout = interactions()
     held_UI = binary(layout)
     count_I = held_UI.sum(0) + SHRINKAGE
-    near_IN = neighbour_axes(layout, 40)
+    near_IN = cosine_axes(layout, 40)
     value_I, vector_II = np.linalg.eigh(held_UI.T @ held_UI / np.sqrt(np.outer(count_I, count_I)))
     best = (vector_II[:, 1:] * value_I[1:]) @ vector_II[:, 1:].T  # one axis fewer than there are items
     np.testing.assert_allclose(near_IN @ near_IN.T, best, atol=1e-9)
     assert not near_IN[:, 11:].any()
 
 
+def test_the_regression_is_ridge_of_every_item_on_all_that_a_task_holds() -> None:
+    layout = interactions()
+    held_UI = binary(layout)
+    gram_II = held_UI.T @ held_UI
+    axes_IN, exact_II = ridge_axes(layout, 11), np.linalg.solve(gram_II + RIDGE * np.eye(12), gram_II)
+    least = np.linalg.eigvalsh(gram_II)[0]  # the axis that is left out
+    assert np.abs(axes_IN @ axes_IN.T - exact_II).max() < 1.01 * least / (least + RIDGE)
+
+
 def test_the_start_has_the_neighbours_of_known_items() -> None:
     layout, tables = interactions(), Tables(tasks=table(30, 30), rows=table(12, 12))
     phi_IE, _ = (model := CatalogueScorer(embedding_dim=2)).row_features(start(model, layout, tables), tables.rows)
-    np.testing.assert_allclose(phi_IE[:, -model.neighbour_dim :].numpy(), neighbour_axes(layout, 32), atol=1e-6)
+    both_IN = np.concatenate([cosine_axes(layout, 32), ridge_axes(layout, 32)], 1)
+    np.testing.assert_allclose(phi_IE[:, -2 * model.neighbour_dim :].numpy(), both_IN, atol=1e-6)
 
 
-def test_without_rows_or_axes_nobody_is_near() -> None:
+@pytest.mark.parametrize("axes", [cosine_axes, ridge_axes])
+def test_without_rows_or_axes_nobody_is_near(axes: Callable[[TaskLayout, int], np.ndarray]) -> None:
     empty = TaskLayout.from_arrays(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), num_tasks=3, num_rows=4)
-    assert not neighbour_axes(empty, 5).any()
-    assert neighbour_axes(interactions(), 0).shape == (12, 0)
+    assert axes(empty, 5).shape == (4, 5)
+    assert not axes(empty, 5).any()
+    assert axes(interactions(), 0).shape == (12, 0)
 
 
 def test_tasks_that_hold_the_same_have_no_axes() -> None:
@@ -212,7 +226,7 @@ def test_data_sets_smaller_than_the_dimension_fill_the_rest_with_zeros(users: in
     layout = TaskLayout.from_arrays(user_N, item_N, np.ones(len(user_N), np.float32), num_tasks=users, num_rows=items)
     tables, model = Tables(tasks=table(users, users), rows=table(items, items)), CatalogueScorer(embedding_dim=8)
     phi_IE, _ = model.row_features(start(model, layout, tables), tables.rows)
-    assert phi_IE.shape == (items, 8 + NUM_STAGES + model.neighbour_dim)
+    assert phi_IE.shape == (items, 8 + NUM_STAGES + 2 * model.neighbour_dim)
     assert bool(phi_IE.isfinite().all())
 
 
