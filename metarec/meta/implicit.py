@@ -30,6 +30,7 @@ from metarec.errors import ConfigError
 from metarec.meta.contract import Metrics
 from metarec.meta.implicit_loss import SECONDS_PER_DAY, columns, multinomial_loss, occurring, recency, squared_loss
 from metarec.meta.implicit_past import choose_evidence
+from metarec.meta.implicit_regression import choose_regression, multiplied
 from metarec.meta.implicit_terms import parts, system, vectors
 from metarec.models.catalogue_scorer import CatalogueScorer
 from metarec.models.catalogue_start import choose_recency
@@ -52,7 +53,7 @@ class ImplicitAlpaca:
     noise_tasks: c starts as the number of training tasks over this one: with more of them the covariance is better known
     trust: gamma to start with
     weigh_by_past: start noise, trust and the lowest target from multiples chosen by the training part's own past, where there are
-        timestamps (meta/implicit_past.py)
+        timestamps (meta/implicit_past.py), and omega from one that other tasks choose (meta/implicit_regression.py)
     spread: how much wider than the training tasks' covariance the prior starts
     lowest_share: starting target of the lowest label; the highest label's is 1
     unobserved: starting value of alpha0, as a share of c
@@ -131,11 +132,11 @@ class ImplicitAlpaca:
         theta["range.label"] = torch.tensor([float(layout.label_N.min()), float(layout.label_N.max())])
         first, last = float(layout.timestamp_N.min()), float(layout.timestamp_N.max())
         theta["range.days"] = torch.tensor([last, last - first], dtype=torch.float64).div(SECONDS_PER_DAY).float()
-        return self._weighed(scorer, theta, layout, tables) if self.weigh_by_past and layout.has_timestamps else theta
+        return self._weighed(scorer, theta, layout, tables) if self.weigh_by_past else theta
 
     def _weighed(self, scorer: CatalogueScorer, theta: MetaParams, layout: TaskLayout, tables: Tables) -> MetaParams:
-        """Theta with the evidence that did best in the past of `layout`."""
-        recency = choose_recency(layout)
+        """Theta with the evidence and the regression that did best for tasks of `layout` that were not known."""
+        recency = choose_recency(layout) if layout.has_timestamps else None
 
         def start(before: TaskLayout) -> MetaParams:
             # The noise is that of the whole layout, though fewer tasks are known: how far rows are to be believed is asked, and
@@ -147,7 +148,10 @@ class ImplicitAlpaca:
             return bias_I + self.adapt(scorer, past, support)["mean"] @ phi_IE.T
 
         chosen, _ = choose_evidence(layout, tables, start, scores)
-        return chosen.applied(theta)
+        if not scorer.neighbour_dim or not self.regression:
+            return chosen.applied(theta)
+        multiple = choose_regression(layout, tables, lambda before: chosen.applied(start(before)), scores)
+        return multiplied(chosen.applied(theta), multiple)
 
     def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:
         """`mean` (T, E): the task vectors, with the weights of the stages and the task's place among neighbours last."""

@@ -79,15 +79,15 @@ def choose_evidence(
     found_G: list[list[Floats]] = [[] for _ in range(len(ASKED) + 1)]
     for past in past_cuts(layout):
         groups = [(past.new, np.full(len(layout), shots)) for shots in ASKED] + [(past.old, past.held_T)]
-        tests = [_capped(part, shots_T, layout.num_rows) for part, shots_T in groups]
+        tests = [capped(part, shots_T, layout.num_rows) for part, shots_T in groups]
         if not any(len(test.task_T) for test in tests):
             continue
         theta = start(past.before)
         for group, ((part, shots_T), test) in enumerate(zip(groups, tests, strict=True)):
             if not len(test.task_T):
                 continue
-            support = _support(part, test.task_T, shots_T, tables)
-            found_G[group].append(np.stack([_gains(test, scores(one.applied(theta), support)) for one in CANDIDATES]))
+            support = support_of(part, test.task_T, shots_T, tables)
+            found_G[group].append(np.stack([gains(test, scores(one.applied(theta), support)) for one in CANDIDATES]))
     groups_CA = [np.concatenate(parts, 1) for parts in found_G if parts]
     if sum(gain_CA.shape[1] for gain_CA in groups_CA) < MIN_TASKS:
         return AS_SET, {}
@@ -99,16 +99,16 @@ def choose_evidence(
     return chosen, dict(zip(CANDIDATES, mean_C.tolist(), strict=True))
 
 
-def _capped(part: TaskLayout, shots_T: Ints, num_rows: int) -> Asked:
+def capped(part: TaskLayout, shots_T: Ints, num_rows: int, most_tasks: int = MAX_SCORES) -> Asked:
     """The tasks to ask, evenly thinned where there are too many."""
     task_T = Asked.tasks(part, shots_T)
-    most = max(1, MAX_SCORES // max(1, num_rows))
+    most = max(1, min(most_tasks, MAX_SCORES // max(1, num_rows)))
     if len(task_T) > most:
         task_T = task_T[np.linspace(0, len(task_T) - 1, most).astype(np.int64)]
     return Asked.of(part, shots_T, task_T)
 
 
-def _support(part: TaskLayout, task_A: Ints, shots_T: Ints, tables: Tables) -> Batch:
+def support_of(part: TaskLayout, task_A: Ints, shots_T: Ints, tables: Tables) -> Batch:
     """The first rows of these tasks, padded."""
     place_AS = part.start_T1[task_A, None] + np.arange(max(1, int(shots_T[task_A].max())))
     mask_AS = place_AS < (part.start_T1[task_A] + shots_T[task_A])[:, None]
@@ -123,7 +123,7 @@ def _support(part: TaskLayout, task_A: Ints, shots_T: Ints, tables: Tables) -> B
     )
 
 
-def _gains(test: Asked, score_AI: torch.Tensor) -> Floats:
+def gains(test: Asked, score_AI: torch.Tensor) -> Floats:
     """nDCG@20 (A,) of the tasks, without what they hold."""
     free_AI = score_AI.masked_fill(torch.from_numpy(test.held_AI), -math.inf)
     top_AN = free_AI.topk(min(TOP, free_AI.shape[1]), 1).indices.numpy()
