@@ -17,7 +17,7 @@ from metarec.models.contract import MetaParams
 from metarec.tasks.batch import Tables
 from metarec.tasks.layout import TaskLayout
 
-MULTIPLES = (1.0, 2.0, 4.0, 8.0, 16.0)
+MULTIPLES = (1.0, 4.0, 16.0, 64.0)
 """Candidates; the first is kept unless another is better by one standard error."""
 
 FOLDS = 5
