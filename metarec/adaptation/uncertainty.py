@@ -17,6 +17,7 @@ from metarec.adaptation.adapted import Adapted, fast_weights
 from metarec.adaptation.mixing import mixed_features, mixed_vector
 from metarec.adaptation.view import EngineView, Floats, is_vector_learner, row_vectors
 from metarec.meta.implicit import ImplicitAlpaca
+from metarec.models.neighbour_axes import without_neighbours
 from metarec.types import Target
 
 
@@ -30,7 +31,8 @@ def directions(adapted: Adapted, item_ids: Sequence[str]) -> Floats:
     row_N = view.catalogue.rows(item_ids)
     parts: list[Floats] = []
     if adapted.mix is not None or view.vectors is not None:
-        parts = list(_head_vectors(adapted, row_N).values())
+        vectors = _head_vectors(adapted, row_N)
+        parts = [without_neighbours(view.heads[target].theta, part_NE) for target, part_NE in vectors.items()]
     units = [_apart(part_NE, row_N >= 0) for part_NE in parts or [view.content_IE[row_N]]]
     return np.concatenate([unit_NE / np.float32(np.sqrt(len(units))) for unit_NE in units], 1)
 

@@ -18,6 +18,7 @@ from metarec.meta.contract import VectorLearner
 from metarec.meta.prior import Head, Prior
 from metarec.models.content_process import without_process
 from metarec.models.contract import FastWeights, trainable
+from metarec.models.neighbour_axes import without_neighbours
 from metarec.tasks.batch import EntityTable
 from metarec.tasks.tables import encode_unknown_items
 from metarec.types import Target
@@ -223,7 +224,8 @@ def content_vectors(prior: Prior, rows: EntityTable) -> Floats:
     if is_vector_learner(head):
         # The content map alone: a process (metarec.models.content_process) has heard what people said of known items.
         plain = replace(head, theta=without_process(head.theta))
-        content_IE, _ = row_vectors(plain, replace(rows, code_N=torch.zeros_like(rows.code_N)))
+        phi_IE, _ = row_vectors(plain, replace(rows, code_N=torch.zeros_like(rows.code_N)))
+        content_IE = without_neighbours(head.theta, phi_IE)
     else:
         content_IE = rows.dense_NP.float().numpy()
     norm_I1 = np.linalg.norm(content_IE, axis=1, keepdims=True)

@@ -12,8 +12,10 @@ tasks and rows (Eckart & Young 1936):
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from metarec.models.catalogue_start import Floats, leading_vectors
+from metarec.models.contract import MetaParams
 from metarec.tasks.layout import TaskLayout
 
 SHRINKAGE = 30.0
@@ -34,6 +36,11 @@ def ridge_axes(layout: TaskLayout, dim: int) -> Floats:
     """`axes_IN` (I, dim): the sum over a task's rows j of axes_i' axes_j is what regression expects of row i, likewise."""
     value_R, right_RI = _axes(layout, np.ones(layout.num_rows), dim)
     return _padded(right_RI.T * (value_R / np.sqrt(value_R**2 + RIDGE)), dim)
+
+
+def without_neighbours(theta: MetaParams, phi_IE: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors of rows without their coordinates here, for likeness: every popular row is near every other one."""
+    return phi_IE[:, : phi_IE.shape[1] - theta["near.id"].shape[1]] if "near.id" in theta else phi_IE
 
 
 def _axes(layout: TaskLayout, scale_I: Floats, dim: int) -> tuple[Floats, Floats]:

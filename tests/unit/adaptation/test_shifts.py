@@ -152,6 +152,16 @@ def test_likeness_depends_neither_on_the_unit_of_labels_nor_on_the_number_of_mem
         assert np.allclose(unit_NE @ unit_NE.T, plain_NE @ plain_NE.T, atol=1e-5)
 
 
+def test_likeness_does_not_ask_who_is_near_whom(engine: Engine) -> None:
+    prior, ids = engine.prior, engine.prior.item_ids
+    head = prior.heads["implicit"]
+    theta = {name: value * (50 if name in ("near.id", "near.content") else 1) for name, value in head.theta.items()}
+    other = Engine(replace(prior, heads={**prior.heads, "implicit": replace(head, theta=theta)}))
+    assert head.theta["near.id"].any()
+    assert np.array_equal(directions(other.adapt(()), ids), directions(engine.adapt(()), ids))
+    assert np.array_equal(other.view.content_IE, engine.view.content_IE)
+
+
 def test_likeness_under_weights_of_targets_is_that_of_the_heads_they_name(engine: Engine) -> None:
     user, ids = engine.adapt(()), engine.prior.item_ids
     alone = {
