@@ -159,7 +159,7 @@ def test_likeness_does_not_ask_who_is_near_whom(engine: Engine) -> None:
     other = Engine(replace(prior, heads={**prior.heads, "implicit": replace(head, theta=theta)}))
     assert head.theta["near.id"].any()
     assert np.array_equal(directions(other.adapt(()), ids), directions(engine.adapt(()), ids))
-    assert np.array_equal(other.view.content_IE, engine.view.content_IE)
+    assert np.array_equal(other.view.content_IE, engine.view.content_IE[: len(ids)])
 
 
 def test_likeness_under_weights_of_targets_is_that_of_the_heads_they_name(engine: Engine) -> None:
