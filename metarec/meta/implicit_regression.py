@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from metarec.meta.implicit_past import Floats, Ints, Scores, capped, gains, support_of
-from metarec.models.catalogue_start import STAGES, best_candidate, past_cuts
+from metarec.models.catalogue_start import STAGES, best_candidate, past_cuts, ranks
 from metarec.models.contract import MetaParams
 from metarec.tasks.batch import Tables
 from metarec.tasks.layout import TaskLayout
@@ -25,17 +25,19 @@ MANY = STAGES[-2]
 """Rows from which on a task gets some of the regression."""
 
 MOST_ROWS, MOST_TASKS = 200, 256
-"""Of support sets, and of tasks asked at a time."""
+"""Of support sets, whose newest rows these are (what is older is not asked for), and of tasks asked at a time."""
 
 
 def choose_regression(layout: TaskLayout, tables: Tables, start: Callable[[TaskLayout], MetaParams], scores: Scores) -> float:
     """The multiple of omega to start from; `start` and `scores` are those of metarec.meta.implicit_past.choose_evidence."""
     found: list[Floats] = []
-    for before, part, shots_T in _past(layout) if layout.has_timestamps else _fold(layout):
-        test = capped(part, np.where(shots_T > MANY, shots_T, part.counts), layout.num_rows, MOST_TASKS)
+    for before, part, held_T in _past(layout) if layout.has_timestamps else _fold(layout):
+        test = capped(part, np.where(held_T > MANY, held_T, part.counts), layout.num_rows, MOST_TASKS)
         if not len(test.task_T):
             continue
-        theta, support = start(before), support_of(part, test.task_T, shots_T, tables)
+        older_T = np.maximum(held_T - MOST_ROWS, 0)
+        support = support_of(part.where(ranks(part) >= older_T[part.row_tasks]), test.task_T, held_T - older_T, tables)
+        theta = start(before)
         found.append(np.stack([gains(test, scores(multiplied(theta, multiple), support)) for multiple in MULTIPLES]))
     return MULTIPLES[best_candidate(np.concatenate(found, 1), sure=True)] if found else 1.0
 
@@ -48,7 +50,7 @@ def multiplied(theta: MetaParams, multiple: float) -> MetaParams:
 def _past(layout: TaskLayout) -> Iterator[tuple[TaskLayout, TaskLayout, Ints]]:
     """At each cut the rows before, the tasks that go on, and how many rows each held."""
     for past in past_cuts(layout):
-        yield past.before, past.old, np.minimum(past.held_T, MOST_ROWS)
+        yield past.before, past.old, past.held_T
 
 
 def _fold(layout: TaskLayout) -> Iterator[tuple[TaskLayout, TaskLayout, Ints]]:
@@ -61,4 +63,4 @@ def _fold(layout: TaskLayout) -> Iterator[tuple[TaskLayout, TaskLayout, Ints]]:
     part = TaskLayout.from_arrays(
         part.row_tasks[order], part.row_N[order], part.label_N[order], num_tasks=len(layout), num_rows=layout.num_rows
     )
-    yield layout.where(~asked_N), part, np.minimum(part.counts // 2, MOST_ROWS)
+    yield layout.where(~asked_N), part, part.counts // 2

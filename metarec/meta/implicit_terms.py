@@ -18,29 +18,30 @@ from metarec.tasks.batch import Batch
 def vectors(scorer: CatalogueScorer, theta: MetaParams, support: Batch, phi_IE: Tensor, bias_I: Tensor) -> Tensor:
     """The task vectors (T, E)."""
     chol_TDD, weight_TS, prior_TD = system(scorer, theta, support, phi_IE, bias_I)
-    moment_TE = torch.einsum("ts,tse->te", weight_TS, phi_IE[support.row_TN])
-    w_TD = torch.cholesky_solve((prior_TD + moment_TE[:, : prior_TD.shape[1]])[..., None], chol_TDD)[..., 0]
+    dim = prior_TD.shape[1]
+    moment_TD = torch.einsum("ts,tsd->td", weight_TS, phi_IE[:, :dim][support.row_TN])
+    w_TD = torch.cholesky_solve((prior_TD + moment_TD)[..., None], chol_TDD)[..., 0]
     start_TD = scorer.task_prior(theta, support.tables.tasks, support.task_T)
     w_TD = start_TD + trust(theta) * (w_TD - start_TD)
-    stage_TR = stage_weights(support, w_TD.dtype)
-    near_TSN = phi_IE[support.row_TN][..., w_TD.shape[1] + stage_TR.shape[1] :]
-    return torch.cat([w_TD, stage_TR, (near_TSN * neighbour_weights(theta, support, near_TSN)).sum(1)], 1)
+    near_IN = phi_IE[:, dim + NUM_STAGES :]
+    total_TN = torch.einsum("ts,tsn->tn", support.mask_TN.to(near_IN.dtype), near_IN[support.row_TN])
+    near_TN = total_TN * neighbour_weights(theta, support, near_IN.shape[1], near_IN.dtype)
+    return torch.cat([w_TD, stage_weights(support, w_TD.dtype), near_TN], 1)
 
 
-def neighbour_weights(theta: MetaParams, support: Batch, near_TSN: Tensor) -> Tensor:
-    """What the support rows count for on the axes of neighbours (T, S, N), 0 where padded.
+def neighbour_weights(theta: MetaParams, support: Batch, width: int, dtype: torch.dtype) -> Tensor:
+    """What each support row of a task counts for on the axes of neighbours (T, N = `width`).
 
     On the axes of cosines nu in all, on those of the regression omega each; the one ends where the last stage begins, the other
     begins there: few rows have neighbours, many are there to regress on.
     """
-    half, mask_TS = near_TSN.shape[2] // 2, support.mask_TN.to(near_TSN.dtype)
+    half, size_T = width // 2, support.mask_TN.sum(1).to(dtype)
     if not half:  # trained before there were neighbours
-        return torch.zeros_like(near_TSN)
-    nu, omega = theta["near.weight"].to(near_TSN.dtype)
-    size_T = mask_TS.sum(1)
+        return size_T.new_zeros(len(size_T), 0)
+    nu, omega = theta["near.weight"].to(dtype)
     many_T = stages(size_T)[:, -1]
     each_T2 = torch.stack([nu * (1 - many_T) / size_T.clamp_min(1), omega * many_T], 1)
-    return mask_TS[..., None] * each_T2.repeat_interleave(half, 1)[:, None]
+    return each_T2.repeat_interleave(half, 1)
 
 
 def system(
@@ -75,7 +76,8 @@ def parts(scorer: CatalogueScorer, theta: MetaParams, support: Batch, query: Bat
     gamma, start_TD = trust(theta), scorer.task_prior(theta, support.tables.tasks, support.task_T)
     start_TQ = torch.einsum("tqd,td->tq", phi_TQD, start_TD)
     kernel_TQS = lifted_TDQ.mT @ phi_TSD.mT
-    near_TQS = near_TQN @ (near_TSN * neighbour_weights(theta, support, near_TSN)).mT
+    weight_TN = neighbour_weights(theta, support, dims[2], prior_TD.dtype)
+    near_TQS = (near_TQN * weight_TN[:, None]) @ (near_TSN * support.mask_TN[..., None]).mT
     return {
         "global": torch.zeros_like(item_TQ),
         "item": item_TQ,

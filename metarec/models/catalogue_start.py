@@ -213,7 +213,7 @@ class Asked:
         task_T = Asked.tasks(layout, shots_T) if task_T is None else task_T
         place_T = np.full(len(layout), -1)
         place_T[task_T] = np.arange(len(task_T))
-        held_N = _ranks(layout) < shots_T[layout.row_tasks]
+        held_N = ranks(layout) < shots_T[layout.row_tasks]
         held_AI = np.zeros((len(task_T), layout.num_rows), bool)
         target_AI = held_AI.copy()
         for table_AI, part_N in ((held_AI, held_N), (target_AI, ~held_N)):
@@ -241,7 +241,7 @@ def _ages(layout: TaskLayout) -> Floats:
     return age_N
 
 
-def _ranks(layout: TaskLayout) -> Ints:
+def ranks(layout: TaskLayout) -> Ints:
     """How many rows of the same task come before each one."""
     return np.arange(len(layout.row_N)) - np.repeat(layout.start_T1[:-1], layout.counts)
 
@@ -251,7 +251,7 @@ def _shares(layout: TaskLayout, weight_N: Floats, stages: tuple[int, ...]) -> Fl
 
     A task weighs as much as its newest row.
     """
-    size, rank_N = layout.num_rows, _ranks(layout)
+    size, rank_N = layout.num_rows, ranks(layout)
     weight_T = np.zeros(len(layout))
     np.maximum.at(weight_T, layout.row_tasks, weight_N)
     found: list[Floats] = []

@@ -192,7 +192,7 @@ def test_of_many_support_rows_the_regression_is_added_to_the_score_instead() -> 
         mask_TN=torch.arange(41) < torch.tensor([20, 30, 40, 41, 1, 0])[:, None],
         timestamp_TN=None,
     )
-    total_TN = neighbour_weights(theta, full, torch.ones(6, 41, NEAR).double()).sum(1)
+    total_TN = neighbour_weights(theta, full, NEAR, torch.float64) * full.mask_TN.sum(1)[:, None]
     many = float(np.log(31 / 21) / np.log(41 / 21))
     cosine_T = nu * torch.tensor([1.0, 1 - many, 0.0, 0.0, 1.0, 0.0]).double()
     regression_T = omega * torch.tensor([0.0, 30 * many, 40.0, 41.0, 0.0, 0.0]).double()

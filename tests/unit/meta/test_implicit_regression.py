@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from metarec.meta import implicit_regression
 from metarec.meta.implicit import ImplicitAlpaca
 from metarec.meta.implicit_regression import FOLDS, MANY, MOST_ROWS, MULTIPLES, choose_regression
 from metarec.models.catalogue_scorer import CatalogueScorer
+from metarec.models.catalogue_start import Asked
 from metarec.models.contract import MetaParams
 from metarec.tasks.batch import Batch, EntityTable, Tables
 from metarec.tasks.layout import TaskLayout
@@ -112,6 +114,62 @@ def test_supports_end_at_a_bound() -> None:
     table = EntityTable(code_N=torch.arange(1, size + 1), dense_NP=torch.zeros(size, 1), blocks=(("x", 0, 1),), num_codes=size)
     choose_regression(layout, Tables(tasks=table, rows=table), theta_of, scores)
     assert sizes == {MOST_ROWS}
+
+
+def test_with_times_the_newest_rows_before_a_cut_are_the_support() -> None:
+    size, tasks = 4 * MOST_ROWS, 25
+    time_N = np.arange(size)[None] * 1000.0 + np.arange(tasks)[:, None]
+    layout = TaskLayout.from_arrays(
+        np.repeat(np.arange(tasks), size), np.tile(np.arange(size), tasks), np.ones(size * tasks, np.float32), time_N.ravel()
+    )
+    known: list[TaskLayout] = []
+    asked: list[Batch] = []
+
+    def start(before: TaskLayout) -> MetaParams:
+        known.append(before)
+        return theta_of()
+
+    def scores(theta: MetaParams, support: Batch) -> Tensor:
+        asked.append(support)
+        return torch.zeros(support.num_tasks, size)
+
+    table = EntityTable(code_N=torch.arange(1, size + 1), dense_NP=torch.zeros(size, 1), blocks=(("x", 0, 1),), num_codes=size)
+    choose_regression(layout, Tables(tasks=table, rows=table), start, scores)
+    assert len(known) == 5
+    for before, support in zip(known, asked[:: len(MULTIPLES)], strict=True):
+        for task, row_S, mask_S in zip(support.task_T.tolist(), support.row_TN, support.mask_TN, strict=True):
+            held = int(before.counts[task])
+            assert row_S[mask_S].tolist() == list(range(held - MOST_ROWS, held))
+
+
+def test_rows_that_are_known_are_never_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tasks that hold more rows than a support set takes, too."""
+    size, tasks = 3 * MOST_ROWS, 25
+    time_N = np.arange(size)[None] * 1000.0 + np.arange(tasks)[:, None]
+    layout = TaskLayout.from_arrays(
+        np.repeat(np.arange(tasks), size), np.tile(np.arange(size), tasks), np.ones(size * tasks, np.float32), time_N.ravel()
+    )
+    known: list[TaskLayout] = []
+    checked = 0
+
+    def start(before: TaskLayout) -> MetaParams:
+        known.append(before)
+        return theta_of()
+
+    def gains(test: Asked, score_AI: Tensor) -> np.ndarray:
+        nonlocal checked
+        for place, task in enumerate(test.task_T.tolist()):
+            held = int(known[-1].counts[task])
+            assert np.flatnonzero(test.target_AI[place]).min() >= held
+            assert test.held_AI[place, :held].all()
+            checked += 1
+        return np.zeros(len(test.task_T))
+
+    monkeypatch.setattr(implicit_regression, "gains", gains)
+    table = EntityTable(code_N=torch.arange(1, size + 1), dense_NP=torch.zeros(size, 1), blocks=(("x", 0, 1),), num_codes=size)
+    tables = Tables(tasks=table, rows=table)
+    assert choose_regression(layout, tables, start, lambda _, support: torch.zeros(support.num_tasks, size)) == 1.0
+    assert checked == 5 * tasks * len(MULTIPLES)
 
 
 def test_the_head_starts_from_a_multiple_unless_nothing_is_to_be_weighed() -> None:
