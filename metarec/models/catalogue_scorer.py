@@ -100,8 +100,12 @@ class CatalogueScorer:
         penalty_PP = self.profile_ridge * _roughness(profile_TP, tasks.blocks)
         profile_PD = _ridge(profile_TP - centre_P, torch.from_numpy(axes.place_TD), weight_T, penalty_PP)
         dim, near = self.embedding_dim, self.embedding_dim + 1 + NUM_STAGES
-        parts: dict[str, slice | int] = {"row.{}": slice(dim), "row.{}_bias": dim, "row.{}_stage": slice(dim + 1, near)}
-        parts["near.{}"] = slice(near, None)
+        parts: dict[str, slice | int] = {
+            "row.{}": slice(dim),
+            "row.{}_bias": dim,
+            "row.{}_stage": slice(dim + 1, near),
+            "near.{}": slice(near, None),
+        }
         started = {
             **{name.format("id"): id_CE[:, part] for name, part in parts.items()},
             **{name.format("content"): map_PE[:, part] for name, part in parts.items()},

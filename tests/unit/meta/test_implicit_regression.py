@@ -35,6 +35,31 @@ def tables_of() -> Tables:
     return Tables(tasks=table(TASKS), rows=table(ROWS))
 
 
+def wide(size: int, tasks: int, *, timed: bool) -> tuple[TaskLayout, Tables]:
+    """Tasks that all hold every row of the catalogue; with times they take them in step."""
+    time_N = (np.arange(size)[None] * 1000.0 + np.arange(tasks)[:, None]).ravel() if timed else None
+    layout = TaskLayout.from_arrays(
+        np.repeat(np.arange(tasks), size), np.tile(np.arange(size), tasks), np.ones(size * tasks, np.float32), time_N
+    )
+    table = EntityTable(code_N=torch.arange(1, size + 1), dense_NP=torch.zeros(size, 1), blocks=(("x", 0, 1),), num_codes=size)
+    return layout, Tables(tasks=table, rows=table)
+
+
+class Witness:
+    """A start and scores, all alike, that remember what they were given."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.known, self.asked = size, list[TaskLayout](), list[Batch]()
+
+    def start(self, before: TaskLayout) -> MetaParams:
+        self.known.append(before)
+        return theta_of()
+
+    def scores(self, theta: MetaParams, support: Batch) -> Tensor:
+        self.asked.append(support)
+        return torch.zeros(support.num_tasks, self.size)
+
+
 def theta_of(_: TaskLayout | None = None) -> MetaParams:
     return {"near.weight": torch.tensor([0.4, 0.5])}
 
@@ -67,19 +92,9 @@ def test_omega_stands_until_a_multiple_is_better_by_a_standard_error(found: int,
 
 
 def test_without_times_a_fifth_of_the_tasks_is_asked_by_half_of_their_rows_from_a_start_without_them() -> None:
-    known: list[TaskLayout] = []
-    asked: list[Batch] = []
-
-    def start(before: TaskLayout) -> MetaParams:
-        known.append(before)
-        return theta_of()
-
-    def scores(theta: MetaParams, support: Batch) -> Tensor:
-        asked.append(support)
-        return torch.zeros(support.num_tasks, ROWS)
-
-    layout = layout_of(timed=False)
-    choose_regression(layout, tables_of(), start, scores)
+    layout, witness = layout_of(timed=False), Witness(ROWS)
+    choose_regression(layout, tables_of(), witness.start, witness.scores)
+    known, asked = witness.known, witness.asked
     task_A = asked[0].task_T.numpy()
     assert len(known) == 1
     assert len(task_A) == TASKS / FOLDS
@@ -102,41 +117,18 @@ def test_tasks_of_few_rows_are_not_asked() -> None:
 
 
 def test_supports_end_at_a_bound() -> None:
-    size = 2 * MOST_ROWS + 50
-    row_N = np.tile(np.arange(size), 30)
-    layout = TaskLayout.from_arrays(np.repeat(np.arange(30), size), row_N, np.ones(len(row_N), np.float32))
-    sizes: set[int] = set()
-
-    def scores(theta: MetaParams, support: Batch) -> Tensor:
-        sizes.update(support.mask_TN.sum(1).tolist())
-        return torch.zeros(support.num_tasks, size)
-
-    table = EntityTable(code_N=torch.arange(1, size + 1), dense_NP=torch.zeros(size, 1), blocks=(("x", 0, 1),), num_codes=size)
-    choose_regression(layout, Tables(tasks=table, rows=table), theta_of, scores)
-    assert sizes == {MOST_ROWS}
+    layout, tables = wide(2 * MOST_ROWS + 50, 30, timed=False)
+    witness = Witness(layout.num_rows)
+    choose_regression(layout, tables, witness.start, witness.scores)
+    assert {size for support in witness.asked for size in support.mask_TN.sum(1).tolist()} == {MOST_ROWS}
 
 
 def test_with_times_the_newest_rows_before_a_cut_are_the_support() -> None:
-    size, tasks = 4 * MOST_ROWS, 25
-    time_N = np.arange(size)[None] * 1000.0 + np.arange(tasks)[:, None]
-    layout = TaskLayout.from_arrays(
-        np.repeat(np.arange(tasks), size), np.tile(np.arange(size), tasks), np.ones(size * tasks, np.float32), time_N.ravel()
-    )
-    known: list[TaskLayout] = []
-    asked: list[Batch] = []
-
-    def start(before: TaskLayout) -> MetaParams:
-        known.append(before)
-        return theta_of()
-
-    def scores(theta: MetaParams, support: Batch) -> Tensor:
-        asked.append(support)
-        return torch.zeros(support.num_tasks, size)
-
-    table = EntityTable(code_N=torch.arange(1, size + 1), dense_NP=torch.zeros(size, 1), blocks=(("x", 0, 1),), num_codes=size)
-    choose_regression(layout, Tables(tasks=table, rows=table), start, scores)
-    assert len(known) == 5
-    for before, support in zip(known, asked[:: len(MULTIPLES)], strict=True):
+    layout, tables = wide(4 * MOST_ROWS, 25, timed=True)
+    witness = Witness(layout.num_rows)
+    choose_regression(layout, tables, witness.start, witness.scores)
+    assert len(witness.known) == 5
+    for before, support in zip(witness.known, witness.asked[:: len(MULTIPLES)], strict=True):
         for task, row_S, mask_S in zip(support.task_T.tolist(), support.row_TN, support.mask_TN, strict=True):
             held = int(before.counts[task])
             assert row_S[mask_S].tolist() == list(range(held - MOST_ROWS, held))
@@ -144,32 +136,21 @@ def test_with_times_the_newest_rows_before_a_cut_are_the_support() -> None:
 
 def test_rows_that_are_known_are_never_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of tasks that hold more rows than a support set takes, too."""
-    size, tasks = 3 * MOST_ROWS, 25
-    time_N = np.arange(size)[None] * 1000.0 + np.arange(tasks)[:, None]
-    layout = TaskLayout.from_arrays(
-        np.repeat(np.arange(tasks), size), np.tile(np.arange(size), tasks), np.ones(size * tasks, np.float32), time_N.ravel()
-    )
-    known: list[TaskLayout] = []
-    checked = 0
-
-    def start(before: TaskLayout) -> MetaParams:
-        known.append(before)
-        return theta_of()
+    layout, tables = wide(3 * MOST_ROWS, 25, timed=True)
+    witness, checked = Witness(layout.num_rows), 0
 
     def gains(test: Asked, score_AI: Tensor) -> np.ndarray:
         nonlocal checked
         for place, task in enumerate(test.task_T.tolist()):
-            held = int(known[-1].counts[task])
+            held = int(witness.known[-1].counts[task])
             assert np.flatnonzero(test.target_AI[place]).min() >= held
             assert test.held_AI[place, :held].all()
             checked += 1
         return np.zeros(len(test.task_T))
 
     monkeypatch.setattr(implicit_regression, "gains", gains)
-    table = EntityTable(code_N=torch.arange(1, size + 1), dense_NP=torch.zeros(size, 1), blocks=(("x", 0, 1),), num_codes=size)
-    tables = Tables(tasks=table, rows=table)
-    assert choose_regression(layout, tables, start, lambda _, support: torch.zeros(support.num_tasks, size)) == 1.0
-    assert checked == 5 * tasks * len(MULTIPLES)
+    assert choose_regression(layout, tables, witness.start, witness.scores) == 1.0
+    assert checked == 5 * 25 * len(MULTIPLES)
 
 
 def test_the_head_starts_from_a_multiple_unless_nothing_is_to_be_weighed() -> None:
