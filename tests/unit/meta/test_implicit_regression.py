@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarec.meta import implicit_regression
+from metarec.meta import implicit, implicit_regression
 from metarec.meta.implicit import ImplicitAlpaca
 from metarec.meta.implicit_regression import FOLDS, MANY, MOST_ROWS, MULTIPLES, choose_regression
 from metarec.models.catalogue_scorer import CatalogueScorer
@@ -153,14 +153,15 @@ def test_rows_that_are_known_are_never_targets(monkeypatch: pytest.MonkeyPatch) 
     assert checked == 5 * 25 * len(MULTIPLES)
 
 
-def test_the_head_starts_from_a_multiple_unless_nothing_is_to_be_weighed() -> None:
+def test_the_head_starts_from_the_multiple_unless_nothing_is_to_be_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tables = CatalogueScorer(embedding_dim=4), tables_of()
     stats = label_stats(layout_of(timed=False), tables.rows)
 
     def omega(learner: ImplicitAlpaca, scorer: CatalogueScorer = model) -> float:
         return float(learner.init(scorer, tables, torch.Generator().manual_seed(0), stats)["near.weight"][1])
 
-    assert omega(ImplicitAlpaca()) in [pytest.approx(0.2 * multiple) for multiple in MULTIPLES]
+    monkeypatch.setattr(implicit, "choose_regression", lambda *_: 16.0)
+    assert omega(ImplicitAlpaca()) == pytest.approx(3.2)
     assert omega(ImplicitAlpaca(regression=0.3, weigh_by_past=False)) == pytest.approx(0.3)
     assert omega(ImplicitAlpaca(), CatalogueScorer(embedding_dim=4, neighbour_dim=0)) == pytest.approx(0.2)
     assert omega(ImplicitAlpaca(regression=0.0)) == 0.0
