@@ -18,6 +18,7 @@ from metarec.adaptation.view import EngineView, Floats, row_at
 from metarec.errors import NotFoundError
 from metarec.meta.item_prior import closed_form, item_prior
 from metarec.meta.item_side import posterior
+from metarec.meta.leanings import History, learn_leanings
 from metarec.meta.prior_users import as_rows
 from metarec.tasks.batch import EntityTable
 from metarec.tasks.tables import encode_unknown_items
@@ -54,7 +55,8 @@ def predict_item(
 
     FailedPreconditionError when the checkpoint has no explicit closed-form head.
     """
-    head = closed_form(view.prior)
+    head, side = closed_form(view.prior), view.prior.item_side
+    place = None if side is None else side.unknown_places(item)
     mean_1E, spread_EE = item_prior(view.prior, item)
     mean_E = mean_1E[0]
     sigma2, mu = math.exp(float(head.theta["noise.log_var"][0])), float(head.theta["mu"])
@@ -68,10 +70,18 @@ def predict_item(
         return np.zeros(0, np.float32), np.zeros(0, np.float32)
     x_UE, level_U, noise_U = _rows(view, others, np.append(posterior_E[:-1], 1.0))
     mean_U = mu + level_U + x_UE @ posterior_E
+    leanings = learn_leanings(side, view.heads["explicit"], view.rows, [_history(view, support) for support in others.supports])
+    if leanings is not None and place is not None:
+        mean_U = leanings.mixed(mean_U, posterior_E, place)
     variance_U = np.einsum("ue,ef,uf->u", x_UE, covariance_EE, x_UE) + noise_U + sigma2
     if view.prior.link is not None:
         mean_U, variance_U = view.prior.link.probability(mean_U), view.prior.link.variance(mean_U)
     return mean_U.astype(np.float32), variance_U.astype(np.float32)
+
+
+def _history(view: EngineView, support: Sequence[Interaction]) -> History:
+    row_S = view.catalogue.rows(entry.item_id for entry in support)
+    return row_S, np.array([entry.label for entry in support], np.float64)
 
 
 def _rows(view: EngineView, users: TaskUsers, phi_E: Doubles) -> tuple[Doubles, Doubles, Doubles]:

@@ -15,6 +15,7 @@ from metarec.evaluation.episodes import Episodes
 from metarec.evaluation.metrics import LabelScale, Predictions
 from metarec.meta.item_prior import closed_form, item_prior
 from metarec.meta.item_side import posterior
+from metarec.meta.leanings import Leanings, learn_leanings
 from metarec.meta.prior import Prior
 from metarec.meta.prior_users import adapted_users, as_rows
 from metarec.tasks.batch import Tables
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 class ItemTasks:
@@ -31,16 +33,21 @@ class ItemTasks:
 
     def __init__(self, prior: Prior, entities: Entities, dataset: "Dataset", scale: LabelScale) -> None:
         head = closed_form(prior).prepared(prior.items)
-        layout = _histories(prior, entities, dataset)
+        self.head, self.side, self.items = head, prior.item_side, prior.items
+        self.layout = layout = _histories(prior, entities, dataset)
         mean_UE, factor_UEE = adapted_users(head, Tables(tasks=entities.items, rows=prior.items), layout)
         self.x_UE, self.level_U, self.factor_UEE = as_rows(mean_UE), mean_UE[:, -1], factor_UEE
         self.noise, self.mu = float(torch.exp(head.theta["noise.log_var"][0])), float(head.theta["mu"])
         self.link, self.scale = prior.link, scale
         self.prior_IE, self.spread_EE = item_prior(prior, entities.users)
+        self.places = None if self.side is None else self.side.unknown_places(entities.users)
+        self.asked_U: Ints = np.zeros(0, np.int64)
+        self.leanings: Leanings | None = None
 
     def __call__(self, episodes: Episodes) -> Predictions:
         """Predictions of every query row."""
         tasks = episodes.tasks
+        leanings = self._leanings(np.unique(tasks.query_item_Q))
         score_Q, variance_Q = np.zeros(len(tasks.query_item_Q)), np.zeros(len(tasks.query_item_Q))
         for task, item in enumerate(tasks.user_T):
             given = slice(tasks.support_start_T1[task], tasks.support_start_T1[task + 1])
@@ -53,12 +60,24 @@ class ItemTasks:
                     theta_E, self.spread_EE, self.x_UE[raters], residual_U, self._noise(raters, theta_E)
                 )
             x_UE = self.x_UE[others]
-            score_Q[asked] = self.mu + self.level_U[others] + x_UE @ theta_E
+            mean_U = self.mu + self.level_U + self.x_UE @ theta_E
+            if leanings is not None and self.places is not None:
+                mean_U = leanings.mixed(mean_U, theta_E, self.places[np.array([item])])
+            score_Q[asked] = mean_U[others]
             variance_Q[asked] = ((x_UE @ covariance_EE) * x_UE).sum(1) + self._noise(others, theta_E)
         if self.link is not None:
             return Predictions(score_Q=score_Q, estimate_Q=self.link.probability(score_Q), variance_Q=self.link.variance(score_Q))
         estimate_Q = np.clip(score_Q, self.scale.minimum, self.scale.maximum)
         return Predictions(score_Q=score_Q, estimate_Q=estimate_Q, variance_Q=variance_Q)
+
+    def _leanings(self, user_U: Ints) -> Leanings | None:
+        """Of all users, of whom only these come with their history; the same episodes with other shots ask for the same ones."""
+        if not np.array_equal(user_U, self.asked_U):
+            layout, self.asked_U = self.layout.select(user_U), user_U
+            slices = [layout.rows_of(task) for task in range(len(layout))]
+            histories = [(layout.row_N[rows], layout.label_N[rows].astype(np.float64)) for rows in slices]
+            self.leanings = learn_leanings(self.side, self.head, self.items, histories)
+        return self.leanings
 
     def _noise(self, user_N: NDArray[np.int64], theta_E: Floats) -> Floats:
         """Noise of the labels of these users: the head's, and what is not known of their own vectors."""

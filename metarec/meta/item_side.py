@@ -11,6 +11,7 @@ the very row (a rank-one downdate of their posterior: evidence must not count tw
 the leave-one-out error that they imply for a label (Rasmussen & Williams 2006, eqs. 5.10-5.12, weighed by E[x x'] of the raters).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,19 +21,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarec.meta.content_kernel import Blocks, Kernel
+from metarec.meta.item_vectors import item_vectors, well_known_items
+from metarec.meta.place_prior import PlacePrior, Places, learn_place_prior
 from metarec.meta.prior_users import UserVectors
 from metarec.tasks.batch import EntityTable
 
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-MIN_ROWS = 20
-"""Labels below which an item says too little about what its content makes likely."""
 MIN_ITEMS = 40
-MAX_ITEMS = 1500
-"""Anchors of the process: its cost grows with their cube."""
-MAX_ROWS = 1000
 TUNING_ITEMS = 700
+OFFSET_SHARE, VECTOR_SHARE = 0.5, 0.3
+"""What the second opinion counts."""
+VECTOR_ROWS = 150.0
+"""Raters with whom what they tell of an item's vector counts as much as what the head has learned of it."""
 STEPS = 50
 STEP_SIZE = 0.15
 JITTER = 1e-8
@@ -46,7 +48,8 @@ class ItemSide:
 
     `anchor_NP` are the encoded items it was learned from, `centre_P` and `scale_P` what makes blocks of content of them,
     `level_E` the mean of theta, `weight_NE` the process's weights of the anchors; `offset` and `taste` the kernels of b and phi.
-    Inside, b is the offset for a rater of mean taste `taste_D`: so it hardly depends on what is not known of phi.
+    Inside, b is the offset for a rater of mean taste `taste_D`: so it hardly depends on what is not known of phi. `places` is a
+    second opinion on the mean (metarec.meta.place_prior); checkpoints of before have none.
     """
 
     anchor_NP: Tensor
@@ -59,6 +62,7 @@ class ItemSide:
     spread_EE: Tensor
     offset: Kernel
     taste: Kernel
+    places: PlacePrior | None = None
 
     def mean(self, items: EntityTable, phi_ID: Tensor | None = None) -> Doubles:
         """Prior mean of theta (I, E) of items by their content; ids are not used.
@@ -70,7 +74,15 @@ class ItemSide:
         if phi_ID is None:
             phi_ID = self.level_E[:-1] + self.taste(here, anchors) @ self.weight_NE[:, :-1]
         offset_I1 = self.level_E[-1:] + self.offset(here, anchors) @ self.weight_NE[:, -1:]
-        return cast(Doubles, (torch.cat([phi_ID, offset_I1], 1) @ self._outside_EE.mT).numpy())
+        theta_IE = torch.cat([phi_ID, offset_I1], 1)
+        if self.places is not None:
+            share_E = torch.tensor([VECTOR_SHARE] * phi_ID.shape[1] + [OFFSET_SHARE], dtype=torch.float64)
+            theta_IE = theta_IE + share_E * (self.places.mean(items) - theta_IE)
+        return cast(Doubles, (theta_IE @ self._outside_EE.mT).numpy())
+
+    def unknown_places(self, items: EntityTable) -> Places | None:
+        """Where items would be that nobody has met yet; None for an item side without places."""
+        return None if self.places is None else self.places.unknown(items)
 
     @property
     def spread(self) -> Doubles:
@@ -96,9 +108,10 @@ class ItemSide:
     def to_arrays(self) -> dict[str, Tensor]:
         """As named tensors; `from_arrays` reads them back."""
         plain = {name: getattr(self, name) for name in PLAIN}
-        return plain | {
+        plain |= {
             f"{part}.{place}": value for part in ("offset", "taste") for place, value in enumerate(getattr(self, part).parameters)
         }
+        return plain | ({} if self.places is None else {f"places.{name}": v for name, v in self.places.to_arrays().items()})
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Tensor]) -> "ItemSide":
@@ -108,19 +121,28 @@ class ItemSide:
             linear_B, squared_B, variance, constant = (arrays[f"{part}.{place}"] for place in range(4))
             return Kernel(linear_B=linear_B, squared_B=squared_B, variance=variance, constant=constant)
 
-        return cls(**{name: arrays[name] for name in PLAIN}, offset=kernel("offset"), taste=kernel("taste"))
+        places = {name.removeprefix("places."): value for name, value in arrays.items() if name.startswith("places.")}
+        return cls(
+            **{name: arrays[name] for name in PLAIN},
+            offset=kernel("offset"),
+            taste=kernel("taste"),
+            places=PlacePrior.from_arrays(places) if places else None,
+        )
 
 
 PLAIN = ("anchor_NP", "centre_P", "scale_P", "block_P", "level_E", "taste_D", "weight_NE", "spread_EE")
 
 
-def learn_item_side(users: UserVectors, items: EntityTable, seed: int) -> ItemSide | None:
-    """The item side of a head with these users' vectors and rows; None when too few items have enough of them, or no content."""
+def learn_item_side(users: UserVectors, items: EntityTable, kinds: Sequence[str], seed: int) -> ItemSide | None:
+    """The item side of a head with these users' vectors and rows; None when too few items have enough of them, or no content.
+
+    `kinds` are those of the fields of `items.blocks`.
+    """
     rng = np.random.default_rng(seed)
-    anchor_N = _anchors(users, rng)
+    anchor_N = well_known_items(users, rng)
     if len(anchor_N) < MIN_ITEMS or not items.blocks:
         return None
-    theta_NE, second_EE, taste_D = _item_vectors(users, anchor_N, rng)
+    theta_NE, second_EE, taste_D = item_vectors(users, anchor_N, rng)
     dense_NP = items.dense_NP[torch.from_numpy(anchor_N)].double()
     sizes = [end - start for _, start, end in items.blocks]
     block_P = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
@@ -137,6 +159,12 @@ def learn_item_side(users: UserVectors, items: EntityTable, seed: int) -> ItemSi
     taste_ND, taste_rest_ND = _solved(taste, anchors, target_NE[:, :-1])
     offset_N1, offset_rest_N1 = _solved(offset, anchors, target_NE[:, -1:])
     rest_NE = torch.cat([taste_rest_ND, offset_rest_N1], 1)
+    count_I = np.bincount(users.item_N, minlength=users.num_items)
+    # Vectors of few raters are noise where the head's are shrunken; its offsets are so even with many, and off the level.
+    told_N1 = (count_I / (count_I + VECTOR_ROWS))[anchor_N, None]
+    vector_ND = told_N1 * theta_NE[:, :-1] + (1 - told_N1) * users.phi_IE[anchor_N, :-1]
+    known_NE = torch.from_numpy(np.column_stack([vector_ND, theta_NE[:, -1]]))
+    places = learn_place_prior(items, kinds, count_I, anchor_N, known_NE)
     # Off the diagonal a covariance of few items is noise: as if E more items had been seen without any correlation.
     square_EE, width = rest_NE.mT @ rest_NE, rest_NE.shape[1]
     diagonal_EE = torch.diag(square_EE.diagonal() / len(rest_NE)) * width
@@ -152,6 +180,7 @@ def learn_item_side(users: UserVectors, items: EntityTable, seed: int) -> ItemSi
         spread_EE=spread_EE,
         offset=offset,
         taste=taste,
+        places=places,
     )
 
 
@@ -163,40 +192,6 @@ def posterior(
     weighted_UE = x_UE / noise_U[:, None]
     covariance_EE = np.asarray(np.linalg.inv(precision_EE + weighted_UE.T @ x_UE), np.float64)
     return covariance_EE @ (precision_EE @ mean_E + weighted_UE.T @ residual_U), covariance_EE
-
-
-def _anchors(users: UserVectors, rng: np.random.Generator) -> Ints:
-    count_I = np.bincount(users.item_N, minlength=users.num_items)
-    enough = np.flatnonzero(count_I >= MIN_ROWS)
-    return np.sort(rng.permutation(enough)[:MAX_ITEMS]).astype(np.int64)
-
-
-def _item_vectors(users: UserVectors, anchor_N: Ints, rng: np.random.Generator) -> tuple[Doubles, Doubles, Doubles]:
-    """theta (N, E) of the anchors given their raters under a broad prior, E[x x'] of the raters (E, E), and their mean taste.
-
-    Tastes are taken from their mean (D,), so that x is uncorrelated with its constant.
-    """
-    order = rng.permutation(len(users.item_N))
-    order = order[np.argsort(users.item_N[order], kind="stable")]
-    first_I1 = np.searchsorted(users.item_N[order], np.arange(users.num_items + 1))
-    parts = [order[first_I1[item] : min(first_I1[item] + MAX_ROWS, first_I1[item + 1])] for item in anchor_N]
-    width = users.mean_UE.shape[1]
-    taste_D = users.mean_UE[users.user_N[np.concatenate(parts)], :-1].mean(0)
-    theta_NE, second_EE, variance = np.zeros((len(anchor_N), width)), np.zeros((width, width)), users.label_variance
-    moments = []
-    for part in parts:
-        x_UE, level_U, noise_U = users.without(part)
-        x_UE = x_UE - np.append(taste_D, 0.0)
-        weighted_UE = x_UE / noise_U[:, None]
-        moments.append((weighted_UE.T @ x_UE, weighted_UE.T @ (users.label_N[part] - users.mu - level_U)))
-        second_EE += x_UE.T @ x_UE
-    second_EE /= sum(len(part) for part in parts)
-    # A tenth of the labels' variance to the offset, another to all of the taste together.
-    square_E = np.maximum(np.diag(second_EE), 1e-12)
-    broad_E = 0.1 * max(variance, 1e-12) / (square_E * np.append(np.full(width - 1, width - 1), 1))
-    for place, (precision_EE, moment_E) in enumerate(moments):
-        theta_NE[place] = np.linalg.solve(precision_EE + np.diag(1 / broad_E), moment_E)
-    return theta_NE, second_EE, taste_D
 
 
 def _tuned(items: Blocks, target_NE: Tensor, second_EE: Tensor, num_blocks: int) -> Kernel:

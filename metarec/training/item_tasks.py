@@ -1,5 +1,7 @@
 """The item side of a trained explicit head, learned on the items and users that the head itself was trained on."""
 
+from collections.abc import Sequence
+
 import torch
 
 from metarec.meta.item_prior import is_closed_form
@@ -11,8 +13,11 @@ from metarec.training.inputs import Inputs
 from metarec.training.recipe import HeadRecipe
 
 
-def best_item_side(inputs: Inputs, recipe: HeadRecipe, head: Head, seed: int) -> ItemSide | None:
-    """None for heads that are not in closed form, whose tasks are no users, or that know too few items well."""
+def best_item_side(inputs: Inputs, kinds: Sequence[str], recipe: HeadRecipe, head: Head, seed: int) -> ItemSide | None:
+    """None for heads that are not in closed form, whose tasks are no users, or that know too few items well.
+
+    `kinds` are those of the items' encoded fields.
+    """
     if not is_closed_form(head):
         return None
     before = torch.get_num_threads()
@@ -20,6 +25,6 @@ def best_item_side(inputs: Inputs, recipe: HeadRecipe, head: Head, seed: int) ->
     torch.set_num_threads(1)
     try:
         users = user_vectors(head, inputs.users, inputs.items, inputs.layout("user", validation=False))
-        return learn_item_side(users, inputs.items, head_seed(seed, recipe.target))
+        return learn_item_side(users, inputs.items, kinds, head_seed(seed, recipe.target))
     finally:
         torch.set_num_threads(before)

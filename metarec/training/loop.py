@@ -70,7 +70,7 @@ def assemble(
         if dataset.schema.label.kind != "binary":  # whose probabilities are the link's
             heads["explicit"] = calibrated(inputs, recipes["explicit"], heads["explicit"], seed)
         watch(Progress(stage="items"))
-        item_side = best_item_side(inputs, recipes["explicit"], heads["explicit"], seed)
+        item_side = best_item_side(inputs, encoder.item_kinds, recipes["explicit"], heads["explicit"], seed)
         heads["explicit"] = with_content_process(heads["explicit"], inputs, item_side)
     watch(Progress(stage="blend"))
     return Prior(

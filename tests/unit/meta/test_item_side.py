@@ -89,6 +89,9 @@ def curved(content_IP: "np.ndarray") -> "np.ndarray":  # type: ignore[type-arg] 
     return np.column_stack([0.8 * content_IP[:, :1], np.zeros((len(content_IP), 1)), np.sign(content_IP[:, 1])])
 
 
+KINDS = ("number", "number", "vector")
+
+
 def drawn(truth: "Callable[[np.ndarray], np.ndarray]", num_items: int = 160) -> tuple[UserVectors, EntityTable]:  # type: ignore[type-arg]  # any dtype will do
     """Users known for sure, and labels of items that follow from their content."""
     rng = np.random.default_rng(3)
@@ -116,7 +119,7 @@ def drawn(truth: "Callable[[np.ndarray], np.ndarray]", num_items: int = 160) -> 
 
 @pytest.fixture(scope="module")
 def learned() -> ItemSide:
-    side = learn_item_side(*drawn(curved), 0)
+    side = learn_item_side(*drawn(curved), KINDS, 0)
     assert side is not None
     return side
 
@@ -145,7 +148,7 @@ def test_gram_matrices_of_blocks_give_the_same_kernel(learned: ItemSide) -> None
 
 def test_the_spread_is_what_content_cannot_tell() -> None:
     rng = np.random.default_rng(4)
-    side = learn_item_side(*drawn(lambda content: rng.normal(size=(len(content), 3)) * [0.2, 0.4, 0.8]), 0)
+    side = learn_item_side(*drawn(lambda content: rng.normal(size=(len(content), 3)) * [0.2, 0.4, 0.8]), KINDS, 0)
     assert side is not None
     np.testing.assert_allclose(np.sqrt(np.diag(side.spread)), [0.2, 0.4, 0.8], rtol=0.25)
 
@@ -155,12 +158,27 @@ def test_it_comes_back_from_its_arrays_as_it_was(learned: ItemSide) -> None:
     again = ItemSide.from_arrays(learned.to_arrays())
     np.testing.assert_array_equal(again.mean(items), learned.mean(items))
     np.testing.assert_array_equal(again.spread, learned.spread)
+    assert again.unknown_places(items) is not None
+
+
+def test_a_second_opinion_counts_for_its_share(learned: ItemSide) -> None:
+    """Offsets are shared for a rater of mean taste; item sides of before there were places have the first opinion alone."""
+    _, items = drawn(curved)
+    assert learned.places is not None
+    before = ItemSide.from_arrays({name: value for name, value in learned.to_arrays().items() if not name.startswith("places.")})
+    assert before.places is None
+    assert before.unknown_places(items) is None
+    found, first, second = learned.mean(items), before.mean(items), learned.places.mean(items).numpy()
+    np.testing.assert_allclose(found[:, :-1], 0.7 * first[:, :-1] + 0.3 * second[:, :-1], atol=1e-12)
+    for one in (found, first):
+        one[:, -1] += one[:, :-1] @ learned.taste_D.numpy()
+    np.testing.assert_allclose(found[:, -1], (first[:, -1] + second[:, -1]) / 2, atol=1e-12)
 
 
 def test_too_few_items_teach_nothing() -> None:
-    assert learn_item_side(*drawn(curved, MIN_ITEMS - 1), 0) is None
+    assert learn_item_side(*drawn(curved, MIN_ITEMS - 1), KINDS, 0) is None
 
 
 def test_items_without_content_have_no_item_side() -> None:
     users, items = drawn(curved)
-    assert learn_item_side(users, replace(items, dense_NP=items.dense_NP[:, :0], blocks=()), 0) is None
+    assert learn_item_side(users, replace(items, dense_NP=items.dense_NP[:, :0], blocks=()), (), 0) is None

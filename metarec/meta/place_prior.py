@@ -1,0 +1,118 @@
+"""An item's vector and offset by its place in a space of content, beside what the item side's own kernels say.
+
+Those kernels weigh fields as the known items teach them; this process weighs all alike (metarec.meta.content_space). The two err
+on different items, and both together are better than either (docs/learning.md).
+
+    theta(x) = level + sum_m exp(-|z(x) - z_m|^2 / 2) c_m        z: places
+
+is the posterior mean of a Gaussian process (Rasmussen & Williams 2006, eq. 2.25) given the known items, once more for how often
+an item will be met.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarec.meta.content_refit import SHRINKAGE
+from metarec.meta.content_space import ContentSpace, learn_space
+from metarec.tasks.batch import EntityTable
+
+Ints = NDArray[np.int64]
+
+NOISE = 0.3
+"""Of what is known of an item of many rows, where the process has variance 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where N items are, `place_ND`, and how popular: `popularity_N`, the logarithm of their interactions from its mean over
+    interactions."""
+
+    place_ND: Tensor
+    popularity_N: Tensor
+
+    def __getitem__(self, at_N: Ints) -> "Places":
+        return Places(place_ND=self.place_ND[at_N], popularity_N=self.popularity_N[at_N])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacePrior:
+    """The process, with M anchors at `place_MD`, and weights and level of F = E + 1 values: the vector, the offset for a rater of
+    mean taste, and the popularity. `popularity_C` is that of known items by id code."""
+
+    space: ContentSpace
+    place_MD: Tensor
+    weight_MF: Tensor
+    level_F: Tensor
+    popularity_C: Tensor
+
+    def mean(self, items: EntityTable) -> Tensor:
+        """Vector and offset (N, E) of items by content; ids are not used."""
+        return self._at(self.space.places(items.dense_NP))[:, :-1]
+
+    def places(self, items: EntityTable) -> Places:
+        """Where the rows of a table are, and how popular; what training has not met is as popular as content foretells."""
+        foretold = self.unknown(items)
+        known_N = self.popularity_C[items.code_N]
+        return Places(place_ND=foretold.place_ND, popularity_N=torch.where(items.code_N > 0, known_N, foretold.popularity_N))
+
+    def unknown(self, items: EntityTable) -> Places:
+        """The same as if nobody had met any of them."""
+        place_ND = self.space.places(items.dense_NP)
+        return Places(place_ND=place_ND, popularity_N=self._at(place_ND)[:, -1])
+
+    def _at(self, place_ND: Tensor) -> Tensor:
+        return self.level_F + closeness(place_ND, self.place_MD) @ self.weight_MF
+
+    def to_arrays(self) -> dict[str, Tensor]:
+        """As named tensors; `from_arrays` reads them back."""
+        space = {f"{SPACE}{name}": value for name, value in self.space.to_arrays().items()}
+        return {name: getattr(self, name) for name in PLAIN} | space
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> "PlacePrior":
+        """What `to_arrays` gave."""
+        space = {name.removeprefix(SPACE): value for name, value in arrays.items() if name.startswith(SPACE)}
+        return cls(**{name: arrays[name] for name in PLAIN}, space=ContentSpace(**space))
+
+
+SPACE = "space."
+PLAIN = ("place_MD", "weight_MF", "level_F", "popularity_C")
+
+
+def closeness(left_ND: Tensor, right_MD: Tensor) -> Tensor:
+    """exp(-|z - z'|^2 / 2), (N, M)."""
+    distance_NM = left_ND.square().sum(1, keepdim=True) + right_MD.square().sum(1) - 2 * left_ND @ right_MD.mT
+    return torch.exp(-0.5 * distance_NM.clamp_min(0))
+
+
+def learn_place_prior(items: EntityTable, kinds: Sequence[str], count_I: Ints, anchor_M: Ints, theta_ME: Tensor) -> PlacePrior:
+    """The process given vectors and offsets (for a rater of mean taste) of the known items `anchor_M`.
+
+    `kinds` are those of the items' fields, `count_I` the training interactions of all items, which are positive for known ones.
+    """
+    log_count_I = np.log(np.maximum(count_I, 1))
+    popularity_I = torch.from_numpy(log_count_I - np.average(log_count_I, weights=count_I))
+    popularity_C = torch.zeros(items.num_codes + 1, dtype=torch.float64)
+    popularity_C[items.code_N] = popularity_I
+    count_M, popularity_M = torch.from_numpy(count_I[anchor_M]).double(), popularity_I[anchor_M]
+    deviation_M2 = torch.stack([theta_ME[:, -1], popularity_M], 1)
+    deviation_M2 -= deviation_M2.mean(0)
+    said_M3 = torch.stack([deviation_M2[:, 0], torch.ones_like(count_M), deviation_M2[:, 1]], 1)
+    space = learn_space(items.dense_NP[anchor_M], items.blocks, kinds, said_M3)
+    place_MD = space.places(items.dense_NP[anchor_M], said_M3)
+    target_MF = torch.cat([theta_ME, popularity_M[:, None]], 1)
+    precision_M = count_M / (count_M + SHRINKAGE)
+    level_F = precision_M @ target_MF / precision_M.sum()
+    matrix_MM = closeness(place_MD, place_MD) + torch.diag(NOISE / precision_M)
+    return PlacePrior(
+        space=space,
+        place_MD=place_MD,
+        weight_MF=torch.cholesky_solve(target_MF - level_F, torch.linalg.cholesky(matrix_MM)),
+        level_F=level_F,
+        popularity_C=popularity_C,
+    )

@@ -1,0 +1,85 @@
+"""Items as tasks where the item side knows places: what evaluation predicts is what serving predicts."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metarec.adaptation.engine import Engine, UserInput
+from metarec.data.dataset import Dataset
+from metarec.evaluation.entities import mirrored_entities
+from metarec.evaluation.episode_file import read_episodes
+from metarec.evaluation.item_tasks import ItemTasks
+from metarec.evaluation.metrics import LabelScale
+from metarec.meta.prior import Prior
+from metarec.training.loop import fit
+from metarec.training.recipes import get_recipe
+from metarec.types import Interaction
+
+SMALL = {"epochs": "6", "batch_size": "16", "model.embedding_dim": "4", "validation_fraction": "0.1", "explicit.members": "1"}
+ASKED = ("i4", "i9")
+
+
+@pytest.fixture(scope="module")
+def prior(one_thread: None, tiny_dataset: Dataset) -> Iterator[Prior]:
+    """An explicit head whose item side is learned from items of ten rows and more; two items are hidden from it."""
+    recipe = get_recipe("alpaca").override(SMALL)
+    recipe = replace(recipe, heads=tuple(head for head in recipe.heads if head.target == "explicit"))
+    events = tiny_dataset.interactions
+    seen = ~np.isin(tiny_dataset.item_ids[events.item_N].astype(str), ASKED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metarec.meta.item_vectors.MIN_ROWS", 10)
+        yield fit(tiny_dataset.with_interactions(events.select(seen)), recipe, seed=0)
+
+
+def test_serving_and_evaluation_predict_the_same(prior: Prior, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    assert prior.item_side is not None
+    assert prior.item_side.places is not None
+    events, ids = tiny_dataset.interactions, tiny_dataset.user_ids.astype(str)
+    by_item = {item: np.flatnonzero(tiny_dataset.item_ids[events.item_N].astype(str) == item) for item in ASKED}
+    rows = [
+        (item, ids[events.user_N[row]], float(events.label_N[row]), "support" if place < 3 else "query")
+        for item, found in by_item.items()
+        for place, row in enumerate(found)
+    ]
+    path = tmp_path / "episodes.parquet"
+    pd.DataFrame(rows, columns=["item_id", "user_id", "rating", "role"]).to_parquet(path)
+    episodes = read_episodes(path, tiny_dataset.schema, "item")
+    tables = mirrored_entities(prior, tiny_dataset, episodes.user_T, episodes.item_N)
+    scale = LabelScale(minimum=-10, maximum=10, integer=False)  # wide, so that nothing is cut
+    resolved = episodes.resolve(tables)
+    found = ItemTasks(prior, tables, tiny_dataset.mirrored(), scale)(resolved)
+    users = np.asarray(tables.item_ids, object)[resolved.tasks.query_item_Q]
+
+    engine = Engine(prior)
+    without = Engine(replace(prior, item_side=replace(prior.item_side, places=None)))
+    first = 0
+    for item in ASKED:
+        told = [row for row in rows if row[0] == item and row[3] == "support"]
+        asked = [str(user) for user in users[first : first + len(by_item[item]) - len(told)]]
+        here = slice(first, first + len(asked))
+        raters, others = ([history(tiny_dataset, user) for user in part] for part in ([row[1] for row in told], asked))
+        content = tiny_dataset.items.iloc[int(item[1:])]
+        features = {"title": str(content["title"]), "genres": tuple(content["genres"]), "year": float(content["year"])}
+        mean, variance = engine.predict_item(features, raters, [row[2] for row in told], others)
+        np.testing.assert_allclose(found.score_Q[here], mean, atol=2e-4)
+        np.testing.assert_allclose(found.variance_Q[here], variance, rtol=1e-3)
+        plain, _ = without.predict_item(features, raters, [row[2] for row in told], others)
+        assert np.abs(mean - plain).max() > 1e-3
+        first += len(asked)
+
+
+def history(dataset: Dataset, user: str) -> UserInput:
+    """What a user did with the items that are not asked about, as a product backend would send it."""
+    events = dataset.interactions
+    place = int(user[1:])
+    mine = [
+        Interaction(user_id=user, item_id=str(dataset.item_ids[item]), label=float(label), timestamp=float(time))
+        for user_row, item, label, time in zip(events.user_N, events.item_N, events.label_N, events.timestamp_N, strict=True)
+        if user_row == place and str(dataset.item_ids[item]) not in ASKED
+    ]
+    profile = dataset.users.iloc[place]
+    return UserInput(support=mine, features={"gender": str(profile["gender"]), "age": float(profile["age"])})
