@@ -1,7 +1,7 @@
 """An item's vector and offset by its place in a space of content, beside what the item side's own kernels say.
 
-Those kernels weigh fields as the known items teach them; this process weighs all alike (metarec.meta.content_space). The two err
-on different items, and both together are better than either (docs/learning.md).
+Those kernels weigh fields as the known items teach them; this process weighs all alike (metarec.models.content_space). The two
+err on different items, and both together are better than either (docs/learning.md).
 
     theta(x) = level + sum_m exp(-|z(x) - z_m|^2 / 2) c_m        z: places
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarec.meta.content_refit import SHRINKAGE
-from metarec.meta.content_space import ContentSpace, learn_space
+from metarec.meta.space_learning import learn_space
+from metarec.models.content_space import ContentSpace, closeness
 from metarec.tasks.batch import EntityTable
 
 Ints = NDArray[np.int64]
@@ -42,13 +43,15 @@ class Places:
 @dataclass(frozen=True, kw_only=True)
 class PlacePrior:
     """The process, with M anchors at `place_MD`, and weights and level of F = E + 1 values: the vector, the offset for a rater of
-    mean taste, and the popularity. `popularity_C` is that of known items by id code."""
+    mean taste, and the popularity. `popularity_C` is that of known items by id code, `optimism` by how much the offsets of known
+    items, by interactions, are higher under the process than they would be if it had not been given them."""
 
     space: ContentSpace
     place_MD: Tensor
     weight_MF: Tensor
     level_F: Tensor
     popularity_C: Tensor
+    optimism: Tensor
 
     def mean(self, items: EntityTable) -> Tensor:
         """Vector and offset (N, E) of items by content; ids are not used."""
@@ -81,13 +84,7 @@ class PlacePrior:
 
 
 SPACE = "space."
-PLAIN = ("place_MD", "weight_MF", "level_F", "popularity_C")
-
-
-def closeness(left_ND: Tensor, right_MD: Tensor) -> Tensor:
-    """exp(-|z - z'|^2 / 2), (N, M)."""
-    distance_NM = left_ND.square().sum(1, keepdim=True) + right_MD.square().sum(1) - 2 * left_ND @ right_MD.mT
-    return torch.exp(-0.5 * distance_NM.clamp_min(0))
+PLAIN = ("place_MD", "weight_MF", "level_F", "popularity_C", "optimism")
 
 
 def learn_place_prior(items: EntityTable, kinds: Sequence[str], count_I: Ints, anchor_M: Ints, theta_ME: Tensor) -> PlacePrior:
@@ -103,16 +100,20 @@ def learn_place_prior(items: EntityTable, kinds: Sequence[str], count_I: Ints, a
     deviation_M2 = torch.stack([theta_ME[:, -1], popularity_M], 1)
     deviation_M2 -= deviation_M2.mean(0)
     said_M3 = torch.stack([deviation_M2[:, 0], torch.ones_like(count_M), deviation_M2[:, 1]], 1)
-    space = learn_space(items.dense_NP[anchor_M], items.blocks, kinds, said_M3)
-    place_MD = space.places(items.dense_NP[anchor_M], said_M3)
+    space, place_MD = learn_space(items.dense_NP[anchor_M], items.blocks, kinds, said_M3)
     target_MF = torch.cat([theta_ME, popularity_M[:, None]], 1)
     precision_M = count_M / (count_M + SHRINKAGE)
     level_F = precision_M @ target_MF / precision_M.sum()
-    matrix_MM = closeness(place_MD, place_MD) + torch.diag(NOISE / precision_M)
+    noise_M = NOISE / precision_M
+    inverse_MM = torch.cholesky_inverse(torch.linalg.cholesky(closeness(place_MD, place_MD) + torch.diag(noise_M)))
+    weight_MF = inverse_MM @ (target_MF - level_F)
+    # What the process leaves of a target is noise times weight, and without the anchor weight / diagonal (eq. 5.12).
+    gain_M = weight_MF[:, -2] * (1 / inverse_MM.diagonal() - noise_M)
     return PlacePrior(
         space=space,
         place_MD=place_MD,
-        weight_MF=torch.cholesky_solve(target_MF - level_F, torch.linalg.cholesky(matrix_MM)),
+        weight_MF=weight_MF,
         level_F=level_F,
         popularity_C=popularity_C,
+        optimism=count_M @ gain_M / count_M.sum(),
     )

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarec.meta.content_space import CLIP, SHRINKAGE, WEIGHT, ContentSpace, learn_space, statistics
+from metarec.meta.space_learning import WEIGHT, learn_space
+from metarec.models.content_space import CLIP, SHRINKAGE, ContentSpace, closeness, statistics
 
 BLOCKS = (("kind", 0, 5), ("year", 5, 7), ("words", 7, 17))
 KINDS = ("category", "number", "text")
@@ -22,52 +23,64 @@ def drawn(seed: int = 0, num_items: int = 60) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(dense_NP), torch.from_numpy(said_N3)
 
 
-def test_statistics_are_those_of_the_other_items_of_the_same_categories() -> None:
+def test_an_item_is_left_out_of_its_own_statistics() -> None:
+    """Its place is that of an item that the space was learned without, but for centre, scale and directions."""
     dense_NP, said_N3 = drawn()
-    field_F2 = torch.tensor([[0, NUM_CATEGORIES]])
-    found_NR = statistics(dense_NP, field_F2, dense_NP.mT @ said_N3, said_N3)
+    space, place_ND = learn_space(dense_NP, BLOCKS, KINDS, said_N3)
+    for item in (0, 7, 59):
+        others = [row for row in range(len(dense_NP)) if row != item]
+        sum_PR = torch.zeros_like(space.sum_PR)
+        for row in others:
+            for category in np.flatnonzero(dense_NP[row, :NUM_CATEGORIES]):
+                sum_PR[category] += said_N3[row]
+        without = ContentSpace(sum_PR=sum_PR, centre_Q=space.centre_Q, scale_Q=space.scale_Q, map_QD=space.map_QD)
+        torch.testing.assert_close(without.places(dense_NP[item : item + 1])[0], place_ND[item])
+
+
+def test_statistics_are_means_of_what_the_categories_said() -> None:
+    dense_NP, said_N3 = drawn()
+    space, _ = learn_space(dense_NP, BLOCKS, KINDS, said_N3)
+    found_NR = statistics(dense_NP @ space.sum_PR)
     for item in (0, 7, 59):
         offset, count, popularity = 0.0, 0.0, 0.0
         for category in np.flatnonzero(dense_NP[item, :NUM_CATEGORIES]):
             for other in np.flatnonzero(dense_NP[:, category]):
-                if other != item:
-                    offset, count, popularity = offset + said_N3[other, 0], count + 1, popularity + said_N3[other, 2]
+                offset, count, popularity = offset + said_N3[other, 0], count + 1, popularity + said_N3[other, 2]
         expected = [offset / (count + SHRINKAGE), np.log1p(count), popularity / (count + SHRINKAGE)]
         np.testing.assert_allclose(found_NR[item], expected, atol=1e-12)
 
 
-def test_an_item_nobody_knew_has_the_statistics_of_all() -> None:
-    dense_NP, said_N3 = drawn()
-    field_F2, sum_P3 = torch.tensor([[0, NUM_CATEGORIES]]), dense_NP[1:].mT @ said_N3[1:]
-    with_it_R = statistics(dense_NP, field_F2, dense_NP.mT @ said_N3, said_N3)[0]
-    torch.testing.assert_close(statistics(dense_NP[:1], field_F2, sum_P3, None)[0], with_it_R)
-
-
 def test_every_field_counts_the_same_whatever_its_width_and_unit() -> None:
     dense_NP, said_N3 = drawn()
-    space = learn_space(dense_NP, BLOCKS, KINDS, said_N3)
-    total = len(BLOCKS) + WEIGHT
-    column_NQ = torch.cat([dense_NP, statistics(dense_NP, space.field_F2, space.sum_P3, said_N3)], 1)
-    scaled_NQ = (column_NQ - space.centre_Q) / space.unit_Q
+    space, place_ND = learn_space(dense_NP, BLOCKS, KINDS, said_N3)
+    own_N = (dense_NP[:, :NUM_CATEGORIES].square().sum(1))[:, None]
+    column_NQ = torch.cat([dense_NP, statistics(dense_NP @ space.sum_PR - own_N * said_N3)], 1)
+    scaled_NQ = (column_NQ - space.centre_Q) * space.scale_Q
     for _, start, stop in BLOCKS:
         assert abs(float(scaled_NQ[:, start:stop].square().sum(1).mean()) - 1) < 1e-9
     assert abs(float(scaled_NQ[:, -3:].square().sum(1).mean()) - 3) < 1e-9
     # Nothing was cut and no direction left out: distances from the centre are those of all columns, their mean square 1.
-    assert float(scaled_NQ.abs().max()) < CLIP
-    place_ND = space.places(dense_NP, said_N3)
-    weight_Q = torch.cat([torch.ones(17), torch.full((3,), WEIGHT / 3)]).double() / total
+    assert float(scaled_NQ[:, -3:].abs().max()) < CLIP
+    weight_Q = torch.cat([torch.ones(17), torch.full((3,), WEIGHT / 3)]).double() / (len(BLOCKS) + WEIGHT)
     torch.testing.assert_close(place_ND.square().sum(1), (scaled_NQ.square() * weight_Q).sum(1))
     assert abs(float(place_ND.square().sum(1).mean()) - 1) < 1e-9
     larger = dense_NP.clone()
     larger[:, 7:] *= 1000
-    other_ND = learn_space(larger, BLOCKS, KINDS, said_N3).places(larger, said_N3)
-    torch.testing.assert_close(torch.cdist(other_ND, other_ND), torch.cdist(place_ND, place_ND), atol=1e-6, rtol=1e-6)
+    _, other_ND = learn_space(larger, BLOCKS, KINDS, said_N3)
+    torch.testing.assert_close(closeness(other_ND, other_ND), closeness(place_ND, place_ND), atol=1e-6, rtol=1e-6)
+
+
+def test_statistics_far_from_all_others_are_cut() -> None:
+    dense_NP, said_N3 = drawn()
+    space, place_ND = learn_space(dense_NP, BLOCKS, KINDS, said_N3)
+    huge = ContentSpace(sum_PR=space.sum_PR * 1e6, centre_Q=space.centre_Q, scale_Q=space.scale_Q, map_QD=space.map_QD)
+    assert float(huge.places(dense_NP).square().sum(1).max()) < 4 * float(place_ND.square().sum(1).max()) + CLIP**2
 
 
 def test_a_field_that_never_varied_says_nothing_of_any_item() -> None:
     dense_NP, said_N3 = drawn()
     dense_NP[:, 5:7] = 3.0
-    space = learn_space(dense_NP, BLOCKS, KINDS, said_N3)
+    space, _ = learn_space(dense_NP, BLOCKS, KINDS, said_N3)
     strange = dense_NP.clone()
     strange[:, 5:7] = 1e6
     torch.testing.assert_close(space.places(strange), space.places(dense_NP))
@@ -75,12 +88,13 @@ def test_a_field_that_never_varied_says_nothing_of_any_item() -> None:
 
 def test_without_categories_a_place_is_content_alone() -> None:
     dense_NP, said_N3 = drawn()
-    space = learn_space(dense_NP, BLOCKS, ("number", "number", "text"), said_N3)
-    assert space.field_F2.shape == (0, 2)
-    torch.testing.assert_close(space.places(dense_NP, said_N3), space.places(dense_NP))
+    space, place_ND = learn_space(dense_NP, BLOCKS, ("number", "number", "text"), said_N3)
+    assert space.sum_PR.shape == (17, 0)
+    torch.testing.assert_close(space.places(dense_NP), place_ND)
+    assert space.places(dense_NP[:0]).shape == (0, space.map_QD.shape[1])
 
 
 def test_it_comes_back_from_its_arrays_as_it_was() -> None:
     dense_NP, said_N3 = drawn()
-    space = learn_space(dense_NP, BLOCKS, KINDS, said_N3)
+    space, _ = learn_space(dense_NP, BLOCKS, KINDS, said_N3)
     torch.testing.assert_close(ContentSpace(**space.to_arrays()).places(dense_NP), space.places(dense_NP), atol=0, rtol=0)
