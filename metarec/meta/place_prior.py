@@ -10,7 +10,7 @@ an item will be met.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from metarec.tasks.batch import EntityTable
 
 Ints = NDArray[np.int64]
 
+CHUNK_ROWS = 4096
 NOISE = 0.3
 """Of what is known of an item of many rows, where the process has variance 1."""
 
@@ -31,26 +32,26 @@ NOISE = 0.3
 @dataclass(frozen=True, kw_only=True)
 class Places:
     """Where N items are, `place_ND`, and how popular: `popularity_N`, the logarithm of their interactions from its mean over
-    interactions."""
+    interactions. Both are float32."""
 
     place_ND: Tensor
     popularity_N: Tensor
 
-    def __getitem__(self, at_N: Ints) -> "Places":
+    def __getitem__(self, at_N: Ints | Tensor) -> "Places":
         return Places(place_ND=self.place_ND[at_N], popularity_N=self.popularity_N[at_N])
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlacePrior:
     """The process, with M anchors at `place_MD`, and weights and level of F = E + 1 values: the vector, the offset for a rater of
-    mean taste, and the popularity. `popularity_C` is that of known items by id code, `optimism` by how much the offsets of known
-    items, by interactions, are higher under the process than they would be if it had not been given them."""
+    mean taste, and the popularity. `known_C` are the places of known items by id code; `optimism` is by how much the offsets of
+    known items, by interactions, are higher under the process than they would be if it had not been given them."""
 
     space: ContentSpace
     place_MD: Tensor
     weight_MF: Tensor
     level_F: Tensor
-    popularity_C: Tensor
+    known_C: Places
     optimism: Tensor
 
     def mean(self, items: EntityTable) -> Tensor:
@@ -59,14 +60,17 @@ class PlacePrior:
 
     def places(self, items: EntityTable) -> Places:
         """Where the rows of a table are, and how popular; what training has not met is as popular as content foretells."""
-        foretold = self.unknown(items)
-        known_N = self.popularity_C[items.code_N]
-        return Places(place_ND=foretold.place_ND, popularity_N=torch.where(items.code_N > 0, known_N, foretold.popularity_N))
+        found = self.known_C[items.code_N]
+        new_N = (items.code_N == 0).nonzero()[:, 0]
+        if len(new_N):
+            foretold = self.unknown(replace(items, code_N=items.code_N[new_N], dense_NP=items.dense_NP[new_N]))
+            found.place_ND[new_N], found.popularity_N[new_N] = foretold.place_ND, foretold.popularity_N
+        return found
 
     def unknown(self, items: EntityTable) -> Places:
         """The same as if nobody had met any of them."""
         place_ND = self.space.places(items.dense_NP)
-        return Places(place_ND=place_ND, popularity_N=self._at(place_ND)[:, -1])
+        return Places(place_ND=place_ND.float(), popularity_N=self._at(place_ND)[:, -1].float())
 
     def _at(self, place_ND: Tensor) -> Tensor:
         return self.level_F + closeness(place_ND, self.place_MD) @ self.weight_MF
@@ -74,17 +78,19 @@ class PlacePrior:
     def to_arrays(self) -> dict[str, Tensor]:
         """As named tensors; `from_arrays` reads them back."""
         space = {f"{SPACE}{name}": value for name, value in self.space.to_arrays().items()}
-        return {name: getattr(self, name) for name in PLAIN} | space
+        known = {"known.place": self.known_C.place_ND, "known.popularity": self.known_C.popularity_N}
+        return {name: getattr(self, name) for name in PLAIN} | space | known
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Tensor]) -> "PlacePrior":
         """What `to_arrays` gave."""
         space = {name.removeprefix(SPACE): value for name, value in arrays.items() if name.startswith(SPACE)}
-        return cls(**{name: arrays[name] for name in PLAIN}, space=ContentSpace(**space))
+        known_C = Places(place_ND=arrays["known.place"], popularity_N=arrays["known.popularity"])
+        return cls(**{name: arrays[name] for name in PLAIN}, space=ContentSpace(**space), known_C=known_C)
 
 
 SPACE = "space."
-PLAIN = ("place_MD", "weight_MF", "level_F", "popularity_C", "optimism")
+PLAIN = ("place_MD", "weight_MF", "level_F", "optimism")
 
 
 def learn_place_prior(items: EntityTable, kinds: Sequence[str], count_I: Ints, anchor_M: Ints, theta_ME: Tensor) -> PlacePrior:
@@ -94,8 +100,6 @@ def learn_place_prior(items: EntityTable, kinds: Sequence[str], count_I: Ints, a
     """
     log_count_I = np.log(np.maximum(count_I, 1))
     popularity_I = torch.from_numpy(log_count_I - np.average(log_count_I, weights=count_I))
-    popularity_C = torch.zeros(items.num_codes + 1, dtype=torch.float64)
-    popularity_C[items.code_N] = popularity_I
     count_M, popularity_M = torch.from_numpy(count_I[anchor_M]).double(), popularity_I[anchor_M]
     deviation_M2 = torch.stack([theta_ME[:, -1], popularity_M], 1)
     deviation_M2 -= deviation_M2.mean(0)
@@ -114,6 +118,17 @@ def learn_place_prior(items: EntityTable, kinds: Sequence[str], count_I: Ints, a
         place_MD=place_MD,
         weight_MF=weight_MF,
         level_F=level_F,
-        popularity_C=popularity_C,
+        known_C=_known(items, space, popularity_I),
         optimism=count_M @ gain_M / count_M.sum(),
     )
+
+
+def _known(items: EntityTable, space: ContentSpace, popularity_I: Tensor) -> Places:
+    """By id code; 0, which no known item has, is nowhere."""
+    known_N = (items.code_N > 0).nonzero()[:, 0]
+    place_CD = torch.zeros(items.num_codes + 1, space.map_QD.shape[1])
+    popularity_C = torch.zeros(items.num_codes + 1)
+    for at_N in torch.split(known_N, CHUNK_ROWS):
+        place_CD[items.code_N[at_N]] = space.places(items.dense_NP[at_N]).float()
+    popularity_C[items.code_N[known_N]] = popularity_I[known_N].float()
+    return Places(place_ND=place_CD, popularity_N=popularity_C)
