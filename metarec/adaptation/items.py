@@ -80,6 +80,7 @@ def predict_item(
 
 
 def _history(view: EngineView, support: Sequence[Interaction]) -> History:
+    support = sorted(support, key=lambda entry: entry.timestamp)
     row_S = view.catalogue.rows(entry.item_id for entry in support)
     return row_S, np.array([entry.label for entry in support], np.float64)
 

@@ -4,9 +4,7 @@ The item side has learned which content makes items alike: a linear and a square
 by the leave-one-out error of a label (metarec.meta.item_side). Its kernel of tastes is a better judge of what an unknown row's
 vector is than a ridge regression, whose penalty is one for all fields. The process is conditioned on the totals of the known rows
 (content and own part together, as in metarec.meta.content_refit), with noise of 1 / (n / (n + SHRINKAGE)) in the kernel's unit:
-totals of rows with few interactions are mostly shrinkage. Biases are half the content map's and half what the item side's places
-say (metarec.meta.place_prior), at the level at which the content map has those of known rows, by interactions: what unknown rows
-are asked for as often as.
+totals of rows with few interactions are mostly shrinkage. Biases keep the content map, whose level is the matter there.
 
 Found on MovieLens-1M's warm ratings with films of one year, or a random twelfth of all, and 480 users hidden (docs/learning.md).
 """
@@ -16,7 +14,6 @@ from torch import Tensor
 
 from metarec.meta.content_refit import SHRINKAGE
 from metarec.meta.item_side import ItemSide
-from metarec.models.content_process import SPACE, beyond_content_map, place_biases
 from metarec.models.contract import MetaParams
 from metarec.tasks.batch import EntityTable
 
@@ -56,21 +53,4 @@ def with_process(theta: MetaParams, rows: EntityTable, count_I: Tensor, side: It
             "process.scale": scale_P,
             "process.weight": torch.exp(kernel.variance) * weight_MD,
         }
-        if side.places is not None:
-            parts |= {f"{SPACE}{name}": value for name, value in side.places.space.to_arrays().items()}
-            parts |= {
-                "process.place": side.places.place_MD,
-                "process.place_weight": side.places.weight_MF[:, -2],
-                "process.place_level": torch.zeros(()),
-                "process.taste": side.taste_D,
-            }
-    found = {**theta, **{name: value.to(theta["row.content"].dtype).contiguous() for name, value in parts.items()}}
-    return found if side.places is None else _levelled(found, rows.dense_NP, anchor_M, count_M, float(side.places.optimism))
-
-
-def _levelled(theta: MetaParams, dense_IP: Tensor, known_M: Tensor, count_M: Tensor, optimism: float) -> MetaParams:
-    """Theta whose places say as much of the known rows, were they unknown, as the content map does, by interactions."""
-    content_MP = dense_IP[known_M].to(theta["row.content"].dtype)
-    vector_MD = content_MP @ theta["row.content"] + beyond_content_map(theta, dense_IP, known_M)
-    rest_M = content_MP @ theta["row.content_bias"] - place_biases(theta, dense_IP, known_M, vector_MD)
-    return {**theta, "process.place_level": (optimism + rest_M.double() @ count_M / count_M.sum()).to(content_MP.dtype)}
+    return {**theta, **{name: value.to(theta["row.content"].dtype).contiguous() for name, value in parts.items()}}

@@ -5,7 +5,7 @@ or a kind of story, is told by how their labels lie off the items' own levels,
 
     y_j - mu - (b_j + phi_j' taste) = g(j) + noise        k(i, j) = SIGNAL exp(-|z_i - z_j|^2 / 2) + POPULAR c_i c_j
 
-with places z (metarec.models.content_space), popularities c and the mean taste of raters. For an item that nobody has met, whose
+with places z (metarec.meta.content_space), popularities c and the mean taste of raters. For an item that nobody has met, whose
 vector is a guess from content, mu + b + phi' taste + g is a second opinion on the user's label, which counts for a share beside
 the head's. What labels tell of the item's vector and offset stays what the head makes of them.
 
@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarec.meta.content_space import closeness
 from metarec.meta.item_side import ItemSide
 from metarec.meta.place_prior import Places
 from metarec.meta.prior import Head
-from metarec.models.content_space import closeness
 from metarec.tasks.batch import EntityTable
 
 Doubles = NDArray[np.float64]
@@ -44,7 +44,7 @@ MAX_ROWS = 250
 
 @dataclass(frozen=True, kw_only=True)
 class Leanings:
-    """Of U users: what theirs count (`share_U`), and user, row and weight (N,) of all that they have interacted with."""
+    """Of U users: what theirs count (`share_U`), and user, row and weight (N,) of what they have interacted with last."""
 
     taste_D: Doubles
     mu: float

@@ -1,6 +1,6 @@
 """An item's vector and offset by its place in a space of content, beside what the item side's own kernels say.
 
-Those kernels weigh fields as the known items teach them; this process weighs all alike (metarec.models.content_space). The two
+Those kernels weigh fields as the known items teach them; this process weighs all alike (metarec.meta.content_space). The two
 err on different items, and both together are better than either (docs/learning.md).
 
     theta(x) = level + sum_m exp(-|z(x) - z_m|^2 / 2) c_m        z: places
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarec.meta.content_refit import SHRINKAGE
+from metarec.meta.content_space import ContentSpace, closeness
 from metarec.meta.space_learning import learn_space
-from metarec.models.content_space import ContentSpace, closeness
 from metarec.tasks.batch import EntityTable
 
 Ints = NDArray[np.int64]
 
 CHUNK_ROWS = 4096
+"""Rows compared with all anchors at once."""
 NOISE = 0.3
 """Of what is known of an item of many rows, where the process has variance 1."""
 
@@ -44,22 +45,22 @@ class Places:
 @dataclass(frozen=True, kw_only=True)
 class PlacePrior:
     """The process, with M anchors at `place_MD`, and weights and level of F = E + 1 values: the vector, the offset for a rater of
-    mean taste, and the popularity. `known_C` are the places of known items by id code; `optimism` is by how much the offsets of
-    known items, by interactions, are higher under the process than they would be if it had not been given them."""
+    mean taste, and the popularity. `known_C` are the places of known items in training, by id code."""
 
     space: ContentSpace
     place_MD: Tensor
     weight_MF: Tensor
     level_F: Tensor
     known_C: Places
-    optimism: Tensor
 
     def mean(self, items: EntityTable) -> Tensor:
         """Vector and offset (N, E) of items by content; ids are not used."""
-        return self._at(self.space.places(items.dense_NP))[:, :-1]
+        parts = [self._at(self.space.places(dense_NP))[:, :-1] for dense_NP in torch.split(items.dense_NP, CHUNK_ROWS)]
+        return torch.cat(parts)
 
     def places(self, items: EntityTable) -> Places:
-        """Where the rows of a table are, and how popular; what training has not met is as popular as content foretells."""
+        """Where the rows of a table are, and how popular: known items where training found them, whatever has been said of their
+        content since; others where their content is, as popular as it foretells."""
         found = self.known_C[items.code_N]
         new_N = (items.code_N == 0).nonzero()[:, 0]
         if len(new_N):
@@ -69,8 +70,9 @@ class PlacePrior:
 
     def unknown(self, items: EntityTable) -> Places:
         """The same as if nobody had met any of them."""
-        place_ND = self.space.places(items.dense_NP)
-        return Places(place_ND=place_ND.float(), popularity_N=self._at(place_ND)[:, -1].float())
+        place_ND = torch.cat([self.space.places(dense_NP).float() for dense_NP in torch.split(items.dense_NP, CHUNK_ROWS)])
+        popularity_N = torch.cat([self._at(part_ND.double())[:, -1].float() for part_ND in torch.split(place_ND, CHUNK_ROWS)])
+        return Places(place_ND=place_ND, popularity_N=popularity_N)
 
     def _at(self, place_ND: Tensor) -> Tensor:
         return self.level_F + closeness(place_ND, self.place_MD) @ self.weight_MF
@@ -90,7 +92,7 @@ class PlacePrior:
 
 
 SPACE = "space."
-PLAIN = ("place_MD", "weight_MF", "level_F", "optimism")
+PLAIN = ("place_MD", "weight_MF", "level_F")
 
 
 def learn_place_prior(items: EntityTable, kinds: Sequence[str], count_I: Ints, anchor_M: Ints, theta_ME: Tensor) -> PlacePrior:
@@ -108,27 +110,23 @@ def learn_place_prior(items: EntityTable, kinds: Sequence[str], count_I: Ints, a
     target_MF = torch.cat([theta_ME, popularity_M[:, None]], 1)
     precision_M = count_M / (count_M + SHRINKAGE)
     level_F = precision_M @ target_MF / precision_M.sum()
-    noise_M = NOISE / precision_M
-    inverse_MM = torch.cholesky_inverse(torch.linalg.cholesky(closeness(place_MD, place_MD) + torch.diag(noise_M)))
-    weight_MF = inverse_MM @ (target_MF - level_F)
-    # What the process leaves of a target is noise times weight, and without the anchor weight / diagonal (eq. 5.12).
-    gain_M = weight_MF[:, -2] * (1 / inverse_MM.diagonal() - noise_M)
+    matrix_MM = closeness(place_MD, place_MD) + torch.diag(NOISE / precision_M)
     return PlacePrior(
         space=space,
         place_MD=place_MD,
-        weight_MF=weight_MF,
+        weight_MF=torch.cholesky_solve(target_MF - level_F, torch.linalg.cholesky(matrix_MM)),
         level_F=level_F,
-        known_C=_known(items, space, popularity_I),
-        optimism=count_M @ gain_M / count_M.sum(),
+        known_C=_known(items, space, popularity_I, anchor_M, place_MD),
     )
 
 
-def _known(items: EntityTable, space: ContentSpace, popularity_I: Tensor) -> Places:
+def _known(items: EntityTable, space: ContentSpace, popularity_I: Tensor, anchor_M: Ints, place_MD: Tensor) -> Places:
     """By id code; 0, which no known item has, is nowhere."""
     known_N = (items.code_N > 0).nonzero()[:, 0]
-    place_CD = torch.zeros(items.num_codes + 1, space.map_QD.shape[1])
-    popularity_C = torch.zeros(items.num_codes + 1)
+    place_ID = torch.zeros(len(items), space.map_QD.shape[1])
     for at_N in torch.split(known_N, CHUNK_ROWS):
-        place_CD[items.code_N[at_N]] = space.places(items.dense_NP[at_N]).float()
-    popularity_C[items.code_N[known_N]] = popularity_I[known_N].float()
+        place_ID[at_N] = space.places(items.dense_NP[at_N]).float()
+    place_ID[anchor_M] = place_MD.float()  # as the process has them: without what they said themselves
+    place_CD, popularity_C = torch.zeros(items.num_codes + 1, place_ID.shape[1]), torch.zeros(items.num_codes + 1)
+    place_CD[items.code_N[known_N]], popularity_C[items.code_N[known_N]] = place_ID[known_N], popularity_I[known_N].float()
     return Places(place_ND=place_CD, popularity_N=popularity_C)

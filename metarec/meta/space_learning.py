@@ -1,11 +1,12 @@
-"""The space of content of a set of known items (metarec.models.content_space)."""
+"""The space of content of a set of known items (metarec.meta.content_space)."""
 
 from collections.abc import Sequence
 
 import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships without types
 from torch import Tensor
 
-from metarec.models.content_space import STATISTICS, ContentSpace, in_units, statistics
+from metarec.meta.content_space import STATISTICS, ContentSpace, in_units, statistics
 
 MAX_DIM = 128
 WEIGHT = 2.0
@@ -37,10 +38,15 @@ def learn_space(
     for _, start, stop in blocks:
         square_Q[start:stop] = square_Q[start:stop].sum()
         weight_Q[start:stop] = 1.0
-    scale_Q = torch.where(square_Q.sqrt() > SMALLEST, square_Q.rsqrt(), 0.0)
-    # So the mean square of an item's distance from the centre is 1.
-    root_Q = (weight_Q / (len(blocks) + WEIGHT * len(fields))).sqrt()
-    scaled_NQ = in_units(column_NQ, centre_Q, scale_Q, dense_NP.shape[1]) * root_Q
+    # A category that all share tells items apart by nothing but what each has not said of itself.
+    told_NR = statistics(dense_NP @ sum_PR)
+    varied_Q = square_Q.sqrt() > SMALLEST
+    varied_Q[dense_NP.shape[1] :] &= (told_NR - told_NR.mean(0)).square().mean(0).sqrt() > SMALLEST
+    scale_Q = torch.where(varied_Q, square_Q.rsqrt(), 0.0)
+    scaled_NQ = in_units(column_NQ, centre_Q, scale_Q, dense_NP.shape[1])
+    # The mean square of an item's distance from the centre is 1, whatever varies.
+    root_Q = (weight_Q / (scaled_NQ.square() @ weight_Q).mean().clamp_min(SMALLEST)).sqrt()
+    scaled_NQ = scaled_NQ * root_Q
     map_QD = root_Q[:, None] * _directions(scaled_NQ)
     space = ContentSpace(sum_PR=sum_PR, centre_Q=centre_Q, scale_Q=scale_Q, map_QD=map_QD)
     return space, space.of_sums(dense_NP, sum_NR)
@@ -52,5 +58,6 @@ def _directions(scaled_NQ: Tensor) -> Tensor:
     from sklearn.utils.extmath import randomized_svd
 
     size = min(MAX_DIM, *scaled_NQ.shape)
-    _, _, right_DQ = randomized_svd(scaled_NQ.numpy(), n_components=size, n_iter=4, random_state=0)
+    with threadpool_limits(1):  # the same bits whatever the number of cores
+        _, _, right_DQ = randomized_svd(scaled_NQ.numpy(), n_components=size, n_iter=4, random_state=0)
     return torch.from_numpy(right_DQ.T.copy())

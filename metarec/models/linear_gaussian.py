@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metarec.errors import ConfigError
-from metarec.models.content_process import beyond_content_map, has_process, with_places
+from metarec.models.content_process import beyond_content_map, has_process
 from metarec.models.contract import FastWeights, MetaParams, ScorerInputs
 from metarec.tasks.batch import Batch, EntityTable, Tables
 
@@ -75,9 +75,7 @@ class LinearGaussian:
         phi_ND, bias_N = content_ND + own_ND * weight_N[:, None], content_bias_N + own_bias_N * weight_N
         if has_process(theta) and not bool(here_N.all()):
             place_N = (~here_N).nonzero()[:, 0]
-            at_N = place_N if row_N is None else row_N[place_N]
-            phi_ND[place_N, :-1] += beyond_content_map(theta, rows.dense_NP, at_N)
-            bias_N[place_N] = with_places(theta, rows.dense_NP, at_N, phi_ND[place_N, :-1], bias_N[place_N])
+            phi_ND[place_N, :-1] += beyond_content_map(theta, rows.dense_NP, place_N if row_N is None else row_N[place_N])
         return phi_ND, bias_N
 
     def all_features(self, theta: MetaParams, rows: EntityTable) -> tuple[Tensor, Tensor]:

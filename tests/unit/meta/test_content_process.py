@@ -1,9 +1,7 @@
 """Unknown rows by a Gaussian process over content: the equations written out, and planted rows that are no linear map."""
 
 import math
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,8 +10,7 @@ from metarec.meta.content_kernel import Kernel
 from metarec.meta.content_process import with_process
 from metarec.meta.content_refit import SHRINKAGE, refit_content
 from metarec.meta.item_side import SMALLEST_SCALE, ItemSide
-from metarec.meta.place_prior import learn_place_prior
-from metarec.models.content_process import has_process, without_process
+from metarec.models.content_process import has_process
 from metarec.models.contract import MetaParams
 from metarec.models.linear_gaussian import LinearGaussian
 from metarec.tasks.batch import EntityTable, Tables
@@ -95,36 +92,7 @@ def test_of_too_many_known_rows_the_content_map_stays(monkeypatch: pytest.Monkey
     assert with_process(theta, rows, COUNTS, side) is theta
 
 
-def with_side_places(side: ItemSide, rows: EntityTable) -> ItemSide:
-    """The item side with places, learned from vectors and offsets of the known rows."""
-    theta_ME = torch.cat([truth(rows.dense_NP[:KNOWN]), rows.dense_NP[:KNOWN, 2:3]], 1).double()
-    count_I = np.where(np.arange(ITEMS) < KNOWN, COUNTS.numpy(), 0)
-    places = learn_place_prior(rows, ("vector", "number", "number"), count_I, np.arange(KNOWN), theta_ME)
-    return replace(side, places=places, taste_D=torch.tensor([0.5, -0.2], dtype=torch.float64))
-
-
-def test_biases_are_half_those_of_places_at_the_level_of_the_content_map() -> None:
-    model, theta, rows, side = planted()
-    theta["row.content_bias"] = torch.tensor([0.1, -0.2, 0.3, 0.05])
-    side = with_side_places(side, rows)
-    assert side.places is not None
-    found = with_process(theta, rows, COUNTS, side)
-    hidden_ND, hidden_N = model.row_features(found, rows, known_N=torch.zeros(ITEMS))
-    content_N = (rows.dense_NP @ theta["row.content_bias"]).double()
-    place_N = side.places.mean(rows)[:, -1] - hidden_ND[:, :DIM].double() @ side.taste_D
-    share_M = COUNTS[:KNOWN].double() / COUNTS[:KNOWN].sum()
-    level = share_M @ (content_N - place_N)[:KNOWN] + side.places.optimism
-    torch.testing.assert_close(hidden_N.double(), 0.5 * content_N + 0.5 * (place_N + level), atol=1e-4, rtol=0)
-    before, after = model.row_features(theta, rows), model.row_features(found, rows)
-    assert torch.equal(before[0][:KNOWN], after[0][:KNOWN])
-    assert torch.equal(before[1][:KNOWN], after[1][:KNOWN])
-    torch.testing.assert_close(after[1][KNOWN:], hidden_N[KNOWN:])
-    some = torch.tensor([3, KNOWN + 1, 9, KNOWN + 2])
-    torch.testing.assert_close(model.row_features(found, rows, some)[1], after[1][some])
-    assert without_process(found).keys() == theta.keys()
-
-
-def test_known_rows_and_biases_without_places_stay_to_the_bit() -> None:
+def test_known_rows_and_biases_stay_to_the_bit() -> None:
     model, theta, rows, side = planted()
     found = with_process(theta, rows, COUNTS, side)
     assert has_process(found)

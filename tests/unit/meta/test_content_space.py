@@ -1,11 +1,12 @@
 """Places of items: fields count alike, and statistics of categories leave the item itself out."""
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from metarec.meta.content_space import CLIP, SHRINKAGE, ContentSpace, closeness, statistics
 from metarec.meta.space_learning import WEIGHT, learn_space
-from metarec.models.content_space import CLIP, SHRINKAGE, ContentSpace, closeness, statistics
 
 BLOCKS = (("kind", 0, 5), ("year", 5, 7), ("words", 7, 17))
 KINDS = ("category", "number", "text")
@@ -84,6 +85,19 @@ def test_a_field_that_never_varied_says_nothing_of_any_item() -> None:
     strange = dense_NP.clone()
     strange[:, 5:7] = 1e6
     torch.testing.assert_close(space.places(strange), space.places(dense_NP))
+
+
+def test_what_does_not_vary_does_not_bring_items_nearer_to_each_other() -> None:
+    """The kernel has one length: the mean square of places is 1 whatever part of the fields and statistics says something."""
+    dense_NP, said_N3 = drawn()
+    still = torch.cat([dense_NP, torch.ones(len(dense_NP), 8)], 1)
+    blocks = (*BLOCKS, ("empty", 17, 19), ("also", 19, 22), ("more", 22, 25))
+    _, place_ND = learn_space(still, blocks, (*KINDS, "category", "category", "number"), said_N3)
+    assert float(place_ND.square().sum(1).mean()) == pytest.approx(1.0)
+    _, alone_ND = learn_space(dense_NP, BLOCKS, KINDS, said_N3)
+    torch.testing.assert_close(closeness(place_ND, place_ND), closeness(alone_ND, alone_ND))
+    _, nothing_ND = learn_space(torch.ones(5, 3), (("one", 0, 3),), ("category",), said_N3[:5] * 0)
+    assert not nothing_ND.any()
 
 
 def test_without_categories_a_place_is_content_alone() -> None:

@@ -2,7 +2,8 @@
 
 Beside the encoded fields a place holds what other items of the same categories were like (target statistics: Micci-Barreca
 2001; Prokhorenkova et al. 2018, section 3): of a director's other films, how far their offsets lie from the mean, how many there
-are and how often they were met. All of it is reduced to its principal directions. Learned by metarec.meta.space_learning.
+are and how often they were met (an item that shares two categories counts twice). All of it is reduced to its principal
+directions. Learned by metarec.meta.space_learning.
 """
 
 from dataclasses import dataclass, fields
