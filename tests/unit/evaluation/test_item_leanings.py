@@ -15,9 +15,11 @@ from metarec.evaluation.episode_file import read_episodes
 from metarec.evaluation.item_tasks import ItemTasks
 from metarec.evaluation.metrics import LabelScale
 from metarec.meta.prior import Prior
+from metarec.training.checkpoint import load_checkpoint, save_checkpoint
 from metarec.training.loop import fit
+from metarec.training.manifest import Manifest
 from metarec.training.recipes import get_recipe
-from metarec.types import Interaction
+from metarec.types import Interaction, Item
 
 SMALL = {"epochs": "6", "batch_size": "16", "model.embedding_dim": "4", "validation_fraction": "0.1", "explicit.members": "1"}
 ASKED = ("i4", "i9")
@@ -70,6 +72,28 @@ def test_serving_and_evaluation_predict_the_same(prior: Prior, tiny_dataset: Dat
         plain, _ = without.predict_item(features, raters, [row[2] for row in told], others)
         assert np.abs(mean - plain).max() > 1e-3
         first += len(asked)
+
+
+def test_a_checkpoint_keeps_places(prior: Prior, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    recipe = get_recipe("alpaca").override(SMALL)
+    save_checkpoint(prior, tmp_path, Manifest(recipe=recipe, seed=0, data_fingerprint="d", created=0.0))
+    users = [history(tiny_dataset, f"u{user}") for user in range(6)]
+    content = {"genres": ("space",), "year": 1990.0}
+    before = Engine(prior).predict_item(content, users[:3], [5.0, 1.0, 2.0], users)
+    after = Engine(load_checkpoint(tmp_path)).predict_item(content, users[:3], [5.0, 1.0, 2.0], users)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_item_that_training_has_not_met_counts_in_a_history_by_its_content(prior: Prior, tiny_dataset: Dataset) -> None:
+    engine = Engine(prior)
+    engine.upsert([Item(item_id="new", features={"genres": ("horror",), "year": 1990.0}, revision=1)])
+    user = history(tiny_dataset, "u3")
+    known = engine.predict_item({"genres": ("horror",)}, [], [], [user])[0]
+    loved = replace(user, support=[*user.support, Interaction(user_id="u3", item_id="new", label=5.0, timestamp=9e6)])
+    hated = replace(user, support=[*user.support, Interaction(user_id="u3", item_id="new", label=1.0, timestamp=9e6)])
+    assert engine.predict_item({"genres": ("horror",)}, [], [], [hated])[0] < known
+    assert engine.predict_item({"genres": ("horror",)}, [], [], [loved])[0] > known - 0.05
 
 
 def history(dataset: Dataset, user: str) -> UserInput:

@@ -84,6 +84,19 @@ def test_each_user_is_as_they_would_be_alone(planted: tuple[ItemSide, Head, Enti
     assert learned((side, head, items, [])).mixed(np.zeros(0), theta, asked).shape == (0,)
 
 
+def test_an_unknown_item_in_a_history_is_where_its_content_is(planted: tuple[ItemSide, Head, EntityTable, list[History]]) -> None:
+    side, head, items, histories = planted
+    assert side.places is not None
+    code_N = items.code_N.clone()
+    code_N[histories[0][0][:2]] = 0
+    nameless = replace(items, code_N=code_N)
+    found = learned((side, head, nameless, histories))
+    expected = side.places.unknown(nameless)
+    place = int(np.flatnonzero(np.unique(np.concatenate([row_S for row_S, _ in histories])) == histories[0][0][0])[0])
+    torch.testing.assert_close(found.rows.place_ND[place], expected.place_ND[histories[0][0][0]])
+    torch.testing.assert_close(found.rows.popularity_N[place], expected.popularity_N[histories[0][0][0]])
+
+
 def test_of_a_long_history_the_last_rows_count(
     planted: tuple[ItemSide, Head, EntityTable, list[History]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
