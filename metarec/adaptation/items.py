@@ -3,7 +3,8 @@
 With the users' vectors w_u known, a label is linear in the item's vector and offset. The prior is the checkpoint's item side;
 where it has none (too few items to learn one from), what the head's content map tells, with the spread that id vectors have
 around it in training. A user's own uncertainty adds to the noise of their label. The item's id, if training knew it, is not used,
-as users' ids are not: the support set is all there is. Raters must come without what they said of the very item.
+as users' ids are not: the support set is all there is. Raters must come without what they said of the very item. What a user
+leans to in content is a part of what is predicted of them (metarec.meta.leanings).
 """
 
 import math

@@ -1,7 +1,8 @@
 """Predicting episodes whose tasks are items: raters come with their own histories, the item with its content and support set.
 
 A user's vector follows from their training interactions, which leave out those with the items of the episodes; then the
-item's posterior under the checkpoint's item side gives every asked label (metarec/meta/item_side.py).
+item's posterior under the checkpoint's item side gives every asked label (metarec/meta/item_side.py), with what the user leans
+to in content (metarec/meta/leanings.py).
 """
 
 from typing import TYPE_CHECKING
