@@ -69,7 +69,7 @@ class PlacePrior:
         return found
 
     def unknown(self, items: EntityTable) -> Places:
-        """The same as if nobody had met any of them."""
+        """The same by content alone, as if they had no id; what known ones said is still a part of what their categories did."""
         place_ND = torch.cat([self.space.places(dense_NP).float() for dense_NP in torch.split(items.dense_NP, CHUNK_ROWS)])
         popularity_N = torch.cat([self._at(part_ND.double())[:, -1].float() for part_ND in torch.split(place_ND, CHUNK_ROWS)])
         return Places(place_ND=place_ND, popularity_N=popularity_N)
@@ -98,7 +98,7 @@ PLAIN = ("place_MD", "weight_MF", "level_F")
 def learn_place_prior(items: EntityTable, kinds: Sequence[str], count_I: Ints, anchor_M: Ints, theta_ME: Tensor) -> PlacePrior:
     """The process given vectors and offsets (for a rater of mean taste) of the known items `anchor_M`.
 
-    `kinds` are those of the items' fields, `count_I` the training interactions of all items, which are positive for known ones.
+    `kinds` are those of the items' fields, `count_I` the interactions of all items with the users that training knows.
     """
     log_count_I = np.log(np.maximum(count_I, 1))
     popularity_I = torch.from_numpy(log_count_I - np.average(log_count_I, weights=count_I))

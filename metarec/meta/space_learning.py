@@ -11,6 +11,7 @@ from metarec.meta.content_space import STATISTICS, ContentSpace, in_units, stati
 MAX_DIM = 128
 WEIGHT = 2.0
 """Of the statistics of a field together, where the field itself weighs 1."""
+SMALLEST_SHARE = 0.1
 SMALLEST = 1e-6
 """Deviation below which a column does not vary."""
 
@@ -38,11 +39,15 @@ def learn_space(
     for _, start, stop in blocks:
         square_Q[start:stop] = square_Q[start:stop].sum()
         weight_Q[start:stop] = 1.0
-    # A category that all share tells items apart by nothing but what each has not said of itself.
+    unit_Q = square_Q.sqrt()
+    # Within a large category a mean differs by what each item has not said of itself, the negative of its own target. Such small
+    # differences must not become an axis: the unit is no less than a tenth of the deviation of what single items say.
+    said_3 = (said_N3 - said_N3.mean(0)).square().mean(0).sqrt()
+    unit_Q[dense_NP.shape[1] :] = torch.maximum(unit_Q[dense_NP.shape[1] :], SMALLEST_SHARE * said_3.repeat(len(fields)))
     told_NR = statistics(dense_NP @ sum_PR)
-    varied_Q = square_Q.sqrt() > SMALLEST
+    varied_Q = unit_Q > SMALLEST
     varied_Q[dense_NP.shape[1] :] &= (told_NR - told_NR.mean(0)).square().mean(0).sqrt() > SMALLEST
-    scale_Q = torch.where(varied_Q, square_Q.rsqrt(), 0.0)
+    scale_Q = torch.where(varied_Q, 1 / unit_Q, 0.0)
     scaled_NQ = in_units(column_NQ, centre_Q, scale_Q, dense_NP.shape[1])
     # The mean square of an item's distance from the centre is 1, whatever varies.
     root_Q = (weight_Q / (scaled_NQ.square() @ weight_Q).mean().clamp_min(SMALLEST)).sqrt()

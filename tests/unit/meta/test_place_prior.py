@@ -70,6 +70,30 @@ def test_its_mean_is_that_of_the_process(planted: Planted) -> None:
         np.testing.assert_allclose(prior.mean(items).numpy()[item], level + near @ weight, atol=1e-10)
 
 
+@pytest.mark.parametrize("other", [0, 1, 6, 50])
+def test_a_field_that_says_nothing_does_little_harm(other: int) -> None:
+    """One value of all items, or one but for a few: what sets an item's mean of the others apart there is its own offset, turned
+    round, which no new item brings along."""
+    rng = np.random.default_rng(3)
+    kind = rng.integers(0, 8, 300)
+    theta = np.column_stack([np.zeros(300), rng.normal(size=8)[kind] + 0.2 * rng.normal(size=300)])
+    empty = np.column_stack([np.ones(300), np.zeros(300)])
+    empty[rng.permutation(300)[:other]] = [0, 1]
+    dense = np.column_stack([np.eye(8)[kind], np.zeros(300)])
+    count, known = np.where(np.arange(300) < 200, 50 + rng.integers(0, 50, 300), 0), np.arange(300) < 200
+
+    def error(dense: NDArray[np.float64], blocks: tuple[tuple[str, int, int], ...]) -> float:
+        items = entity_table(dense.astype(np.float32), blocks, known)
+        kinds = ("category",) * len(blocks)
+        prior = learn_place_prior(items, kinds, count.astype(np.int64), np.arange(200), torch.from_numpy(theta[:200]))
+        return float(np.square(prior.mean(items).numpy()[200:, 1] - theta[200:, 1]).mean())
+
+    alone = error(dense, (("kind", 0, 9),))
+    beside = error(np.column_stack([dense, empty]), (("kind", 0, 9), ("empty", 9, 11)))
+    assert alone < 0.1
+    assert beside < 1.5 * alone
+
+
 def test_it_comes_back_from_its_arrays_as_it_was(planted: Planted) -> None:
     items = planted[0]
     prior = learned(planted)
