@@ -55,7 +55,7 @@ def test_ctrl_c_keeps_what_has_ended_and_the_same_command_goes_on_to_a_recommend
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(AdviseDisplay, "_report", interrupt)
-    command = ["--data", data, "--out", str(tmp_path / "out"), "--workers", "1", "--budget", "4m"]
+    command = ["--data", data, "--out", str(tmp_path / "out"), "--workers", "1", "--budget", "40m"]
     first = invoke(*command)
     assert first.exit_code == 130, first.output
     assert "s] stopping" in first.stderr
