@@ -212,7 +212,7 @@ def scenario_supports(split: Split, prior: Prior, known_N: Mask, chunk: int = 25
     edges = list(zip(tasks.support_start_T1[:-1], tasks.support_start_T1[1:], strict=True))
     rows = [(tasks.support_item_S[a:b], tasks.support_label_S[a:b].astype(np.float32), None) for a, b in edges]
     users = torch.from_numpy(tasks.user_T)
-    own = replace(tables, tasks=replace(tables.tasks, code_N=tables.tasks.code_N[users], dense_NP=tables.tasks.dense_NP[users]))
+    own = replace(tables, tasks=tables.tasks.at(users))
     return [support_batch(own, range(first, min(first + chunk, len(rows))), rows) for first in range(0, len(rows), chunk)]
 
 

@@ -56,8 +56,7 @@ def predict_item(
 
     FailedPreconditionError when the checkpoint has no explicit closed-form head.
     """
-    head, side = closed_form(view.prior), view.prior.item_side
-    place = None if side is None else side.unknown_places(item)
+    head = closed_form(view.prior)
     mean_1E, spread_EE = item_prior(view.prior, item)
     mean_E = mean_1E[0]
     sigma2, mu = math.exp(float(head.theta["noise.log_var"][0])), float(head.theta["mu"])
@@ -71,9 +70,10 @@ def predict_item(
         return np.zeros(0, np.float32), np.zeros(0, np.float32)
     x_UE, level_U, noise_U = _rows(view, others, np.append(posterior_E[:-1], 1.0))
     mean_U = mu + level_U + x_UE @ posterior_E
-    leanings = learn_leanings(side, view.heads["explicit"], view.rows, [_history(view, support) for support in others.supports])
-    if leanings is not None and place is not None:
-        mean_U = leanings.mixed(mean_U, posterior_E, place)
+    histories = [_history(view, support) for support in others.supports]
+    leanings = learn_leanings(view.prior.item_side, view.heads["explicit"], view.rows, histories)
+    if leanings is not None:
+        mean_U = leanings.mixed(mean_U, posterior_E, item)
     variance_U = np.einsum("ue,ef,uf->u", x_UE, covariance_EE, x_UE) + noise_U + sigma2
     if view.prior.link is not None:
         mean_U, variance_U = view.prior.link.probability(mean_U), view.prior.link.variance(mean_U)

@@ -110,7 +110,7 @@ class EngineView:
         if not changed or self.vectors is None:
             return self
         place_N = np.unique(self.catalogue.rows(changed))
-        fresh = _item_vectors(self.prior, _part(self.rows, place_N))
+        fresh = _item_vectors(self.prior, self.rows.at(torch.from_numpy(place_N)))
         assert fresh is not None, "whether there are vectors does not depend on the rows"
         names = [self.catalogue.ids[place] for place in place_N.tolist()]
         vectors = _placed(self.vectors, _with_shifts(fresh, names, kept), place_N, len(self.rows))
@@ -137,7 +137,7 @@ class EngineView:
 
     def _grown(self, catalogue: CatalogueSnapshot, rows: EntityTable, place_N: NDArray[np.int64]) -> "EngineView":
         place = torch.from_numpy(place_N)
-        part = _part(rows, place_N)
+        part = rows.at(torch.from_numpy(place_N))
         heads = {target: _grown_head(head, part, place, len(rows)) for target, head in self.heads.items()}
         vectors, fresh = self.vectors, _item_vectors(self.prior, part)
         if vectors is not None and fresh is not None:
@@ -193,12 +193,7 @@ def _item_vectors(prior: Prior, rows: EntityTable) -> ItemVectors | None:
 
 def row_at(table: EntityTable, place: int) -> EntityTable:
     """One row of a table, as a table."""
-    return replace(table, code_N=table.code_N[place : place + 1], dense_NP=table.dense_NP[place : place + 1])
-
-
-def _part(rows: EntityTable, place_N: NDArray[np.int64]) -> EntityTable:
-    place = torch.from_numpy(place_N)
-    return replace(rows, code_N=rows.code_N[place], dense_NP=rows.dense_NP[place])
+    return table.at(slice(place, place + 1))
 
 
 def _with_shifts(fresh: ItemVectors, item_ids: Sequence[str], shifts: Mapping[str, ItemShift]) -> ItemVectors:

@@ -34,14 +34,13 @@ class ItemTasks:
 
     def __init__(self, prior: Prior, entities: Entities, dataset: "Dataset", scale: LabelScale) -> None:
         head = closed_form(prior).prepared(prior.items)
-        self.head, self.side, self.items = head, prior.item_side, prior.items
+        self.head, self.side, self.items, self.asked = head, prior.item_side, prior.items, entities.users
         self.layout = layout = _histories(prior, entities, dataset)
         mean_UE, factor_UEE = adapted_users(head, Tables(tasks=entities.items, rows=prior.items), layout)
         self.x_UE, self.level_U, self.factor_UEE = as_rows(mean_UE), mean_UE[:, -1], factor_UEE
         self.noise, self.mu = float(torch.exp(head.theta["noise.log_var"][0])), float(head.theta["mu"])
         self.link, self.scale = prior.link, scale
         self.prior_IE, self.spread_EE = item_prior(prior, entities.users)
-        self.places = None if self.side is None else self.side.unknown_places(entities.users)
         self.asked_U: Ints = np.zeros(0, np.int64)
         self.leanings: Leanings | None = None
 
@@ -62,8 +61,8 @@ class ItemTasks:
                 )
             x_UE = self.x_UE[others]
             mean_U = self.mu + self.level_U + self.x_UE @ theta_E
-            if leanings is not None and self.places is not None:
-                mean_U = leanings.mixed(mean_U, theta_E, self.places[np.array([item])])
+            if leanings is not None:
+                mean_U = leanings.mixed(mean_U, theta_E, self.asked.at(slice(item, item + 1)))
             score_Q[asked] = mean_U[others]
             variance_Q[asked] = ((x_UE @ covariance_EE) * x_UE).sum(1) + self._noise(others, theta_E)
         if self.link is not None:

@@ -93,14 +93,7 @@ def predicted(
 
 
 def _of(tables: Tables, users: Sequence[int]) -> Tables:
-    place = torch.tensor(list(users), dtype=torch.int64)
-    tasks = tables.tasks
-    return Tables(
-        tasks=type(tasks)(
-            code_N=tasks.code_N[place], dense_NP=tasks.dense_NP[place], blocks=tasks.blocks, num_codes=tasks.num_codes
-        ),
-        rows=tables.rows,
-    )
+    return Tables(tasks=tables.tasks.at(torch.tensor(list(users), dtype=torch.int64)), rows=tables.rows)
 
 
 def _support(layout: TaskLayout, rows: Ints) -> SupportRows:

@@ -108,8 +108,7 @@ class Catalogue:
             new_ids = list(latest)
             table = replace(old.items, dense_NP=dense)
             if fresh:
-                pick = torch.tensor(fresh)
-                table = table.append(replace(table, code_N=encoded.code_N[pick], dense_NP=encoded.dense_NP[pick]))
+                table = table.append(encoded.at(torch.tensor(fresh)))
             self._snapshot = CatalogueSnapshot(
                 ids=old.ids + tuple(new_ids[k] for k in fresh),
                 row_of=row_of,

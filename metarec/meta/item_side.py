@@ -22,7 +22,7 @@ from torch import Tensor
 
 from metarec.meta.content_kernel import Blocks, Kernel
 from metarec.meta.item_vectors import item_vectors, well_known_items
-from metarec.meta.place_prior import PlacePrior, Places, learn_place_prior
+from metarec.meta.place_prior import PlacePrior, learn_place_prior
 from metarec.meta.prior_users import UserVectors
 from metarec.tasks.batch import EntityTable
 
@@ -79,10 +79,6 @@ class ItemSide:
             share_E = torch.tensor([VECTOR_SHARE] * phi_ID.shape[1] + [OFFSET_SHARE], dtype=torch.float64)
             theta_IE = theta_IE + share_E * (self.places.mean(items) - theta_IE)
         return cast(Doubles, (theta_IE @ self._outside_EE.mT).numpy())
-
-    def unknown_places(self, items: EntityTable) -> Places | None:
-        """Where items would be that nobody has met yet; None for an item side without places."""
-        return None if self.places is None else self.places.unknown(items)
 
     @property
     def spread(self) -> Doubles:

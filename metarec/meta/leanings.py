@@ -13,7 +13,7 @@ On five draws of 160 hidden items of P3's training data the AUC without labels r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metarec.meta.content_space import closeness
 from metarec.meta.item_side import ItemSide
-from metarec.meta.place_prior import Places
+from metarec.meta.place_prior import PlacePrior, Places
 from metarec.meta.prior import Head
 from metarec.tasks.batch import EntityTable
 
@@ -46,6 +46,7 @@ MAX_ROWS = 250
 class Leanings:
     """Of U users: what theirs count (`share_U`), and user, row and weight (N,) of what they have interacted with last."""
 
+    prior: PlacePrior
     taste_D: Doubles
     mu: float
     share_U: Doubles
@@ -54,9 +55,9 @@ class Leanings:
     row_N: Ints
     weight_N: Doubles
 
-    def mixed(self, mean_U: Doubles, theta_E: Doubles, item: Places) -> Doubles:
-        """The labels (U,) that users would give one item of this vector and offset at this place, `mean_U` being the head's."""
-        kernel_I = _kernel(self.rows, item)[:, 0].double().numpy()
+    def mixed(self, mean_U: Doubles, theta_E: Doubles, item: EntityTable) -> Doubles:
+        """The labels (U,) that users would give the one `item`, of this vector and offset, `mean_U` being the head's."""
+        kernel_I = _kernel(self.rows, self.prior.unknown(item))[:, 0].double().numpy()
         leaning_U = np.bincount(self.user_N, self.weight_N * kernel_I[self.row_N], len(self.share_U))
         level = self.mu + theta_E[-1] + theta_E[:-1] @ self.taste_D
         found: Doubles = mean_U + self.share_U * (level + leaning_U - mean_U)
@@ -75,9 +76,10 @@ def learn_leanings(side: ItemSide | None, head: Head, items: EntityTable, histor
     phi_ID, bias_I = head.theta["cache.phi"][seen_I, :-1].double().numpy(), head.theta["cache.bias"][seen_I].double().numpy()
     level_I = float(head.theta["mu"]) + bias_I + phi_ID @ taste_D
     rest_N = np.concatenate([np.zeros(0), *(label_S for _, label_S in histories)]) - level_I[at_N]
-    places = side.places.places(replace(items, code_N=items.code_N[seen_I], dense_NP=items.dense_NP[seen_I]))
+    places = side.places.places(items.at(seen_I))
     parts = [slice(first, last) for first, last in pairwise(np.cumsum(np.append(0, count_U)))]
     return Leanings(
+        prior=side.places,
         taste_D=taste_D,
         mu=float(head.theta["mu"]),
         share_U=SHARE * count_U / (count_U + ROWS),

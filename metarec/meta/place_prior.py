@@ -10,7 +10,7 @@ an item will be met.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class PlacePrior:
         found = self.known_C[items.code_N]
         new_N = (items.code_N == 0).nonzero()[:, 0]
         if len(new_N):
-            foretold = self.unknown(replace(items, code_N=items.code_N[new_N], dense_NP=items.dense_NP[new_N]))
+            foretold = self.unknown(items.at(new_N))
             found.place_ND[new_N], found.popularity_N[new_N] = foretold.place_ND, foretold.popularity_N
         return found
 
@@ -103,9 +103,8 @@ def learn_place_prior(items: EntityTable, kinds: Sequence[str], count_I: Ints, a
     log_count_I = np.log(np.maximum(count_I, 1))
     popularity_I = torch.from_numpy(log_count_I - np.average(log_count_I, weights=count_I))
     count_M, popularity_M = torch.from_numpy(count_I[anchor_M]).double(), popularity_I[anchor_M]
-    deviation_M2 = torch.stack([theta_ME[:, -1], popularity_M], 1)
-    deviation_M2 -= deviation_M2.mean(0)
-    said_M3 = torch.stack([deviation_M2[:, 0], torch.ones_like(count_M), deviation_M2[:, 1]], 1)
+    offset_M = theta_ME[:, -1]
+    said_M3 = torch.stack([offset_M - offset_M.mean(), torch.ones_like(count_M), popularity_M - popularity_M.mean()], 1)
     space, place_MD = learn_space(items.dense_NP[anchor_M], items.blocks, kinds, said_M3)
     target_MF = torch.cat([theta_ME, popularity_M[:, None]], 1)
     precision_M = count_M / (count_M + SHRINKAGE)

@@ -81,7 +81,7 @@ def user_vectors(head: Head, users: EntityTable, items: EntityTable, layout: Tas
         chosen = known[np.linspace(0, len(known) - 1, MAX_USERS).astype(np.int64)]
         layout = layout.select(chosen)
         layout = replace(layout, start_T1=np.append(layout.start_T1[chosen], layout.start_T1[-1]))
-        users = replace(users, code_N=users.code_N[chosen], dense_NP=users.dense_NP[chosen])
+        users = users.at(torch.from_numpy(chosen))
     mean_UE, factor_UEE = adapted_users(head, Tables(tasks=users, rows=items), layout)
     with torch.no_grad():
         phi_IE, bias_I = LinearGaussian.row_features(head.model, head.theta, items)  # type: ignore[arg-type]  # checked by callers

@@ -12,6 +12,7 @@ MAX_DIM = 128
 WEIGHT = 2.0
 """Of the statistics of a field together, where the field itself weighs 1."""
 SMALLEST_SHARE = 0.1
+"""Least unit of a statistic, in deviations of what single items say."""
 SMALLEST = 1e-6
 """Deviation below which a column does not vary."""
 
@@ -26,12 +27,7 @@ def learn_space(
     """
     dense_NP = dense_NP.double()
     fields = [(start, stop - 1) for (_, start, stop), kind in zip(blocks, kinds, strict=True) if kind == "category"]
-    sum_PR, own_NR = dense_NP.new_zeros(dense_NP.shape[1], STATISTICS * len(fields)), []
-    for place, (start, stop) in enumerate(fields):
-        here_NC = dense_NP[:, start:stop]
-        sum_PR[start:stop, STATISTICS * place : STATISTICS * (place + 1)] = here_NC.mT @ said_N3
-        own_NR.append(here_NC.square().sum(1, keepdim=True) * said_N3)
-    sum_NR = dense_NP @ sum_PR - torch.cat([dense_NP[:, :0], *own_NR], 1)
+    sum_PR, sum_NR = _sums(dense_NP, fields, said_N3)
     column_NQ = torch.cat([dense_NP, statistics(sum_NR)], 1)
     centre_Q = column_NQ.mean(0)
     square_Q = (column_NQ - centre_Q).square().mean(0)
@@ -39,22 +35,33 @@ def learn_space(
     for _, start, stop in blocks:
         square_Q[start:stop] = square_Q[start:stop].sum()
         weight_Q[start:stop] = 1.0
-    unit_Q = square_Q.sqrt()
+    unit_Q, told = square_Q.sqrt(), slice(dense_NP.shape[1], None)
     # Within a large category a mean differs by what each item has not said of itself, the negative of its own target. Such small
     # differences must not become an axis: the unit is no less than a tenth of the deviation of what single items say.
-    said_3 = (said_N3 - said_N3.mean(0)).square().mean(0).sqrt()
-    unit_Q[dense_NP.shape[1] :] = torch.maximum(unit_Q[dense_NP.shape[1] :], SMALLEST_SHARE * said_3.repeat(len(fields)))
-    told_NR = statistics(dense_NP @ sum_PR)
+    unit_Q[told] = torch.maximum(unit_Q[told], SMALLEST_SHARE * _deviation(said_N3).repeat(len(fields)))
     varied_Q = unit_Q > SMALLEST
-    varied_Q[dense_NP.shape[1] :] &= (told_NR - told_NR.mean(0)).square().mean(0).sqrt() > SMALLEST
+    varied_Q[told] &= _deviation(statistics(dense_NP @ sum_PR)) > SMALLEST
     scale_Q = torch.where(varied_Q, 1 / unit_Q, 0.0)
     scaled_NQ = in_units(column_NQ, centre_Q, scale_Q, dense_NP.shape[1])
     # The mean square of an item's distance from the centre is 1, whatever varies.
     root_Q = (weight_Q / (scaled_NQ.square() @ weight_Q).mean().clamp_min(SMALLEST)).sqrt()
-    scaled_NQ = scaled_NQ * root_Q
-    map_QD = root_Q[:, None] * _directions(scaled_NQ)
+    map_QD = root_Q[:, None] * _directions(scaled_NQ * root_Q)
     space = ContentSpace(sum_PR=sum_PR, centre_Q=centre_Q, scale_Q=scale_Q, map_QD=map_QD)
     return space, space.of_sums(dense_NP, sum_NR)
+
+
+def _sums(dense_NP: Tensor, fields: Sequence[tuple[int, int]], said_N3: Tensor) -> tuple[Tensor, Tensor]:
+    """What the items have said by category and field (P, R), and what their categories said to each without itself (N, R)."""
+    sum_PR, own_NR = dense_NP.new_zeros(dense_NP.shape[1], STATISTICS * len(fields)), [dense_NP[:, :0]]
+    for place, (start, stop) in enumerate(fields):
+        here_NC = dense_NP[:, start:stop]
+        sum_PR[start:stop, STATISTICS * place : STATISTICS * (place + 1)] = here_NC.mT @ said_N3
+        own_NR.append(here_NC.square().sum(1, keepdim=True) * said_N3)
+    return sum_PR, dense_NP @ sum_PR - torch.cat(own_NR, 1)
+
+
+def _deviation(value_NK: Tensor) -> Tensor:
+    return (value_NK - value_NK.mean(0)).square().mean(0).sqrt()
 
 
 def _directions(scaled_NQ: Tensor) -> Tensor:

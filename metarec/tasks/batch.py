@@ -30,6 +30,10 @@ class EntityTable:
         """The same table on `device`."""
         return replace(self, code_N=self.code_N.to(device), dense_NP=self.dense_NP.to(device))
 
+    def at(self, row_N: Tensor | slice) -> "EntityTable":
+        """These rows of the table, in this order."""
+        return replace(self, code_N=self.code_N[row_N], dense_NP=self.dense_NP[row_N])
+
     def append(self, other: "EntityTable") -> "EntityTable":
         """This table followed by the rows of `other`, which must have the same blocks."""
         assert self.blocks == other.blocks

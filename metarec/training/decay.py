@@ -118,7 +118,7 @@ def _episodes(layout: TaskLayout, inputs: Inputs, rng: np.random.Generator) -> l
     for first in range(0, len(users), CHUNK):
         chunk = users[first : first + CHUNK]
         place = torch.from_numpy(chunk)
-        tasks = replace(inputs.users, code_N=inputs.users.code_N[place], dense_NP=inputs.users.dense_NP[place])
+        tasks = inputs.users.at(place)
         tables = Tables(tasks=tasks, rows=inputs.items)
         rows = [layout.rows_of(user) for user in chunk.tolist()]
         cuts = [part.start + int(rng.integers(1, min(MAX_SUPPORT + 1, part.stop - part.start - 4))) for part in rows]

@@ -105,7 +105,7 @@ def _evidence(
         ]
         support = [(layout.row_N[rows], layout.label_N[rows], None if times is None else times[rows]) for rows in slices]
         place = torch.from_numpy(chunk)
-        tasks = replace(inputs.users, code_N=inputs.users.code_N[place], dense_NP=inputs.users.dense_NP[place])
+        tasks = inputs.users.at(place)
         batch = support_batch(Tables(tasks=tasks, rows=inputs.items), range(len(chunk)), support)
         scenario_TN = torch.zeros(batch.row_TN.shape, dtype=torch.int64)
         for task, rows in enumerate(slices):

@@ -49,8 +49,9 @@ def test_a_label_is_moved_by_the_share_of_a_process_of_the_user(
     side, head, items, histories = planted
     assert side.places is not None
     place, popular = side.places.places(items).place_ND.numpy(), side.places.places(items).popularity_N.numpy()
-    asked, theta, mean = side.places.unknown(items)[np.array([5])], np.array([0.3, -0.1, 0.2, 0.5]), np.array([3.0, 2.0, 4.0])
-    there, popularity = asked.place_ND.numpy()[0], float(asked.popularity_N[0])
+    asked, theta, mean = items.at(slice(5, 6)), np.array([0.3, -0.1, 0.2, 0.5]), np.array([3.0, 2.0, 4.0])
+    at = side.places.unknown(asked)
+    there, popularity = at.place_ND.numpy()[0], float(at.popularity_N[0])
     taste, mu = side.taste_D.numpy(), float(head.theta["mu"])
     phi, bias = head.theta["cache.phi"].double().numpy()[:, :-1], head.theta["cache.bias"].double().numpy()
 
@@ -76,7 +77,7 @@ def test_a_label_is_moved_by_the_share_of_a_process_of_the_user(
 def test_each_user_is_as_they_would_be_alone(planted: tuple[ItemSide, Head, EntityTable, list[History]]) -> None:
     side, head, items, histories = planted
     assert side.places is not None
-    asked, theta = side.places.unknown(items)[np.array([3])], np.zeros(4)
+    asked, theta = items.at(slice(3, 4)), np.zeros(4)
     together = learned(planted).mixed(np.zeros(3), theta, asked)
     for user, history in enumerate(histories):
         alone = learned((side, head, items, [history])).mixed(np.zeros(1), theta, asked)
