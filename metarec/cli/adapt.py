@@ -21,6 +21,7 @@ EXAMPLES = """Examples:
 
 \b
 metarec adapt --support 50=5 --support 181=4 --query 172 --query 1 --data data/ml-100k
+metarec adapt --kind item --feature release_year=1997 --support 405=5 --support 13=4 --query 94
 metarec adapt kids --kind scenario --query 172 --feature age=9
 metarec adapt 42 --kind user-in-scenario --scenario kids --query 172
 metarec adapt --kind scenario --file first-ratings.json --query 172"""
