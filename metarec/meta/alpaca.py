@@ -40,7 +40,7 @@ from metarec.meta.alpaca_terms import (
     variance,
 )
 from metarec.meta.contract import Metrics
-from metarec.meta.row_axes import start_axes
+from metarec.meta.start_axes import start_axes
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
 from metarec.models.linear_gaussian import LinearGaussian, unique_rows
 from metarec.tasks.batch import Batch, EntityTable, Tables, TaskBatch
@@ -60,6 +60,7 @@ class Alpaca:
     huber: query errors beyond this many units of the label cost linearly in the outer loss (Huber 1964); 0: all squared
     noise_shape: prior rows of evidence on a task's noise level; 0 keeps the noise the same for all tasks
     row_axes: axes of each of two tables that vectors of known rows are built from in training (metarec.meta.row_axes); 0: none
+    sampled_axes: further ones, of a Bayesian factorisation of the labels (metarec.meta.sampled_axes); 0: none
     """
 
     name: ClassVar[str] = "alpaca"
@@ -75,6 +76,7 @@ class Alpaca:
     huber: float = 0.0
     noise_shape: float = 8.0
     row_axes: int = 0
+    sampled_axes: int = 0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -96,8 +98,8 @@ class Alpaca:
             theta["mu"] = torch.tensor(stats.mean)
             theta["row.id_bias"] = stats.offset_C1.clone()
             theta["prior.log_var"] = theta["prior.log_var"] + 2 * math.log(max(std, 1e-3))
-        if stats is not None and self.row_axes:
-            theta |= start_axes(stats, tables.rows, self.row_axes, width - 1, generator)
+        if stats is not None:
+            theta |= start_axes(stats, tables.rows, self.row_axes, self.sampled_axes, width - 1, generator)
         return theta
 
     def adapt(self, model: Scorer, theta: MetaParams, support: Batch) -> FastWeights:

@@ -32,7 +32,7 @@ from metarec.meta.alpaca_terms import (
     variance,
 )
 from metarec.meta.contract import Metrics
-from metarec.meta.row_axes import start_axes
+from metarec.meta.start_axes import start_axes
 from metarec.models.contract import FastWeights, MetaParams, Prediction, Scorer, trainable
 from metarec.models.linear_gaussian import unique_rows
 from metarec.models.linear_targets import LinearTargets, units
@@ -63,6 +63,7 @@ class AlpacaTargets:
     huber: float = 0.0
     noise_shape: float = 8.0
     row_axes: int = 0
+    sampled_axes: int = 0
     extra_weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -85,8 +86,8 @@ class AlpacaTargets:
         theta["prior.log_var"] = theta["prior.log_var"] + 2 * torch.log(std_K[0])
         if stats is not None:
             theta["mu"], theta["row.id_bias"] = torch.tensor(stats.mean), stats.offset_C1.clone()
-        if stats is not None and self.row_axes:
-            theta |= start_axes(stats, tables.rows, self.row_axes, width - 1, generator)
+        if stats is not None:
+            theta |= start_axes(stats, tables.rows, self.row_axes, self.sampled_axes, width - 1, generator)
         offset_KC = torch.stack([part.offset_C1 for part in extra]) if extra else torch.zeros(0, codes)
         return linear.init_targets(theta, torch.tensor([part.mean for part in extra]), std_K[1:] / std_K[0], offset_KC)
 

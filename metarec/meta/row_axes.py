@@ -25,9 +25,6 @@ Floats = NDArray[np.float64]
 NORM = 2.8
 """Root mean square length of a row's axes."""
 
-MAP_SCALE = 0.035
-"""Deviation of the entries of the map of axes at the start."""
-
 ROWS_PER_AXIS = 16
 """Known rows for each axis at least: a map of many axes learns the few rows of small data by heart."""
 
@@ -51,7 +48,7 @@ def row_axes(stats: LabelStats, rows: EntityTable, dim: int) -> Tensor:
     together_N = _off_islands(task_N, code_N, (len(layout), codes))
     rest_N = layout.label_N - stats.mean - stats.offset_C1.numpy()[code_N].astype(np.float64)
     offset_T = np.bincount(task_N, rest_N, minlength=len(layout)) / np.maximum(layout.counts, 1)
-    rank = min(dim, len(np.unique(code_N[together_N & (code_N > 0)])) // ROWS_PER_AXIS)
+    rank = axes_for(len(np.unique(code_N[together_N & (code_N > 0)])), dim)
     for first, value_N in ((0, np.ones(len(code_N))), (dim, rest_N - offset_T[task_N])):
         table_TC = sp.csr_matrix((value_N * together_N, (task_N, code_N)), (len(layout), codes))
         axes_CA[:, first : first + rank] = _leading(table_TC, rank)
@@ -59,12 +56,9 @@ def row_axes(stats: LabelStats, rows: EntityTable, dim: int) -> Tensor:
     return torch.from_numpy((axes_CA * (NORM / np.sqrt(2 * max(rank, 1)))).astype(np.float32))
 
 
-def start_axes(stats: LabelStats, rows: EntityTable, axes: int, dim: int, generator: torch.Generator) -> MetaParams:
-    """What training adds to theta for `axes` axes of each table: `axes.row`, `axes.map` (2 axes, dim) and `axes.bias`."""
-    axes_CA = row_axes(stats, rows, axes)
-    width = axes_CA.shape[1]
-    map_AD = torch.randn(width, dim, generator=generator) * MAP_SCALE
-    return {"axes.row": axes_CA, "axes.map": map_AD, "axes.bias": torch.zeros(width)}
+def axes_for(known: int, most: int) -> int:
+    """How many axes, at most `most`, this many known rows may have."""
+    return min(most, known // ROWS_PER_AXIS)
 
 
 def _off_islands(task_N: NDArray[np.int64], code_N: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]:

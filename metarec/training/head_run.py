@@ -96,7 +96,10 @@ class _HeadRun:
 
     def _start(self, before: HeadState) -> HeadState:
         """The state at the start of a training, after those of `before`."""
-        generator = torch.Generator().manual_seed(self.seeds[len(before.members)])
+        member = len(before.members)
+        told = Progress(stage="start", target=self.recipe.target, member=member + 1, members=self.recipe.members)
+        self.around.watch(told)
+        generator = torch.Generator().manual_seed(self.seeds[member])
         theta = self.head.learner.init(self.head.model, self.host, generator, self.stats)
         theta = {name: value.detach().clone() for name, value in trainable(theta).items()}
         optimizer = Adam(beta2=self.recipe.beta2)

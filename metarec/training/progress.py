@@ -11,8 +11,9 @@ class Progress:
 
     `metrics` only when the epoch has ended.
 
-    `stage` names what happens where it is no outer step: left_out, features, encoder, workers, waiting, early_stop, stopping,
-    refit, items, blend, scenarios, learned, profiles, gate, unjudged, publish; `note` says more where there is more to say.
+    `stage` names what happens where it is no outer step: left_out, features, encoder, workers, waiting, start, early_stop,
+    stopping, refit, items, blend, scenarios, learned, profiles, gate, unjudged, publish;
+    `note` says more where there is more to say.
     """
 
     stage: str = "train"

@@ -11,10 +11,10 @@ EXPLICIT = HeadRecipe(
     learner="alpaca",
     model="linear_gaussian",
     # Chosen on held-out users and new items among the training users of ML-1M (docs/training.md).
-    learner_settings={"l2_id": 1.0, "l2_content": 0.003, "huber": 1.0, "row_axes": 32},
-    model_settings={"embedding_dim": 24},
-    # Three of 24 dimensions err as little as two of 32, and less than one of 40 (docs/adr/0024-members.md).
-    members=3,
+    learner_settings={"l2_id": 1.0, "l2_content": 0.003, "huber": 1.0, "row_axes": 32, "sampled_axes": 48},
+    model_settings={"embedding_dim": 40},
+    # Two of 40 dimensions err as little as three of 24 (docs/adr/0032-axes-from-a-posterior.md).
+    members=2,
     # Small supports more often than large ones: the first ratings of a user count most.
     episodes={"max_query": 500, "row_weight": 0.5, "support_skew": 1.5},
     epochs=24,
