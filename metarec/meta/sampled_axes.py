@@ -35,6 +35,10 @@ SWEEPS, UNUSED, EVERY = 40, 10, 2
 NOISE_SHAPE = 8.0
 """Labels of prior evidence on a task's noise level, as of `alpaca`."""
 
+STEPS = 64
+"""Labels are rounded to this part of their deviation: draws make the last bit of a label grow to what can be seen, and which one
+that is depends on the unit the labels come in."""
+
 LABELS_AT_ONCE = 131_072
 """Padded labels of a batch of entities."""
 
@@ -57,7 +61,7 @@ def sampled_axes(stats: LabelStats, rows: EntityTable, dim: int, generator: torc
     rank = axes_for(len(np.unique(code_N[known_N].numpy())), dim)
     if not rank:
         return axes_CA
-    label_N = (torch.from_numpy(layout.label_N)[known_N] - stats.mean) / stats.std
+    label_N = (STEPS * (torch.from_numpy(layout.label_N)[known_N].double() - stats.mean) / stats.std).round().float() / STEPS
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # whose number must not matter to a bit; a chain of draws makes a difference of a rounding grow
     try:
@@ -72,10 +76,11 @@ def sampled_axes(stats: LabelStats, rows: EntityTable, dim: int, generator: torc
 
 
 def _leading(part_CM: Tensor, rank: int) -> Tensor:
-    """Leading eigenvectors (C, rank) of part part', each times the root of its eigenvalue."""
+    """Leading eigenvectors (C, rank) of part part', each times the root of its eigenvalue, the largest entry positive."""
     value_M, vector_MM = torch.linalg.eigh(part_CM.double().mT @ part_CM.double())
     axes_CR: Tensor = part_CM.double() @ vector_MM.flip(1)[:, : min(rank, len(value_M))]
-    return axes_CR.float()
+    sign_R = axes_CR.gather(0, axes_CR.abs().argmax(0, keepdim=True)).sign()
+    return (axes_CR * sign_R).float()
 
 
 @dataclass(frozen=True, kw_only=True)
