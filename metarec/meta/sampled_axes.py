@@ -42,6 +42,9 @@ that is depends on the unit the labels come in."""
 LABELS_AT_ONCE = 131_072
 """Padded labels of a batch of entities."""
 
+ROWS_AT_ONCE = 65_536
+"""Rows that are taken to double precision at a time."""
+
 SMALLEST_NOISE = 1e-4
 """Noise variance, in units of that of the labels."""
 
@@ -66,19 +69,21 @@ def sampled_axes(stats: LabelStats, rows: EntityTable, dim: int, generator: torc
     torch.set_num_threads(1)  # whose number must not matter to a bit; a chain of draws makes a difference of a rounding grow
     try:
         sampler = _Sampler(task_N[known_N], code_N[known_N], label_N, (len(layout), rows.num_codes + 1), generator)
-        found_CR = _leading(sampler.kept(), rank)
+        held_C1 = torch.zeros(rows.num_codes + 1, 1).index_fill_(0, code_N[known_N], 1.0)  # the others are what the prior drew
+        found_CR = _leading(sampler.kept() * held_C1, rank)
     finally:
         torch.set_num_threads(before)
-    found_CR[0] = 0.0
-    found_CR[torch.bincount(code_N, minlength=len(axes_CA)) == 0] = 0.0
     axes_CA[:, : found_CR.shape[1]] = found_CR / found_CR[1:].square().sum(1).mean().sqrt().clamp_min(1e-12)
     return axes_CA
 
 
 def _leading(part_CM: Tensor, rank: int) -> Tensor:
     """Leading eigenvectors (C, rank) of part part', each times the root of its eigenvalue, the largest entry positive."""
-    value_M, vector_MM = torch.linalg.eigh(part_CM.double().mT @ part_CM.double())
-    axes_CR: Tensor = part_CM.double() @ vector_MM.flip(1)[:, : min(rank, len(value_M))]
+    gram_MM = torch.zeros(part_CM.shape[1], part_CM.shape[1], dtype=torch.float64)
+    for some_CM in part_CM.split(ROWS_AT_ONCE):
+        gram_MM += some_CM.double().mT @ some_CM.double()
+    vector_MR = torch.linalg.eigh(gram_MM)[1].flip(1)[:, :rank]
+    axes_CR: Tensor = torch.cat([some_CM.double() @ vector_MR for some_CM in part_CM.split(ROWS_AT_ONCE)])
     sign_R = axes_CR.gather(0, axes_CR.abs().argmax(0, keepdim=True)).sign()
     return (axes_CR * sign_R).float()
 
@@ -145,7 +150,7 @@ class _Sampler:
         self.random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
 
     def kept(self) -> Tensor:
-        """Of each kept sample z_i' P^(-1/2), side by side (C + 1, samples K), so that the kernel is this times its transpose."""
+        """Of each kept sample z_i' P^(-1/2), side by side (C + 1, samples K): the kernel is this times its transpose."""
         width = FACTORS + 1
         row_CK = 0.1 * self._normal(self.rows.size, width)
         task_TK = torch.zeros(self.tasks.size, width)
@@ -153,7 +158,8 @@ class _Sampler:
         task_prior, row_prior = (torch.zeros(width), 4 * eye_KK), (torch.zeros(width), 4 * eye_KK)
         held_T, held_C = (torch.bincount(at_N, minlength=size) > 0 for at_N, size in self._ends())
         noise, erratic_T = 0.7, torch.ones(self.tasks.size)
-        parts: list[Tensor] = []
+        kept = range(UNUSED, SWEEPS, EVERY)
+        root_CM = torch.zeros(self.rows.size, len(kept) * width)
         for sweep in range(SWEEPS):
             precision_N = 1 / (noise * erratic_T[self.task_N])
             z_CK = _with_one(row_CK)
@@ -164,11 +170,11 @@ class _Sampler:
             task_prior, row_prior = self._prior(task_TK[held_T]), self._prior(row_CK[held_C])
             error_N = (rest_N - (_with_one(task_TK)[self.task_N] * row_CK[self.code_N]).sum(1)).square()
             noise, erratic_T = self._noise(error_N, noise)
-            if sweep >= UNUSED and (sweep - UNUSED) % EVERY == 0:
-                root_KK = torch.linalg.cholesky(task_prior[1].double()).float()
-                parts.append(torch.linalg.solve_triangular(root_KK, _with_one(row_CK).mT, upper=False).mT)
-        side_by_side: Tensor = torch.cat(parts, 1) / len(parts) ** 0.5
-        return side_by_side
+            if sweep in kept:
+                root_KK = torch.linalg.cholesky(len(kept) * task_prior[1].double()).float()
+                first = kept.index(sweep) * width
+                root_CM[:, first : first + width] = torch.linalg.solve_triangular(root_KK, _with_one(row_CK).mT, upper=False).mT
+        return root_CM
 
     def _ends(self) -> tuple[tuple[Tensor, int], tuple[Tensor, int]]:
         return (self.task_N, self.tasks.size), (self.code_N, self.rows.size)

@@ -1,12 +1,13 @@
 """The link of binary labels: fitted where there are enough held-out tasks, and never on a handful of them."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
 
 from metarec.features.encoder import FeatureEncoder
+from metarec.meta.alpaca import Alpaca
 from metarec.meta.link import MIN_TASKS
 from metarec.meta.prior import Prior
 from metarec.training.inputs import Inputs, prepare
@@ -26,6 +27,9 @@ def test_a_few_held_out_users_do_not_set_the_level_for_everybody(
     tiny_dataset: "Dataset", small_prior: Prior, small_recipe: Recipe
 ) -> None:
     events, explicit = tiny_dataset.interactions, small_prior.head("explicit")
+    # Its scores are grades from 1 to 5; those of a head for likes are from 0 to 1.
+    quarter = cast(Alpaca, explicit.learner).rescaled(explicit.theta, 0.25)
+    explicit = replace(explicit, theta={**quarter, "mu": quarter["mu"] - 0.25})
     liked = tiny_dataset.with_interactions(replace(events, label_N=(events.label_N >= 4).astype(np.float32)))
     few = inputs(liked, small_recipe)
     assert 0 < few.validation_user_U.sum() < MIN_TASKS

@@ -108,4 +108,4 @@ def test_what_age_does_to_support_is_told_with_the_reason(
 def test_what_follows_the_heads_is_told_in_its_order(tiny_dataset: "Dataset", small_recipe: Recipe) -> None:
     seen: list[str] = []
     fit(tiny_dataset, small_recipe, seed=0, progress=lambda progress: seen.append(progress.stage))
-    assert [stage for stage in seen if stage != "train"] == ["refit", "items", "blend"]
+    assert [stage for stage in seen if stage != "train"] == ["start", "start", "start", "refit", "items", "blend"]
