@@ -12,7 +12,7 @@ from metarec.training.progress import Progress
 STAGES = {
     "features": "building the feature store",
     "encoder": "encoding features",
-    "start": "starting from who rated what, and how",
+    "start": "starting parameters",
     "early_stop": "",
     "workers": "starting Ray Train",
     "waiting": "waiting",

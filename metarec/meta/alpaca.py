@@ -98,7 +98,6 @@ class Alpaca:
             theta["mu"] = torch.tensor(stats.mean)
             theta["row.id_bias"] = stats.offset_C1.clone()
             theta["prior.log_var"] = theta["prior.log_var"] + 2 * math.log(max(std, 1e-3))
-        if stats is not None:
             theta |= start_axes(stats, tables.rows, self.row_axes, self.sampled_axes, width - 1, generator)
         return theta
 

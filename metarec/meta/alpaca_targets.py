@@ -63,7 +63,6 @@ class AlpacaTargets:
     huber: float = 0.0
     noise_shape: float = 8.0
     row_axes: int = 0
-    sampled_axes: int = 0
     extra_weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -87,7 +86,7 @@ class AlpacaTargets:
         if stats is not None:
             theta["mu"], theta["row.id_bias"] = torch.tensor(stats.mean), stats.offset_C1.clone()
         if stats is not None:
-            theta |= start_axes(stats, tables.rows, self.row_axes, self.sampled_axes, width - 1, generator)
+            theta |= start_axes(stats, tables.rows, self.row_axes, 0, width - 1, generator)
         offset_KC = torch.stack([part.offset_C1 for part in extra]) if extra else torch.zeros(0, codes)
         return linear.init_targets(theta, torch.tensor([part.mean for part in extra]), std_K[1:] / std_K[0], offset_KC)
 

@@ -11,16 +11,18 @@ has learned by heart. What outer training needs of it is which rows go together:
 the covariance of what a task says of i and of j. No sample's coordinates are another's, but all agree on this; its leading
 eigenvectors, each as long as it has variance, are the axes.
 
-Shapes: C + 1 id codes of rows, T tasks, N labels, E entities of a batch, W their labels at most, K = D + 1 factors, the last one
-of a task its offset, of a row its bias.
+Shapes: C + 1 id codes of rows, T tasks, N labels, E entities of one side or of a batch of them, W their labels at most, K = D + 1
+factors, the last one of a task its offset, of a row its bias; A axes, R of them found; M columns of all kept samples.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.stats import wishart
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from metarec.meta.row_axes import axes_for
 from metarec.tasks.batch import EntityTable
@@ -36,21 +38,24 @@ NOISE_SHAPE = 8.0
 """Labels of prior evidence on a task's noise level, as of `alpaca`."""
 
 STEPS = 64
-"""Labels are rounded to this part of their deviation: draws make the last bit of a label grow to what can be seen, and which one
-that is depends on the unit the labels come in."""
+"""Labels are rounded to this part of their deviation: a chain of draws makes the last bit of a label grow to what can be seen,
+and what that bit is depends on the unit the labels come in (tests/unit/training/test_label_scale.py)."""
 
-LABELS_AT_ONCE = 131_072
-"""Padded labels of a batch of entities."""
+LABELS_AT_ONCE = 32_768
+"""Padded labels of a batch of entities; one of fewer labels than factors counts as if it had as many."""
+
+MOST_TASKS, MOST_ROWS = 50_000, 100_000
+"""More tasks than these are drawn from; of more rows, those of most labels have axes."""
 
 ROWS_AT_ONCE = 65_536
 """Rows that are taken to double precision at a time."""
 
-SMALLEST_NOISE = 1e-4
+SMALLEST_NOISE = 1e-3
 """Noise variance, in units of that of the labels."""
 
 
 def sampled_axes(stats: LabelStats, rows: EntityTable, dim: int, generator: torch.Generator) -> Tensor:
-    """Axes (C + 1, `dim`) by id code, of root mean square length 1 over known rows; 0 for code 0.
+    """Axes (C + 1, `dim`) by id code, of root mean square length 1 over rows with labels; 0 for others and code 0.
 
     The last ones are 0 where there are fewer rows than it takes (metarec.meta.row_axes.ROWS_PER_AXIS) or fewer factors; all are
     where labels do not vary.
@@ -60,82 +65,124 @@ def sampled_axes(stats: LabelStats, rows: EntityTable, dim: int, generator: torc
     if layout is None or not len(layout.row_N) or layout.label_N.min() == layout.label_N.max():
         return axes_CA
     code_N, task_N = rows.code_N[torch.from_numpy(layout.row_N)], torch.from_numpy(layout.row_tasks)
-    known_N = code_N > 0
-    rank = axes_for(len(np.unique(code_N[known_N].numpy())), dim)
+    here_N = _within_limits(task_N, code_N, (len(layout), rows.num_codes + 1), generator)
+    code_N, task_N = code_N[here_N], task_N[here_N]
+    held_C = torch.bincount(code_N, minlength=rows.num_codes + 1) > 0
+    rank = axes_for(int(held_C.sum()), dim)
     if not rank:
         return axes_CA
-    label_N = (STEPS * (torch.from_numpy(layout.label_N)[known_N].double() - stats.mean) / stats.std).round().float() / STEPS
+    label_N = (STEPS * (torch.from_numpy(layout.label_N)[here_N].double() - stats.mean) / stats.std).round().float() / STEPS
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # whose number must not matter to a bit; a chain of draws makes a difference of a rounding grow
     try:
-        sampler = _Sampler(task_N[known_N], code_N[known_N], label_N, (len(layout), rows.num_codes + 1), generator)
-        held_C1 = torch.zeros(rows.num_codes + 1, 1).index_fill_(0, code_N[known_N], 1.0)  # the others are what the prior drew
-        found_CR = _leading(sampler.kept() * held_C1, rank)
+        sampler = _Sampler(task_N, code_N, label_N, (len(layout), rows.num_codes + 1), generator)
+        found_CR = _leading(sampler.kept().mul_(held_C[:, None]), rank)  # the others are what the prior drew
     finally:
         torch.set_num_threads(before)
-    axes_CA[:, : found_CR.shape[1]] = found_CR / found_CR[1:].square().sum(1).mean().sqrt().clamp_min(1e-12)
+    axes_CA[:, : found_CR.shape[1]] = found_CR / found_CR[held_C].square().sum(1).mean().sqrt().clamp_min(1e-12)
     return axes_CA
+
+
+def _within_limits(task_N: Tensor, code_N: Tensor, sizes: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Which labels (N,) count: those of known rows, of MOST_TASKS tasks at most, of the MOST_ROWS rows with most of these."""
+    here_N = code_N > 0
+    if len(held_T := torch.bincount(task_N[here_N], minlength=sizes[0]).nonzero()[:, 0]) > MOST_TASKS:
+        drawn_T = torch.zeros(sizes[0], dtype=torch.bool)
+        drawn_T[held_T[torch.randperm(len(held_T), generator=generator)[:MOST_TASKS]]] = True
+        here_N = here_N & drawn_T[task_N]
+    count_C = torch.bincount(code_N[here_N], minlength=sizes[1])
+    if int((count_C > 0).sum()) > MOST_ROWS:
+        most_C = torch.zeros(sizes[1], dtype=torch.bool)
+        most_C[torch.argsort(count_C, descending=True, stable=True)[:MOST_ROWS]] = True
+        here_N = here_N & most_C[code_N]
+    return here_N
 
 
 def _leading(part_CM: Tensor, rank: int) -> Tensor:
     """Leading eigenvectors (C, rank) of part part', each times the root of its eigenvalue, the largest entry positive."""
     gram_MM = torch.zeros(part_CM.shape[1], part_CM.shape[1], dtype=torch.float64)
-    for some_CM in part_CM.split(ROWS_AT_ONCE):
+    for some_CM in torch.split(part_CM, ROWS_AT_ONCE):
         gram_MM += some_CM.double().mT @ some_CM.double()
     vector_MR = torch.linalg.eigh(gram_MM)[1].flip(1)[:, :rank]
-    axes_CR: Tensor = torch.cat([some_CM.double() @ vector_MR for some_CM in part_CM.split(ROWS_AT_ONCE)])
+    axes_CR: Tensor = torch.cat([some_CM.double() @ vector_MR for some_CM in torch.split(part_CM, ROWS_AT_ONCE)])
     sign_R = axes_CR.gather(0, axes_CR.abs().argmax(0, keepdim=True)).sign()
     return (axes_CR * sign_R).float()
 
 
+class _Batch(NamedTuple):
+    """Entities of one side with about as many labels: who they are, whom of the other side each label is of, 0 where padded."""
+
+    entity_E: Tensor
+    other_EW: Tensor
+    label_EW: Tensor
+    here_EW: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Side:
-    """One side of the table: its entities in batches of about as many labels, and where these are.
-
-    `other_N` are the entities of the other side and `order_N` the labels' places, both sorted by entity; of each batch: the
-    entities (E,), the places of their labels in that order (E, W), and 1 where there is one (E, W).
-    """
+    """One side of the table: `size` entities, how many labels each has (`count_E`), and those with labels in batches."""
 
     size: int
-    order_N: Tensor
-    other_N: Tensor
-    batches: tuple[tuple[Tensor, Tensor, Tensor], ...]
+    count_E: Tensor
+    batches: tuple[_Batch, ...]
 
     @classmethod
-    def of(cls, entity_N: Tensor, other_N: Tensor, size: int) -> "_Side":
+    def of(cls, entity_N: Tensor, other_N: Tensor, label_N: Tensor, size: int) -> "_Side":
         order_N = torch.argsort(entity_N, stable=True)
+        other_N, label_N = other_N[order_N].int(), label_N[order_N]
         count_E = torch.bincount(entity_N, minlength=size)
         first_E = count_E.cumsum(0) - count_E
         by_count_E = torch.argsort(count_E, stable=True)[int((count_E == 0).sum()) :]
         batches, start = [], 0
         while start < len(by_count_E):
             # Padded to the largest of them, the last one.
-            width_E = count_E[by_count_E[start:]]
+            width_E = count_E[by_count_E[start : start + LABELS_AT_ONCE]].clamp_min(FACTORS + 1)
             fitting = int((width_E * torch.arange(1, len(width_E) + 1) <= LABELS_AT_ONCE).sum())
             part_E = by_count_E[start : start + max(1, fitting)]
             at_W = torch.arange(int(count_E[part_E].max()))
             here_EW = at_W < count_E[part_E][:, None]
             place_EW = (first_E[part_E][:, None] + at_W) * here_EW
-            batches.append((part_E, place_EW, here_EW.float()))
+            batches.append(_Batch(part_E, other_N[place_EW], label_N[place_EW], here_EW.float()))
             start += len(part_E)
-        return cls(size=size, order_N=order_N, other_N=other_N[order_N], batches=tuple(batches))
+        return cls(size=size, count_E=count_E, batches=tuple(batches))
 
     def drawn(
-        self, other_MK: Tensor, rest_N: Tensor, precision_N: Tensor, center_K: Tensor, prior_KK: Tensor, noise_EK: Tensor
-    ) -> Tensor:
-        """Factors (size, K) given those of the other side: regression of `rest_N` (in the labels' own order, of precision
-        `precision_N`) on them, about a prior of mean `center_K` and precision `prior_KK`; `noise_EK` are standard normals."""
-        rest_N, precision_N = rest_N[self.order_N], precision_N[self.order_N]
+        self, other: "_Factors", precision_E: Tensor, prior: tuple[Tensor, Tensor], noise_EK: Tensor
+    ) -> tuple["_Factors", Tensor]:
+        """Factors given those of the other side and the prior's mean (K,) and precision (K, K); `noise_EK` are standard normals.
+
+        A label's precision is that of its entity, `precision_E`, times that of the other's. Also the sum of the squared errors of
+        each entity's labels (size,), in units of their precision.
+        """
+        center_K, prior_KK = prior
         root_KK = torch.linalg.cholesky(prior_KK.double()).float()
-        factor_EK: Tensor = center_K + torch.linalg.solve_triangular(root_KK.mT, noise_EK.mT, upper=True).mT  # who has no label
-        for part_E, place_EW, here_EW in self.batches:
-            z_EWK = other_MK[self.other_N[place_EW]]
-            weighted_EKW = (z_EWK * (precision_N[place_EW] * here_EW)[..., None]).mT
-            root_EKK = torch.linalg.cholesky((weighted_EKW @ z_EWK).double() + prior_KK.double()).float()
-            moment_EK = (weighted_EKW @ rest_N[place_EW][..., None])[..., 0] + prior_KK @ center_K
-            half_EK = torch.linalg.solve_triangular(root_EKK, moment_EK[..., None], upper=False) + noise_EK[part_E][..., None]
-            factor_EK[part_E] = torch.linalg.solve_triangular(root_EKK.mT, half_EK, upper=True)[..., 0]
-        return factor_EK
+        factor_EK: Tensor = center_K + torch.linalg.solve_triangular(root_KK.mT, noise_EK.mT, upper=True).mT  # without labels
+        error_E = torch.zeros(self.size)
+        z_MK, shift_M = other.with_one, other.factor_EK[:, -1]
+        for entity_E, other_EW, label_EW, here_EW in self.batches:
+            root_EW = (precision_E[entity_E][:, None] * other.precision_E[other_EW]).sqrt() * here_EW
+            rest_EW = (label_EW - shift_M[other_EW]) * root_EW
+            z_EWK = embedding(other_EW, z_MK).mul_(root_EW[..., None])
+            root_EKK = torch.linalg.cholesky((z_EWK.mT @ z_EWK).double() + prior_KK.double()).float()
+            moment_EK = (z_EWK.mT @ rest_EW[..., None])[..., 0] + prior_KK @ center_K
+            half_EK = torch.linalg.solve_triangular(root_EKK, moment_EK[..., None], upper=False) + noise_EK[entity_E][..., None]
+            drawn_EK1 = torch.linalg.solve_triangular(root_EKK.mT, half_EK, upper=True)
+            factor_EK[entity_E] = drawn_EK1[..., 0]
+            error_E[entity_E] = (rest_EW - (z_EWK @ drawn_EK1)[..., 0]).square().sum(1)
+        return _Factors(factor_EK, precision_E), error_E
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """Factors (E, K) of one side's entities, and the precision (E,) that their labels have beside that of the other's."""
+
+    factor_EK: Tensor
+    precision_E: Tensor
+
+    @property
+    def with_one(self) -> Tensor:
+        """What the other side is regressed on: 1 in place of the last factor."""
+        return torch.cat([self.factor_EK[:, :-1], torch.ones(len(self.factor_EK), 1)], 1)
 
 
 class _Sampler:
@@ -144,40 +191,33 @@ class _Sampler:
     def __init__(
         self, task_N: Tensor, code_N: Tensor, label_N: Tensor, sizes: tuple[int, int], generator: torch.Generator
     ) -> None:
-        self.task_N, self.code_N, self.label_N, self.generator = task_N, code_N, label_N, generator
-        self.tasks, self.rows = _Side.of(task_N, code_N, sizes[0]), _Side.of(code_N, task_N, sizes[1])
+        self.generator = generator
+        self.tasks = _Side.of(task_N, code_N, label_N, sizes[0])
+        self.rows = _Side.of(code_N, task_N, label_N, sizes[1])
         # What is not Gaussian is drawn by numpy.
         self.random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
 
     def kept(self) -> Tensor:
         """Of each kept sample z_i' P^(-1/2), side by side (C + 1, samples K): the kernel is this times its transpose."""
         width = FACTORS + 1
-        row_CK = 0.1 * self._normal(self.rows.size, width)
-        task_TK = torch.zeros(self.tasks.size, width)
-        eye_KK = torch.eye(width)
-        task_prior, row_prior = (torch.zeros(width), 4 * eye_KK), (torch.zeros(width), 4 * eye_KK)
-        held_T, held_C = (torch.bincount(at_N, minlength=size) > 0 for at_N, size in self._ends())
-        noise, erratic_T = 0.7, torch.ones(self.tasks.size)
+        prior = torch.zeros(width), 4 * torch.eye(width)
+        task_prior, row_prior = prior, prior
+        rows = _Factors(0.1 * self._normal(self.rows.size, width), torch.ones(self.rows.size))
+        precision_T = torch.full((self.tasks.size,), 1 / 0.7)
         kept = range(UNUSED, SWEEPS, EVERY)
         root_CM = torch.zeros(self.rows.size, len(kept) * width)
         for sweep in range(SWEEPS):
-            precision_N = 1 / (noise * erratic_T[self.task_N])
-            z_CK = _with_one(row_CK)
-            rest_N = self.label_N - row_CK[self.code_N, -1]
-            task_TK = self.tasks.drawn(z_CK, rest_N, precision_N, *task_prior, self._normal(self.tasks.size, width))
-            rest_N = self.label_N - task_TK[self.task_N, -1]
-            row_CK = self.rows.drawn(_with_one(task_TK), rest_N, precision_N, *row_prior, self._normal(self.rows.size, width))
-            task_prior, row_prior = self._prior(task_TK[held_T]), self._prior(row_CK[held_C])
-            error_N = (rest_N - (_with_one(task_TK)[self.task_N] * row_CK[self.code_N]).sum(1)).square()
-            noise, erratic_T = self._noise(error_N, noise)
+            tasks, error_T = self.tasks.drawn(rows, precision_T, task_prior, self._normal(self.tasks.size, width))
+            precision_T = self._precision(error_T / precision_T, precision_T)
+            tasks = replace(tasks, precision_E=precision_T)
+            rows, _ = self.rows.drawn(tasks, rows.precision_E, row_prior, self._normal(self.rows.size, width))
+            task_prior = self._prior(tasks.factor_EK[self.tasks.count_E > 0])
+            row_prior = self._prior(rows.factor_EK[self.rows.count_E > 0])
             if sweep in kept:
                 root_KK = torch.linalg.cholesky(len(kept) * task_prior[1].double()).float()
                 first = kept.index(sweep) * width
-                root_CM[:, first : first + width] = torch.linalg.solve_triangular(root_KK, _with_one(row_CK).mT, upper=False).mT
+                root_CM[:, first : first + width] = torch.linalg.solve_triangular(root_KK, rows.with_one.mT, upper=False).mT
         return root_CM
-
-    def _ends(self) -> tuple[tuple[Tensor, int], tuple[Tensor, int]]:
-        return (self.task_N, self.tasks.size), (self.code_N, self.rows.size)
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator)
@@ -187,7 +227,7 @@ class _Sampler:
         number, width = factor_EK.shape
         mean_K = factor_EK.double().mean(0)
         spread_KK = (factor_EK.double() - mean_K).mT @ (factor_EK.double() - mean_K)
-        # The prior is worth a few entities, at 0 and of variance .2 for each factor.
+        # The prior is worth two entities about the mean, 0, and K + 2 about the variances, .2 for each factor.
         center_K = mean_K * number / (number + 2)
         spread_KK += torch.outer(mean_K, mean_K) * 2 * number / (number + 2) + 0.2 * (width + 2) * torch.eye(width).double()
         scale_KK = torch.linalg.inv(spread_KK)
@@ -197,17 +237,15 @@ class _Sampler:
         shift_K = torch.linalg.solve_triangular(root_KK.mT, self._normal(width, 1).double(), upper=True)[:, 0]
         return (center_K + shift_K).float(), precision_KK.float()
 
-    def _noise(self, error_N: Tensor, noise: float) -> tuple[float, Tensor]:
-        """The noise variance and what each task's is over it (T,), drawn given the squared errors."""
-        error_T = torch.bincount(self.task_N, error_N, minlength=self.tasks.size).numpy() / noise
-        count_T = torch.bincount(self.task_N, minlength=self.tasks.size).numpy()
-        erratic_T = (NOISE_SHAPE + error_T) / self.random.chisquare(NOISE_SHAPE + count_T)
-        erratic_T *= np.mean(1 / erratic_T)
-        drawn_T = torch.from_numpy(erratic_T).float()
-        total = float((error_N / drawn_T[self.task_N]).sum())
-        return max(total / self.random.chisquare(len(error_N)), SMALLEST_NOISE), drawn_T
+    def _precision(self, square_T: Tensor, precision_T: Tensor) -> Tensor:
+        """The precision of each task's labels (T,), drawn given the sums of their squared errors.
 
-
-def _with_one(factor_EK: Tensor) -> Tensor:
-    """The factors with 1 in place of the last one."""
-    return torch.cat([factor_EK[:, :-1], torch.ones(len(factor_EK), 1)], 1)
+        A task's noise is the mean one times what it is over that, which has NOISE_SHAPE labels of prior evidence.
+        """
+        count_T = self.tasks.count_E.double().numpy()
+        square_T64 = square_T.double().numpy()
+        mean = 1 / float(precision_T.double().mean())
+        over_T = (NOISE_SHAPE + square_T64 / mean) / self.random.chisquare(NOISE_SHAPE + count_T)
+        over_T *= np.mean(1 / over_T)
+        drawn = max(float((square_T64 / over_T).sum()) / self.random.chisquare(count_T.sum()), SMALLEST_NOISE)
+        return torch.from_numpy(1 / (drawn * over_T)).float()

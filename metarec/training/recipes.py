@@ -6,14 +6,15 @@ from metarec.errors import ConfigError
 from metarec.training.recipe import HeadRecipe, Recipe
 from metarec.types import GRADES_STD
 
+# Chosen on held-out users and new items among the training users of ML-1M (docs/training.md).
+CLOSED_FORM = {"l2_id": 1.0, "l2_content": 0.003, "huber": 1.0, "row_axes": 32}
 EXPLICIT = HeadRecipe(
     target="explicit",
     learner="alpaca",
     model="linear_gaussian",
-    # Chosen on held-out users and new items among the training users of ML-1M (docs/training.md).
-    learner_settings={"l2_id": 1.0, "l2_content": 0.003, "huber": 1.0, "row_axes": 32, "sampled_axes": 48},
+    learner_settings={**CLOSED_FORM, "sampled_axes": 48},
     model_settings={"embedding_dim": 40},
-    # Two of 40 dimensions err as little as three of 24 (docs/adr/0032-axes-from-a-posterior.md).
+    # With sampled axes two of 40 dimensions err as little as three of 24 (docs/adr/0032-axes-from-a-posterior.md).
     members=2,
     # Small supports more often than large ones: the first ratings of a user count most.
     episodes={"max_query": 500, "row_weight": 0.5, "support_skew": 1.5},
@@ -38,7 +39,8 @@ IMPLICIT = HeadRecipe(
     outer_lr=2e-4,
     patience=0,
 )
-TARGETS = replace(EXPLICIT, learner="alpaca_targets", model="linear_targets", model_settings={"embedding_dim": 40}, members=1)
+# Nobody has asked what sampled axes or members are worth to several targets.
+TARGETS = replace(EXPLICIT, learner="alpaca_targets", model="linear_targets", learner_settings=CLOSED_FORM, members=1)
 GRADIENT = HeadRecipe(
     target="explicit",
     learner="maml",

@@ -175,7 +175,7 @@ def probe(inputs: Inputs, recipe: HeadRecipe, *, seed: int) -> Cost:
 
     def watch(progress: Progress) -> None:
         nonlocal steps
-        if not progress.metrics:
+        if progress.stage == "train" and not progress.metrics:
             at.append(time.monotonic())
             steps = progress.steps
 

@@ -43,8 +43,8 @@ def as_good(loss_T: Tensor, lowest_T: Tensor) -> bool:
     """Whether an epoch with these losses is not shown, by two standard errors over tasks, to be worse than the lowest one.
 
     Where steps become smaller towards the end, the later of two epochs that the tasks cannot tell apart is the better bet: a few
-    hundred of them always find some epoch in the middle the best by luck. Of two dozen epochs the lowest one is lower by luck
-    alone than any other by more than one standard error as a rule.
+    hundred of them always find some epoch in the middle the best by luck: the lowest of two dozen is lower than a typical one by
+    more than a standard error as a rule.
     """
     worse_T = loss_T - lowest_T
     error = float(worse_T.std()) / math.sqrt(len(worse_T)) if len(worse_T) > 1 else 0.0
