@@ -1,5 +1,6 @@
 """Trials without Ray: what they report, and what a probe measures."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -132,6 +133,24 @@ def test_a_probe_trains_a_few_steps_and_no_more(inputs: Inputs, head: HeadRecipe
     assert cost.epoch > 0
     assert cost.seconds(10) == pytest.approx(cost.start + 10 * cost.epoch)
     assert replace(cost, members=3).seconds(10) == pytest.approx(3 * cost.seconds(10))
+
+
+def test_what_a_start_takes_is_not_counted_for_each_step(
+    inputs: Inputs, head: HeadRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metarec.meta.alpaca import Alpaca
+
+    start = Alpaca.init
+
+    def slow(self: Alpaca, *arguments: object) -> object:
+        time.sleep(0.5)
+        return start(self, *arguments)  # type: ignore[arg-type]  # as it was called
+
+    monkeypatch.setattr(Alpaca, "init", slow)
+    cost = probe(inputs, replace(head, epochs=50, batch_size=8, gradient_shards=1), seed=0)
+    steps = len(inputs.users) / 8
+    assert cost.start > 0.4
+    assert cost.epoch / steps < 0.25
 
 
 def test_a_probe_ends_where_an_epoch_is_one_step(inputs: Inputs, head: HeadRecipe) -> None:

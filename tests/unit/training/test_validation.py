@@ -41,4 +41,7 @@ def test_a_later_epoch_is_kept_unless_the_tasks_show_it_to_be_worse() -> None:
     assert as_good(lowest_T - 0.1, lowest_T)
     assert as_good(lowest_T + torch.tensor([0.9, -0.7, 0.2, -0.2]), lowest_T)  # worse by .05, with an error of .34
     assert not as_good(lowest_T + 0.05, lowest_T)  # by as much, in every task
+    spread_T = torch.tensor([1.0, -1.0, 1.0, -1.0]) * math.sqrt(3)  # a standard error of 1
+    assert as_good(lowest_T + 1.9 + spread_T, lowest_T)
+    assert not as_good(lowest_T + 2.1 + spread_T, lowest_T)
     assert not as_good(torch.tensor([1.1]), torch.tensor([1.0]))
