@@ -44,6 +44,10 @@ and what that bit is depends on the unit the labels come in (tests/unit/training
 LABELS_AT_ONCE = 32_768
 """Padded labels of a batch of entities; one of fewer labels than factors counts as if it had as many."""
 
+LABELS_PER_ROW = 100
+"""Labels of a row on average from which on there are axes. With 220 (MovieLens-1M) they help; with 50 (MovieLens-100K) they tell
+mostly what the labels were of which training asks, and held-out tasks are predicted worse."""
+
 MOST_TASKS, MOST_ROWS = 50_000, 100_000
 """More tasks than these are drawn from; of more rows, those of most labels have axes."""
 
@@ -58,7 +62,7 @@ def sampled_axes(stats: LabelStats, rows: EntityTable, dim: int, generator: torc
     """Axes (C + 1, `dim`) by id code, of root mean square length 1 over rows with labels; 0 for others and code 0.
 
     The last ones are 0 where there are fewer rows than it takes (metarec.meta.row_axes.ROWS_PER_AXIS) or fewer factors; all are
-    where labels do not vary.
+    where rows have fewer than LABELS_PER_ROW labels on average, or labels do not vary.
     """
     axes_CA = torch.zeros(rows.num_codes + 1, dim)
     layout = stats.layout
@@ -69,7 +73,7 @@ def sampled_axes(stats: LabelStats, rows: EntityTable, dim: int, generator: torc
     code_N, task_N = code_N[here_N], task_N[here_N]
     held_C = torch.bincount(code_N, minlength=rows.num_codes + 1) > 0
     rank = axes_for(int(held_C.sum()), dim)
-    if not rank:
+    if not rank or len(code_N) < LABELS_PER_ROW * int(held_C.sum()):
         return axes_CA
     label_N = (STEPS * (torch.from_numpy(layout.label_N)[here_N].double() - stats.mean) / stats.std).round().float() / STEPS
     before = torch.get_num_threads()

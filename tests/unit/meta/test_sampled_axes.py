@@ -43,9 +43,10 @@ def alike(one: Tensor, two: Tensor) -> float:
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixty rows may have ten axes, and five factors will do."""
+    """Sixty rows may have ten axes, however few labels they have, and five factors will do."""
     monkeypatch.setattr(row_axes_module, "ROWS_PER_AXIS", 6)
     monkeypatch.setattr(module, "FACTORS", 5)
+    monkeypatch.setattr(module, "LABELS_PER_ROW", 1)
 
 
 def test_axes_tell_which_rows_go_together() -> None:
@@ -242,6 +243,15 @@ def test_few_rows_have_few_axes_and_rows_without_labels_none(monkeypatch: pytest
     assert float(axes_CA[ROWS + 1 :].abs().max()) == 0.0
     assert bool(axes_CA.isfinite().all())
     monkeypatch.setattr(row_axes_module, "ROWS_PER_AXIS", 100)
+    assert float(sampled_axes(stats, rows, 4, generator()).abs().max()) == 0.0
+
+
+def test_rows_of_few_labels_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are a hundred a row here, just what it takes."""
+    stats, rows, _ = planted()
+    monkeypatch.setattr(module, "LABELS_PER_ROW", 100)
+    assert float(sampled_axes(stats, rows, 4, generator()).abs().max()) > 0.0
+    monkeypatch.setattr(module, "LABELS_PER_ROW", 101)
     assert float(sampled_axes(stats, rows, 4, generator()).abs().max()) == 0.0
 
 
