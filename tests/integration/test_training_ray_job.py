@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from metarec.training.recipes import get_recipe
 from metarec.training.registry import Registry
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def test_the_same_command_runs_as_a_ray_job(
         check=False,
     )
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-    assert "explicit member 3/3 epoch 2/2" in submitted.stdout
+    members = get_recipe().heads[0].members
+    assert f"explicit member {members}/{members} epoch 2/2" in submitted.stdout
     assert "Job 'nightly' succeeded" in submitted.stdout
     (info,) = Registry(out).list()
     assert info.job_id == "nightly"
