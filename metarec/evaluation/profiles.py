@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from metarec.adaptation.profile import learned_profiles
@@ -25,6 +24,7 @@ from metarec.meta.profiles import Doubles, ProfileField, base_logits, best_tempe
 from metarec.tasks.batch import EntityTable
 from metarec.tasks.layout import TaskLayout
 from metarec.tasks.tables import encode_unknown_users
+from metarec.threads import one_thread
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
@@ -70,17 +70,13 @@ def evaluate_profiles(
     FailedPreconditionError when the checkpoint knows nothing of profiles, or too few users were held out.
     """
     learned_profiles(prior)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # matrices are small: where cores are busy, more threads wait longer than they compute
-    try:
+    with one_thread():
         contest = _Contest(prior, train, held_out, np.random.default_rng([seed, 61]))
         scores = []
         for k in shots:
             watch(f"profiles after {'all' if k is None else k} interactions")
             scores += contest.measure(k)
         return sorted(scores, key=lambda score: contest.names.index(score.field))
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Contest:

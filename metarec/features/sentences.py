@@ -11,8 +11,7 @@ import json
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from metarec.errors import FailedPreconditionError
 from metarec.features.wordpiece import WordPieces
+from metarec.threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ class SentenceModel:
         """The vector (H,) of a text, of length 1."""
         import torch
 
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), one_thread():
             piece_N = torch.tensor(self.pieces.ids(text, MOST_PIECES))
             mean_H = self._last_layer(piece_N).mean(0)
             return cast(Floats, (mean_H / mean_H.norm().clamp_min(1e-12)).numpy())
@@ -152,19 +152,3 @@ def sentence_vector(text: str) -> Floats:
         while len(_remembered) > REMEMBERED:
             _remembered.popitem(last=False)
         return vector_H
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums of several threads may round differently; here and there a text must have the same vector to the last bit."""
-    import torch
-
-    before = torch.get_num_threads()
-    if before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

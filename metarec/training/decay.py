@@ -21,6 +21,7 @@ from metarec.meta.decay import NAME
 from metarec.meta.prior import Head
 from metarec.tasks.batch import Batch, Tables
 from metarec.tasks.layout import TaskLayout
+from metarec.threads import one_thread
 from metarec.training.heads import head_seed
 from metarec.training.inputs import Inputs
 
@@ -45,10 +46,7 @@ def with_decay(inputs: Inputs, head: Head, seed: int, *, scale: float = 1.0) -> 
     layouts = [inputs.layout("user", validation=held_out) for held_out in (False, True)]
     if not layouts[0].has_timestamps:
         return head
-    before = torch.get_num_threads()
-    # Matrices are small: where cores are busy, torch's threads wait for one another many times longer than they compute.
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         rng = np.random.default_rng([head_seed(seed, head.target), STREAM])
         train, held_out = (_episodes(layout, inputs, rng) for layout in layouts)
         if _tasks(held_out) < MIN_JUDGES:
@@ -59,8 +57,6 @@ def with_decay(inputs: Inputs, head: Head, seed: int, *, scale: float = 1.0) -> 
         error = float(gain_T.std()) / math.sqrt(len(gain_T))
         newer_counts_more = float(learned_2[0]) > 0 and float(gain_T.mean()) > 2 * error
         return _with(head, learned_2) if newer_counts_more else head
-    finally:
-        torch.set_num_threads(before)
 
 
 Episode = tuple[Batch, Batch]

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from metarec.meta.item_prior import is_closed_form
 from metarec.meta.item_side import ItemSide, learn_item_side
 from metarec.meta.prior import Head
 from metarec.meta.prior_users import user_vectors
+from metarec.threads import one_thread
 from metarec.training.heads import head_seed
 from metarec.training.inputs import Inputs
 from metarec.training.recipe import HeadRecipe
@@ -20,11 +19,6 @@ def best_item_side(inputs: Inputs, kinds: Sequence[str], recipe: HeadRecipe, hea
     """
     if not is_closed_form(head):
         return None
-    before = torch.get_num_threads()
-    # Matrices are small: where cores are busy, torch's threads wait for one another many times longer than they compute.
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         users = user_vectors(head, inputs.users, inputs.items, inputs.layout("user", validation=False))
         return learn_item_side(users, inputs.items, kinds, head_seed(seed, recipe.target))
-    finally:
-        torch.set_num_threads(before)

@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from metarec.features.blocks import CategoryBlock, NumberBlock
@@ -34,6 +33,7 @@ from metarec.meta.profiles import (
 )
 from metarec.tasks.batch import EntityTable
 from metarec.tasks.layout import TaskLayout
+from metarec.threads import one_thread
 from metarec.training.inputs import Inputs
 from metarec.types import Target
 
@@ -83,15 +83,10 @@ def learn_profiles(prior: Prior, dataset: "Dataset", inputs: Inputs, seed: int) 
     fields = [field for field in found if field is not None]
     if not targets or not fields:
         return None
-    before = torch.get_num_threads()
-    # Matrices are small: where cores are busy, torch's threads wait for one another many times longer than they compute.
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         heads = {target: prior.heads[target].prepared(prior.items) for target in targets}
         learner = _Learner(heads, prior.items, inputs.users, dataset, fields, rng)
         return learner.learn(layout, user_N, inputs.layout("user", validation=True))
-    finally:
-        torch.set_num_threads(before)
 
 
 def profile_field(block: CategoryBlock | NumberBlock, values: Sequence[object]) -> ProfileField | None:

@@ -16,6 +16,7 @@ from metarec.meta.prior import Head
 from metarec.meta.scenario import REFERENCE, REFERENCE_ROWS, Evidence, Scenario, has_scenarios
 from metarec.tasks.batch import Tables
 from metarec.tasks.layout import TaskLayout
+from metarec.threads import one_thread
 from metarec.training.heads import head_seed
 from metarec.training.inputs import Inputs
 from metarec.training.progress import Progress, Watch, silent
@@ -39,22 +40,15 @@ def best_scenarios(inputs: Inputs, head: Head, seed: int, watch: Watch = silent)
     if not has_scenarios(head) or not any(inputs.interactions.scenarios):
         return {}
     watch(Progress(stage="scenarios"))
-    before = torch.get_num_threads()
-    # Matrices are small: where cores are busy, torch's threads wait for one another many times longer than they compute.
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return learn_scenarios(inputs, head, head_seed(seed, head.target), watch)
-    finally:
-        torch.set_num_threads(before)
 
 
 def with_reference(inputs: Inputs, head: Head, seed: int) -> Head:
     """The head with how its training users lie from their prior mean, by number of rows: what scenarios are counted from."""
     if not has_scenarios(head):
         return head
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         layout, rng = inputs.layout("user", validation=False), np.random.default_rng([head_seed(seed, head.target), 73])
         prepared = head.prepared(inputs.items)
         most = int(np.sort(layout.counts)[-MIN_REFERENCE:].min(initial=max(SIZES)))
@@ -65,8 +59,6 @@ def with_reference(inputs: Inputs, head: Head, seed: int) -> Head:
             users = rng.permutation(np.flatnonzero(layout.counts >= size))[:MAX_REFERENCE]
             found = _evidence(inputs, prepared, layout, users, everybody, last=False, most=size).solve()
             means.append(found[1].mean_E.to(head.theta["task.mean"].dtype))
-    finally:
-        torch.set_num_threads(before)
     if not means:
         return head
     return replace(head, theta={**head.theta, REFERENCE: torch.stack(means), REFERENCE_ROWS: torch.tensor(sizes).float()})

@@ -5,11 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from metarec.meta import label_factors
 from metarec.meta import row_axes as row_axes_module
 from metarec.meta import sampled_axes as module
 from metarec.meta.alpaca import Alpaca
+from metarec.meta.label_factors import FactorSampler
 from metarec.meta.row_axes import NORM
-from metarec.meta.sampled_axes import _Factors, _Sampler, _Side, sampled_axes
+from metarec.meta.sampled_axes import sampled_axes
 from metarec.models.linear_gaussian import LinearGaussian
 from metarec.tasks.batch import EntityTable, Tables
 from metarec.tasks.layout import TaskLayout
@@ -45,7 +47,7 @@ def alike(one: Tensor, two: Tensor) -> float:
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixty rows may have ten axes, however few labels they have, and five factors will do."""
     monkeypatch.setattr(row_axes_module, "ROWS_PER_AXIS", 6)
-    monkeypatch.setattr(module, "FACTORS", 5)
+    monkeypatch.setattr(label_factors, "FACTORS", 5)
     monkeypatch.setattr(module, "LABELS_PER_ROW", 1)
 
 
@@ -83,8 +85,8 @@ def test_a_row_of_few_labels_is_not_learned_by_heart() -> None:
 def test_the_same_seed_draws_the_same_whatever_threads_and_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     stats, rows, _ = planted()
     axes_CA = sampled_axes(stats, rows, 4, generator())
-    threads, draw, before = [], _Sampler.kept, torch.get_num_threads()
-    monkeypatch.setattr(_Sampler, "kept", lambda sampler: [threads.append(torch.get_num_threads()), draw(sampler)][1])
+    threads, draw, before = [], FactorSampler.kept, torch.get_num_threads()
+    monkeypatch.setattr(FactorSampler, "kept", lambda sampler: [threads.append(torch.get_num_threads()), draw(sampler)][1])
     torch.set_num_threads(2)
     try:
         assert torch.equal(axes_CA, sampled_axes(stats, rows, 4, generator()))
@@ -98,98 +100,19 @@ def test_the_same_seed_draws_the_same_whatever_threads_and_unit(monkeypatch: pyt
     assert alike(axes_CA[1:] @ axes_CA[1:].T, other_CA[1:] @ other_CA[1:].T) > 0.97
 
 
-def sampler(tasks: int = 30, rows: int = 12, seed: int = 3) -> tuple[_Sampler, tuple[Tensor, Tensor, Tensor]]:
-    """Few labels of some tasks on some rows, the first of both without any, and the labels: task, code and label (N,)."""
-    random = np.random.default_rng(seed)
-    pair_N = random.permutation((tasks - 1) * (rows - 1))[:150]
-    task_N, code_N = torch.from_numpy(1 + pair_N // (rows - 1)), torch.from_numpy(1 + pair_N % (rows - 1))
-    label_N = torch.from_numpy(random.normal(size=len(pair_N))).float()
-    return _Sampler(task_N, code_N, label_N, (tasks, rows), generator()), (task_N, code_N, label_N)
-
-
-@pytest.mark.parametrize("at_once", [1, 60, 10_000])
-@pytest.mark.parametrize("side", ["tasks", "rows"])
-def test_factors_are_drawn_from_the_posterior_of_a_plain_regression(
-    side: str, at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Mean and covariance of every entity as numpy has them in double precision, entity by entity."""
-    monkeypatch.setattr(module, "LABELS_AT_ONCE", at_once)
-    _, (task_N, code_N, label_N) = sampler()
-    entity_N, other_N, size, others = (task_N, code_N, 30, 12) if side == "tasks" else (code_N, task_N, 12, 30)
-    width, random = 4, generator(5)
-    other = _Factors(torch.randn(others, width, generator=random), 0.5 + torch.rand(others, generator=random))
-    precision_E, center_K = 0.5 + torch.rand(size, generator=random), torch.randn(width, generator=random)
-    root_KK = torch.randn(width, width, generator=random)
-    prior_KK = root_KK @ root_KK.T + torch.eye(width)
-    drawn = _Side.of(entity_N, other_N, label_N, size)
-
-    def draw(noise_EK: Tensor) -> tuple[Tensor, Tensor]:
-        factors, error_E = drawn.drawn(other, precision_E, (center_K, prior_KK), noise_EK)
-        assert factors.precision_E is precision_E
-        return factors.factor_EK, error_E
-
-    mean_EK, error_E = draw(torch.zeros(size, width))
-    # The draw is linear in its noise, which differs from entity to entity: half of them by one unit each, the others not at all.
-    moved_EKK = torch.zeros(size, width, width)
-    even_E = (torch.arange(size) % 2 == 0).float()[:, None]
-    for k in range(width):
-        moved_EKK[:, :, k] = draw(even_E * torch.eye(width)[k])[0] - mean_EK
-    for entity in range(size):
-        mine_N = entity_N == entity
-        z_NK = other.factor_EK[other_N[mine_N]].double().numpy().copy()
-        rest_N = label_N[mine_N].double().numpy() - z_NK[:, -1]
-        z_NK[:, -1] = 1.0
-        weight_N = (precision_E[entity] * other.precision_E[other_N[mine_N]]).double().numpy()
-        inside_KK = z_NK.T @ (weight_N[:, None] * z_NK) + prior_KK.double().numpy()
-        mean_K = np.linalg.solve(inside_KK, z_NK.T @ (weight_N * rest_N) + (prior_KK @ center_K).double().numpy())
-        np.testing.assert_allclose(mean_EK[entity].numpy(), mean_K, atol=1e-5)
-        np.testing.assert_allclose(float(error_E[entity]), (weight_N * (rest_N - z_NK @ mean_K) ** 2).sum(), rtol=1e-4, atol=1e-5)
-        covariance_KK = (moved_EKK[entity] @ moved_EKK[entity].T).numpy()
-        wanted_KK = np.linalg.inv(inside_KK) if entity % 2 == 0 else np.zeros((width, width))
-        np.testing.assert_allclose(covariance_KK, wanted_KK, atol=1e-5)
-
-
-def test_means_and_precisions_are_drawn_about_those_of_the_factors() -> None:
-    one, _ = sampler()
-    random = np.random.default_rng(4)
-    root_KK = np.array([[1.0, 0.0, 0.0], [0.6, 0.5, 0.0], [-0.3, 0.2, 0.8]])
-    factor_EK = torch.from_numpy(2.0 + random.normal(size=(2000, 3)) @ root_KK.T).float()
-    drawn = [one._prior(factor_EK) for _ in range(300)]
-    mean_DK, precision_DKK = (torch.stack([pair[place] for pair in drawn]).double() for place in (0, 1))
-    torch.testing.assert_close(mean_DK.mean(0), factor_EK.double().mean(0), rtol=0.01, atol=0.01)
-    torch.testing.assert_close(torch.linalg.inv(precision_DKK.mean(0)), torch.cov(factor_EK.double().T), rtol=0.05, atol=0.02)
-    # The spread of the mean is that of the factors over the root of their number.
-    torch.testing.assert_close(mean_DK.std(0), factor_EK.double().std(0) / 2000**0.5, rtol=0.25, atol=0.0)
-    # Two factors know next to nothing: the prior's precision of 5, times what a Wishart of few entities has.
-    few = torch.stack([one._prior(torch.zeros(2, 3))[1] for _ in range(300)]).double().mean(0)
-    torch.testing.assert_close(few, 7 * torch.eye(3).double(), rtol=0.1, atol=0.7)
-
-
-def test_tasks_that_grade_erratically_have_less_precision() -> None:
-    one, _ = sampler()
-    count_T = one.tasks.count_E.double()
-    assert int(count_T[0]) == 0
-    variance_T = torch.where(torch.arange(30) < 15, 0.25, 4.0).double()
-    drawn_T = torch.stack([one._precision((variance_T * count_T).float(), torch.full((30,), 1.5)) for _ in range(200)]).mean(0)
-    assert float(drawn_T[1:15].mean()) > 2 * float(drawn_T[15:].mean())
-    assert float(drawn_T[1:15].min()) > float(drawn_T[15:].max())
-    alike_T = torch.stack([one._precision((0.5 * count_T).float(), torch.full((30,), 1.5)) for _ in range(400)]).mean(0)
-    assert float(alike_T[1:].mean()) == pytest.approx(2.0, rel=0.15)
-
-
 def test_what_is_drawn_of_priors_and_noise_is_what_the_next_draws_go_by(monkeypatch: pytest.MonkeyPatch) -> None:
     stats, rows, covariance_CC = planted()
     with monkeypatch.context() as patched:  # labels that say nothing
-        patched.setattr(_Sampler, "_precision", lambda sampler, square_T, precision_T: torch.full_like(precision_T, 1e-9))
+        patched.setattr(FactorSampler, "_precision", lambda sampler, square_T, precision_T: torch.full_like(precision_T, 1e-9))
         axes_CA = sampled_axes(stats, rows, 6, generator())[1:]
         assert abs(alike(axes_CA @ axes_CA.T, covariance_CC)) < 0.3
     with monkeypatch.context() as patched:  # priors that know that there is nothing but the constant
-        patched.setattr(_Sampler, "_prior", lambda sampler, factor_EK: (torch.zeros(6), 1e8 * torch.eye(6)))
+        patched.setattr(FactorSampler, "_prior", lambda sampler, factor_EK: (torch.zeros(6), 1e8 * torch.eye(6)))
         axes_CA = sampled_axes(stats, rows, 6, generator())[1:]
         torch.testing.assert_close(axes_CA @ axes_CA.T, torch.ones(ROWS, ROWS), rtol=0, atol=1e-2)
-    nothing, prior = (torch.zeros(6), 1e8 * torch.eye(6)), _Sampler._prior
+    nothing, prior = (torch.zeros(6), 1e8 * torch.eye(6)), FactorSampler._prior
     with monkeypatch.context() as patched:  # of tasks alone, which then tell nothing of rows
-        patched.setattr(_Sampler, "_prior", lambda one, part_EK: nothing if len(part_EK) == TASKS else prior(one, part_EK))
+        patched.setattr(FactorSampler, "_prior", lambda one, part_EK: nothing if len(part_EK) == TASKS else prior(one, part_EK))
         axes_CA = sampled_axes(stats, rows, 6, generator())[1:]
         assert abs(alike(axes_CA @ axes_CA.T, covariance_CC)) < 0.3
 
