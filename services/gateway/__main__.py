@@ -6,16 +6,16 @@ import sys
 from metarec.errors import MetarecError
 from services.gateway.access import authorization, credentials
 from services.gateway.service import build
+from services.runtime.command_line import settings_of
 from services.runtime.server import run
-from services.runtime.settings import Settings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def main() -> None:
     """Serve until told to stop."""
+    settings = settings_of("gateway")
     try:
-        settings = Settings.from_environment("gateway")
         tls, authorize = credentials(settings), authorization(settings)
     except MetarecError as error:
         sys.exit(f"error: {error.message}")

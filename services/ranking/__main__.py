@@ -10,7 +10,7 @@ from types import FrameType
 
 from metarec.errors import MetarecError
 from services.ranking.local import check_node, serving
-from services.runtime.settings import Settings
+from services.runtime.command_line import settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ class Stop:
 
 def main() -> None:
     """Serve until told to stop. Exits with status 1 and one `error: ...` line when the service cannot start."""
+    settings = settings_of("ranking")
     try:
-        settings = Settings.from_environment("ranking")
         logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
         stop = Stop()
         with serving(settings) as port:

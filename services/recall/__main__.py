@@ -1,20 +1,13 @@
 """`python -m services.recall`: the recall service of the METAREC_ settings in the environment."""
 
-import sys
-
-from metarec.errors import MetarecError
 from services.recall.service import build
+from services.runtime.command_line import settings_of
 from services.runtime.server import run
-from services.runtime.settings import Settings
 
 
 def main() -> None:
     """Serve until told to stop."""
-    try:
-        settings = Settings.from_environment("recall")
-    except MetarecError as error:
-        sys.exit(f"error: {error.message}")
-    run("recall", settings, build)
+    run("recall", settings_of("recall"), build)
 
 
 if __name__ == "__main__":

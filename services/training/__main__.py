@@ -1,20 +1,13 @@
 """`python -m services.training`: the training service of the METAREC_ settings in the environment."""
 
-import sys
-
-from metarec.errors import MetarecError
+from services.runtime.command_line import settings_of
 from services.runtime.server import run
-from services.runtime.settings import Settings
 from services.training.service import build
 
 
 def main() -> None:
     """Serve until told to stop."""
-    try:
-        settings = Settings.from_environment("training")
-    except MetarecError as error:
-        sys.exit(f"error: {error.message}")
-    run("training", settings, build)
+    run("training", settings_of("training"), build)
 
 
 if __name__ == "__main__":
