@@ -12,6 +12,7 @@ from metarec.data.columns import union
 from metarec.data.files import Files
 from metarec.data.reading import Source, open_source
 from metarec.data.schema import Field, Label, Schema
+from metarec.data.words import spaceless_letters
 from metarec.errors import DataError, SchemaError
 
 SAMPLE_ROWS = 100_000
@@ -20,6 +21,9 @@ SAMPLE_ROWS = 100_000
 MAX_CODES = 25
 MIN_ENTRIES = 3
 """As many numbered columns are taken for the entries of a vector."""
+
+LETTERS_PER_WORD = 4
+"""Of scripts without spaces between words, so that sentences are told from names there, too."""
 
 STRAY_SHARE = 0.01
 """A column is one of numbers still when this share of its values is not."""
@@ -210,7 +214,7 @@ def _draft(name: str, column: pa.Array) -> Draft:
             )
         return Draft(field=Field(name=name, kind="numeric"), reason=f"{min(numeric):g} to {max(numeric):g}{gone}")
     text = present.to_pylist()
-    words = sum(value.count(" ") + 1 for value in text) / rows
+    words = sum(value.count(" ") + 1 + spaceless_letters(value) // LETTERS_PER_WORD for value in text) / rows
     if (entries := _entries(text)) is not None:
         between, dim = entries
         return Draft(field=Field(name=name, kind="vector", dim=dim, separator=between), reason=f"{dim} numbers each{gone}")

@@ -8,29 +8,30 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from metarec.data.words import words
 from metarec.features.blocks import BlockState, Matrix
 from metarec.features.latent import LatentSpace
 from metarec.features.values import as_text
 
-WORD = re.compile(r"[^\W\d_]{2,}")
+OLD_WORD = re.compile(r"[^\W\d_]{2,}")
+"""What a word was for checkpoints that do not say: letters alone, whatever the script."""
 
 MAX_SHARE = 0.25
 """Words in more texts than this are left out."""
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words of two letters and more."""
-    return WORD.findall(text.lower())
-
-
 @dataclass(frozen=True, kw_only=True)
 class TextBlock:
-    """A text's place in a space of words; a text's mean squared norm over the fitted texts is 1."""
+    """A text's place in a space of words; a text's mean squared norm over the fitted texts is 1.
+
+    `scripts` says whether words are those of metarec.data.words, as they are where nothing older is read.
+    """
 
     kind: ClassVar[str] = "text"
 
     name: str
     space: LatentSpace
+    scripts: bool = True
 
     @property
     def width(self) -> int:
@@ -52,14 +53,15 @@ class TextBlock:
             if text is None:
                 out_NB[row, -1] = 1.0
             else:
-                out_NB[row, :-1] = self.space.project(words(text))
+                out_NB[row, :-1] = self.space.project(words(text) if self.scripts else OLD_WORD.findall(text.lower()))
 
     def to_state(self) -> BlockState:
         """See Block."""
         state, arrays = self.space.to_state()
-        return {"kind": self.kind, "name": self.name, **state}, arrays
+        return {"kind": self.kind, "name": self.name, "scripts": self.scripts, **state}, arrays
 
     @staticmethod
     def from_state(state: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]) -> "TextBlock":
         """The block that gave this state."""
-        return TextBlock(name=str(state["name"]), space=LatentSpace.from_state(state, arrays))
+        space = LatentSpace.from_state(state, arrays)
+        return TextBlock(name=str(state["name"]), space=space, scripts=bool(state.get("scripts", False)))

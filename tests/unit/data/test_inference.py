@@ -145,3 +145,15 @@ def test_fields_of_a_further_file_are_drafted_too(tmp_path):
     e, i, more = (_table(tmp_path, name, columns) for name, columns in tables.items())
     text = draft_schema(Files(interactions=e, items=i, more_items=(more,)))
     assert text.index("- name: year") < text.index("- name: length")
+
+
+def test_sentences_without_spaces_are_texts_and_names_are_not(tmp_path):
+    rows = range(200)
+    items = {
+        "movieId": list(rows),
+        "plot": [f"一艘宇宙飞船在{chr(0x5000 + k)}星球上发现了外星人" for k in rows],
+        "director": [f"小津安二郎{chr(0x5000 + k)}" for k in rows],
+    }
+    schema, text = _draft(tmp_path, interactions=EVENTS, items=items)
+    assert [(field.name, field.kind) for field in schema.items] == [("plot", "text"), ("director", "categorical")]
+    assert "5 words on average" in text

@@ -203,6 +203,43 @@ def test_plots_about_the_same_thing_are_near_without_a_common_word():
     assert moon @ alien > 0.3 > moon @ crime
 
 
+CHINESE = (
+    ["飞船", "星球", "外星", "宇宙", "轨道"],
+    ["警察", "城市", "犯罪", "枪战", "黑夜"],
+    ["爱情", "婚礼", "巴黎", "亲吻", "书信"],
+    ["战争", "士兵", "坦克", "将军", "军队"],
+)
+
+
+def _chinese() -> FeatureEncoder:
+    users, items, _ = _tables(rows=200)
+    rng = np.random.default_rng(1)
+    items["plot"] = ["".join(rng.choice(CHINESE[k % 4], 2, replace=False)) for k in range(len(items))]
+    return FeatureEncoder.fit(SCHEMA, users, items, settings=EncoderSettings(text_dim=4))
+
+
+def test_plots_without_spaces_are_near_when_they_share_words():
+    encoder = _chinese()
+    plots = [{"plot": "一艘宇宙飞船"}, {"plot": "星球上有外星人"}, {"plot": "警察在城市"}]
+    space, alien, crime = encoder.encode_items(plots)[:, _block(encoder, "plot")]
+    assert space @ alien > 0.3 > abs(space @ crime)
+
+
+def test_a_checkpoint_that_does_not_say_cuts_words_as_it_did():
+    encoder, plots = _chinese(), [{"plot": "一艘宇宙飞船"}, {"plot": "宇宙 飞船"}]
+    state, arrays = encoder.to_state()
+    np.testing.assert_array_equal(FeatureEncoder.from_state(state, arrays).encode_items(plots), encoder.encode_items(plots))
+
+    def aged(node):
+        if isinstance(node, dict):
+            return {name: aged(value) for name, value in node.items() if name != "scripts"}
+        return [aged(value) for value in node] if isinstance(node, list) else node
+
+    said = FeatureEncoder.from_state(aged(state), arrays).encode_items(plots)[:, _block(encoder, "plot")]
+    assert not said[0].any(), "one word, which nobody knows"
+    assert said[1].any(), "words of two letters, which pairs are"
+
+
 @pytest.mark.parametrize(("name", "value"), [("year", "1990"), ("genres", (1.0,)), ("look", (1.0, 2.0)), ("plot", 3.0)])
 def test_a_wrong_type_names_the_field(fitted, name, value):
     with pytest.raises(InvalidInputError) as refusal:
