@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from metarec.cli.output import print_error
+from metarec.cli.output import escape_what_cannot_be_shown, print_error
 from metarec.errors import InterruptedRunError, InvalidInputError, MetarecError
 from metarec.version import __version__
 
@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    escape_what_cannot_be_shown()
     try:
         status = cli.main(args=list(argv) if argv is not None else None, prog_name="metarec", standalone_mode=False)
     except click.exceptions.Abort:

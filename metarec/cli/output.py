@@ -1,6 +1,8 @@
 """What every command prints with: tables for people, JSON for machines, progress and errors on standard error."""
 
+import codecs
 import errno
+import io
 import json
 import os
 import sys
@@ -14,6 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+ESCAPED = "metarec.escaped"
+"""The name of what is done about a character that a stream's encoding lacks."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -34,6 +39,20 @@ def stdout() -> Console:
 def stderr() -> Console:
     """A console on standard error, for progress and notes."""
     return Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 160)
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Have streams whose encoding lacks a character (GBK, Latin-1) write its escape, as JSON spells it, instead of failing."""
+    codecs.register_error(ESCAPED, _escape)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ESCAPED)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def print_error(message: str) -> None:

@@ -124,7 +124,7 @@ def up(
 
 
 def _check(registry: Path, data: Path | None) -> None:
-    """That the folders are what they are named as; says what to do where they are not."""
+    """That the folders are what they are named as, and rules can be kept; says what to do where they are not."""
     if not registry.is_dir():
         raise NotFoundError(f"no registry at '{registry}'; make one with: metarec train --data DIR --out {registry}")
     if (registry / "dataset.json").exists():
@@ -133,6 +133,11 @@ def _check(registry: Path, data: Path | None) -> None:
         raise NotFoundError(
             f"no dataset at '{data}'; make one with: metarec data import --out {data} ... or metarec data fetch ml-100k"
         )
+    if rules := os.environ.get("METAREC_RULES"):
+        # Sooner than from services that end at once and are started again.
+        from metarec.ranking.rule_file import read_rules
+
+        read_rules(Path(rules))
 
 
 def _say_ready(plan: Plan, live: str | None, seconds: float, *, as_json: bool) -> None:

@@ -60,7 +60,7 @@ LABEL_NAMES = (
 TIME_NAMES = ("timestamp", "time", "datetime", "date", "unixtime", "unixreviewtime", "ts", "createdat", "eventtime")
 SCENARIO_NAMES = ("scenario", "platform", "channel", "domain", "surface", "device", "placement")
 TITLE_NAMES = ("title", "name", "itemname", "productname", "movietitle", "itemtitle", "booktitle")
-SEPARATORS = ("|", ";", ",", " ")
+SEPARATORS = ("|", ";", "；", ",", "、", "，", " ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +271,7 @@ def _separator(text: Sequence[str], distinct: int) -> str | None:
         parts = Counter(part.strip() for value in text for part in value.split(separator))
         short = max(map(len, parts)) <= 40
         recurring = sum(parts.values()) >= 3 * len(parts) and len(parts) < distinct
-        if short and (separator in "|;" or recurring):
+        if short and (separator in "|;；" or recurring):
             return separator
     return None
 

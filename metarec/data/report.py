@@ -18,6 +18,9 @@ Action = Literal["row dropped", "last row kept", "set to missing", "imputed", "c
 Badness = Literal["fine", "value", "structure"]
 """Whether a finding counts as bad: a wrong value, or a row that cannot even be read (wrong number of columns, undecodable)."""
 
+ENCODINGS = "often latin-1, gb18030, shift_jis or euc-kr"
+"""What text that is no UTF-8 most often is."""
+
 MAX_BAD = 0.01
 """Share of rows with a bad value that are dropped before a file is refused."""
 
@@ -188,7 +191,7 @@ class TableReport:
             message += f"; {bad:,} of {wanted:,} rows are bad ({share:.2%})"
         if len(found) > 1:
             message += ", among them " + ", ".join(f"{f.rows:,} × {f.column or 'row'}: {f.problem}" for f in found[1:4])
-        remedy = "decode it with --encoding (often latin-1)" if "UTF-8" in first.problem else "correct the file"
+        remedy = f"decode it with --encoding ({ENCODINGS})" if "UTF-8" in first.problem else "correct the file"
         message += f"; {remedy}, or raise --max-bad (now {allowed:g}), the share of bad rows that is dropped instead"
         return DataError(message, file=self.file, column=first.column, row=first.row)
 

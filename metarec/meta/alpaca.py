@@ -24,6 +24,7 @@ from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from metarec.errors import ConfigError
 from metarec.meta.alpaca_terms import (
@@ -129,13 +130,15 @@ class Alpaca:
         keep_N = (torch.rand(len(unique_N), generator=generator) >= self.id_dropout).to(unique_N.device)
         cold_T = (torch.rand(query.num_tasks, generator=generator) < self.cold_tasks).to(unique_N.device)
         phi_ND, bias_N, unknown_N, at_TN = self._features(linear, live, rows, unique_N, keep_N, cold_T, at_TN)
-        phi_TND, bias_TN, unknown_TN = phi_ND[at_TN], bias_N[at_TN], unknown_N[at_TN]
-        noise_TN = torch.exp(live["noise.log_var"])[unknown_TN]
-        choice_TSD = choice(live, phi_TND[:, :width], support, unknown_TN[:, :width])
+        unknown_TN = unknown_N[at_TN]
+        # Split, not sliced: the gradient of a slice is as large as the whole.
+        sizes = [width, at_TN.shape[1] - width]
+        phi_TSD, phi_TQD = torch.split(embedding(at_TN, phi_ND), sizes, 1)
+        bias_TS, bias_TQ = torch.split(bias_N[at_TN], sizes, 1)
+        noise_TS, noise_TQ = torch.split(torch.exp(live["noise.log_var"])[unknown_TN], sizes, 1)
+        choice_TSD = choice(live, phi_TSD, support, unknown_TN[:, :width])
         prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T) + choice_TSD.sum(1)
-        shown = phi_TND[:, :width], bias_TN[:, :width], noise_TN[:, :width]
-        fast = posterior(live, *shown, prior_TD, support, noise_shape=self.noise_shape)
-        phi_TQD, bias_TQ, noise_TQ = phi_TND[:, width:], bias_TN[:, width:], noise_TN[:, width:]
+        fast = posterior(live, phi_TSD, bias_TS, noise_TS, prior_TD, support, noise_shape=self.noise_shape)
         mask_TQ = query.mask_TN.to(bias_N.dtype)
         count_T = mask_TQ.sum(1).clamp_min(1.0)
         residual_TQ = (query.label_TN.to(bias_N.dtype) - mean(live, fast, phi_TQD, bias_TQ)) * mask_TQ

@@ -121,15 +121,17 @@ class AlpacaTargets:
         phi_ND, offset_NK, unknown_N = linear.dropped(live, rows, unique_N, keep_N)
         # Tasks of cold_T address the second half, the same rows without any id.
         at_TN = at_TN + cold_T.to(at_TN.dtype)[:, None] * len(unique_N)
-        z_TND, offset_TN = linear.mapped(live, phi_ND)[at_TN, target_TN], offset_NK[at_TN, target_TN]
         unknown_TN = unknown_N[at_TN]
-        noise_TN = _levels(live, "noise.log_var", "targets.log_var")[target_TN, unknown_TN]
+        # Split, not sliced: the gradient of a slice is as large as the whole.
+        sizes = [width, at_TN.shape[1] - width]
+        z_TSD, z_TQD = torch.split(linear.mapped(live, phi_ND)[at_TN, target_TN], sizes, 1)
+        offset_TS, offset_TQ = torch.split(offset_NK[at_TN, target_TN], sizes, 1)
+        noise_TS, noise_TQ = torch.split(_levels(live, "noise.log_var", "targets.log_var")[target_TN, unknown_TN], sizes, 1)
         prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T)
-        prior_TD = prior_TD + _choice(live, z_TND[:, :width], support, unknown_TN[:, :width]).sum(1)
-        shown = z_TND[:, :width], offset_TN[:, :width], noise_TN[:, :width]
-        fast = posterior(live, *shown, prior_TD, support, noise_shape=self.noise_shape)
-        z_TQD, target_TQ, mask_TQ = z_TND[:, width:], target_TN[:, width:], query.mask_TN.to(z_TND.dtype)
-        residual_TQ = (query.label_TN.to(z_TND.dtype) - mean(live, fast, z_TQD, offset_TN[:, width:])) * mask_TQ
+        prior_TD = prior_TD + _choice(live, z_TSD, support, unknown_TN[:, :width]).sum(1)
+        fast = posterior(live, z_TSD, offset_TS, noise_TS, prior_TD, support, noise_shape=self.noise_shape)
+        target_TQ, mask_TQ = target_TN[:, width:], query.mask_TN.to(z_TQD.dtype)
+        residual_TQ = (query.label_TN.to(z_TQD.dtype) - mean(live, fast, z_TQD, offset_TQ)) * mask_TQ
         share_K = live["range.std"].detach() / live["range.std"].detach()[0]
         cost_TQ = bounded_squares(residual_TQ, units(live)[target_TQ], self.huber)
         worth_TQ = torch.where(target_TQ == 0, 1.0, self.extra_weight).to(cost_TQ.dtype) / share_K[target_TQ].square()
@@ -139,11 +141,11 @@ class AlpacaTargets:
         mask_TF, target_TF, unknown_TF = (part.gather(1, few_TF) for part in (mask_TQ, target_TQ, unknown_TN[:, width:]))
         with torch.no_grad():
             z_TFD = z_TQD.gather(1, few_TF[..., None].expand(-1, -1, z_TQD.shape[2]))
-            raw_TF = variance(fast, z_TFD, noise_TN[:, width:].gather(1, few_TF))
+            raw_TF = variance(fast, z_TFD, noise_TQ.gather(1, few_TF))
         variance_TF = raw_TF * _levels(live, "predict.log_scale", "targets.log_scale")[target_TF, unknown_TF]
         square_TF = residual_TQ.detach().square().gather(1, few_TF)
         nll_TF = 0.5 * (square_TF / variance_TF + torch.log(variance_TF)) * mask_TF
-        weight_T = tasks.weight_T.to(z_TND.dtype) / tasks.weight_T.sum()
+        weight_T = tasks.weight_T.to(z_TQD.dtype) / tasks.weight_T.sum()
         error = (weight_T * (cost_TQ * worth_TQ).sum(1) / count_T).sum()
         nll = (weight_T * nll_TF.sum(1) / mask_TF.sum(1).clamp_min(1.0)).sum()
         loss = error + nll + self._penalty(live, rows.code_N[unique_N], share_K)

@@ -98,7 +98,7 @@ class LinearGaussian:
 
     def content_features(self, theta: MetaParams, rows: EntityTable, row_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the content maps tell: `phi` (N, D + 1) with its constant, and `bias` (N,)."""
-        dense_NP = (rows.dense_NP if row_N is None else rows.dense_NP[row_N]).to(theta["row.content"].dtype)
+        dense_NP = (rows.dense_NP if row_N is None else rows.dense_NP.index_select(0, row_N)).to(theta["row.content"].dtype)
         return with_one(dense_NP @ theta["row.content"]), dense_NP @ theta["row.content_bias"]
 
     def task_prior(self, theta: MetaParams, tasks: EntityTable, task_T: Tensor | None = None) -> Tensor:

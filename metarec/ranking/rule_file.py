@@ -2,20 +2,21 @@
 
 import hashlib
 import math
-import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 import yaml
 
+from metarec.data.spelling import composed
 from metarec.errors import ConfigError
 from metarec.ranking.conditions import All, AnyOf, Condition, Ids, Missing, Not, OneOf, Range, Scalar
 from metarec.ranking.rules import Boost, Filter, Pin, Quota, Rule, RuleSet, check_contradictions, rule_error
 
 MAX_RULES = 1000
 MAX_NAME = 64
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+PUNCTUATION = "_.-"
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "filter": ("items",),
     "boost": ("items", "add"),
@@ -51,7 +52,7 @@ def read_rules(path: Path) -> RuleSet:
 def parse_rules(text: str, path: str = "rules.yaml") -> RuleSet:
     """The rules in a text; `path` is for messages."""
     try:
-        data = yaml.load(text, _Loader)  # derives from the safe loader
+        data = yaml.load(composed(text), _Loader)  # derives from the safe loader; values are spelled as those of imported data
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:  # a date that is none, a number that is none ...
         raise ConfigError(f"rules file '{path}' is no YAML: {error}", field="rules") from error
     try:
@@ -75,6 +76,12 @@ def _read(data: object, text: str, path: str) -> RuleSet:
     return found
 
 
+def _is_name(name: str) -> bool:
+    """Letters of any script with their marks, digits and PUNCTUATION, a letter or digit first."""
+    rest = (char.isalnum() or char in PUNCTUATION or unicodedata.category(char).startswith("M") for char in name)
+    return 0 < len(name) <= MAX_NAME and name[0].isalnum() and all(rest)
+
+
 class _Reader:
     """Reads one rule; every error says where it is."""
 
@@ -83,8 +90,10 @@ class _Reader:
         if not isinstance(entry, Mapping):
             raise self._error("", f"must be a mapping with name and effect, not {entry!r}")
         name = entry.get("name")
-        if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > MAX_NAME:
-            raise self._error("name", f"must be 1 to {MAX_NAME} letters, digits, '_', '.' or '-', not {name!r}")
+        if not isinstance(name, str) or not _is_name(name):
+            raise self._error(
+                "name", f"must be 1 to {MAX_NAME} letters, digits, '_', '.' or '-', a letter or digit first, not {name!r}"
+            )
         self._name, self._entry = name, entry
 
     def rule(self) -> Rule:

@@ -1,4 +1,5 @@
-"""What happens around every unary call: authorization, readiness, load shedding, request id, deadline, error mapping, a log line.
+"""What happens around every unary call: authorization, readiness, load shedding, request id, deadline, spelling, error mapping, a
+log line.
 
 Streams (health watches and reflection) are not ours: they are authorized, and pass untouched.
 """
@@ -15,6 +16,7 @@ import grpc
 from metarec.errors import DeadlineExceededError, MetarecError, ResourceExhaustedError, UnavailableError
 from services.runtime import request as requests
 from services.runtime.errors import describe
+from services.runtime.spelling import spell
 
 logger = logging.getLogger("metarec.rpc")
 
@@ -31,6 +33,8 @@ Handler = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
     """Wraps the unary methods of a server; `ready` opens them, `max_concurrent` bounds how many run at once.
 
+    With `spells` the texts of requests are spelled as those of imported data.
+
     Health checks are answered always, count against no limit and are logged at DEBUG.
     """
 
@@ -41,11 +45,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
         max_concurrent: int,
         authorize: Authorize | None = None,
         default_deadline: float = DEFAULT_DEADLINE_SECONDS,
+        spells: bool = True,
     ) -> None:
         self.service_name = service_name
         self.ready = False
         self.in_flight = 0
         self._max_concurrent, self._authorize, self._default_deadline = max_concurrent, authorize, default_deadline
+        self._spells = spells
         self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
 
     async def intercept_service(
@@ -88,6 +94,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
             try:
                 if counted:
                     self._admit(metadata)
+                    if self._spells:
+                        spell(message)
                 if left is not None:
                     return await handler(message, context)
                 async with asyncio.timeout(deadline):

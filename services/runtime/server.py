@@ -77,7 +77,12 @@ class Server:
     ) -> None:
         self.port = settings.port
         self._name, self._settings, self._build, self._credentials = service_name, settings, build, credentials
-        self._calls = CallInterceptor(service_name, max_concurrent=settings.max_concurrent_requests, authorize=authorize)
+        self._calls = CallInterceptor(
+            service_name,
+            max_concurrent=settings.max_concurrent_requests,
+            authorize=authorize,
+            spells=service_name != "training",  # whose texts are paths and settings
+        )
         self._server = grpc.aio.server(interceptors=[self._calls], options=OPTIONS)
         self._service: Service | None = None
         self._health: Health | None = None

@@ -167,6 +167,17 @@ def test_what_is_missing_is_said_with_what_to_do(
     assert "Traceback" not in said
 
 
+def test_rules_that_cannot_be_kept_are_said_before_anything_starts(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "rules.yaml").write_text("rules: 3")
+    monkeypatch.setenv("METAREC_RULES", str(tmp_path / "rules.yaml"))
+    status, said = failure("--registry", registry, "--port-base", 0)
+    assert status == 2
+    assert f"error: rules file '{tmp_path / 'rules.yaml'}' must be a mapping" in said
+    assert not (registry / "state").exists()
+
+
 def test_a_damaged_dataset_is_wrong_input(registry: Path, tmp_path: Path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset.json").write_text("{}")

@@ -1,13 +1,16 @@
 """Files that commands write: told before the work, where they cannot be written, and in a line where that comes later."""
 
 import errno
+import io
+import json
+import sys
 from pathlib import Path
 
 import click
 import pytest
 
 from metarec.cli import main as command
-from metarec.cli.output import check_writable
+from metarec.cli.output import check_writable, escape_what_cannot_be_shown
 
 
 def test_folders_of_files_that_can_be_written_are_made(tmp_path: Path) -> None:
@@ -55,3 +58,12 @@ def test_other_failures_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(command.cli, "main", fail)
     with pytest.raises(ConnectionResetError):
         command.main(["train"])
+
+
+def test_what_an_encoding_lacks_is_written_as_json_spells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="gbk"))
+    escape_what_cannot_be_shown()
+    print(json.dumps({"name": "东京 n\u0303 \U0001f3ac"}, ensure_ascii=False), flush=True)
+    assert written.getvalue().decode("gbk") == '{"name": "东京 n\\u0303 \\ud83c\\udfac"}\n'
+    assert json.loads(written.getvalue().decode("gbk")) == {"name": "东京 n\u0303 \U0001f3ac"}

@@ -157,3 +157,17 @@ def test_sentences_without_spaces_are_texts_and_names_are_not(tmp_path):
     schema, text = _draft(tmp_path, interactions=EVENTS, items=items)
     assert [(field.name, field.kind) for field in schema.items] == [("plot", "text"), ("director", "categorical")]
     assert "5 words on average" in text
+
+
+def test_tags_between_chinese_marks_are_lists(tmp_path):
+    rows = range(200)
+    items = {
+        "movieId": list(rows),
+        "tags": ["、".join(("数码", "耳机", "家电", "手机")[k % 3 : 1 + k % 3 + k % 2]) for k in rows],
+        "kinds": ["；".join(("甲", "乙")[: 1 + k % 2]) for k in rows],
+    }
+    schema, _ = _draft(tmp_path, interactions=EVENTS, items=items)
+    assert schema.items == (
+        Field(name="tags", kind="multi_categorical", separator="、"),
+        Field(name="kinds", kind="multi_categorical", separator="；"),
+    )

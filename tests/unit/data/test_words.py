@@ -4,7 +4,8 @@ import unicodedata
 
 import pytest
 
-from metarec.data.words import spaceless_letters, words
+from metarec.data.spelling import MOST_MARKS
+from metarec.data.words import LONGEST, spaceless_letters, words
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,13 @@ from metarec.data.words import spaceless_letters, words
         ("東京物語", ["東京", "京物", "物語"]),
         ("水、iPhoneが好き", ["水", "iphone", "が好", "好き"]),
         ("ไทยนี้", ["ไท", "ทย", "ยนี้"]),
+        ("ＵＳＢ充电器", ["usb", "充电", "电器"]),
+        ("ﾊﾟｿｺﾝ", ["パソ", "ソコ", "コン"]),
+        ("手机\u200b壳", ["手机", "机壳"]),
+        ("葛\U000e0100城", ["葛城"]),
+        ("ශ්\u200dරී", ["ශ්රී"]),
+        ("ㄅㄆㄇ", ["ㄅㄆ", "ㄆㄇ"]),
+        ("𠀀𠀁水 ๑๒ Word™", ["𠀀𠀁", "𠀁水", "word"]),
         ("x_1 2001 _", []),
         ("", []),
     ],
@@ -29,6 +37,13 @@ def test_words(text: str, found: list[str]) -> None:
 
 def test_accents_are_the_same_however_they_are_written() -> None:
     assert words(unicodedata.normalize("NFD", "L'été à Zoë")) == words("L'été à Zoë") == ["été", "zoë"]
+
+
+def test_a_text_is_read_in_time_whatever_it_is_made_of() -> None:
+    # To put these marks in order takes the square of their number: half an hour for a million.
+    (piled,) = words("e" + "\u0301\u0323" * 1_000_000)
+    assert len(piled) <= 1 + MOST_MARKS
+    assert len(words("の" * 3_000_000)) == LONGEST - 1
 
 
 def test_letters_of_scripts_without_spaces_are_counted() -> None:

@@ -1,5 +1,6 @@
 """Rules files: what is read, and how what is wrong is named."""
 
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,8 @@ def test_the_version_follows_the_text_and_an_empty_list_is_no_rules() -> None:
         ("rules: [3]", "rules[0]", "not 3"),
         ("rules:\n  - {name: a, name: b}", "rules", "'name' comes twice"),
         (one(name="a b"), "rules[0].name", "letters"),
+        (one(name="-a"), "rules[0].name", "first"),
+        (one(name="推" * 65), "rules[0].name", "1 to 64"),
         (one(name=""), "rules[0].name", "not None"),
         (one(effect="boots"), "rules[0].effect", "not 'boots'"),
         (one(weight="3"), "rules[0].weight", "is unknown"),
@@ -187,6 +190,16 @@ def test_fields_are_checked_against_the_schema(changes: dict[str, str], problem:
     with pytest.raises(ConfigError, match="rule 'push', rules\\[0\\]") as caught:
         rules.check(tiny_dataset.schema)
     assert problem in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["推茶叶", "हिन्दी-फ़िल्म", "v1.2_b"])
+def test_names_are_of_any_script(name: str) -> None:
+    assert parse_rules(one(name=name)).rules[0].name == unicodedata.normalize("NFC", name)
+
+
+def test_values_are_spelled_as_imported_data_is() -> None:
+    (rule,) = parse_rules(one(items='{field: brand, equals: "Cafe\u0301"}')).rules
+    assert rule.items == OneOf(field="brand", values=frozenset({"Café"}))
 
 
 def test_a_missing_and_an_unreadable_file_are_named(tmp_path: Path) -> None:

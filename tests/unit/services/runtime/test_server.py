@@ -29,7 +29,7 @@ class Echo(gateway_pb2_grpc.GatewayServiceServicer):
     def __init__(self) -> None:
         self.started, self.entered, self.finish = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.closed = False
-        self.remaining = 0.0
+        self.remaining, self.user_id = 0.0, ""
 
     def add_to(self, server: grpc.aio.Server) -> None:
         gateway_pb2_grpc.add_GatewayServiceServicer_to_server(self, server)
@@ -43,7 +43,7 @@ class Echo(gateway_pb2_grpc.GatewayServiceServicer):
     async def Recommend(self, message: User, context: grpc.aio.ServicerContext) -> gateway_pb2.RecommendResponse:
         current = request.current()
         assert current is not None
-        self.remaining = current.remaining()
+        self.remaining, self.user_id = current.remaining(), message.user_id
         self.entered.set()
         if message.user_id == "wrong":
             raise InvalidInputError("is wrong", field="user_id")
@@ -175,6 +175,11 @@ async def test_the_id_of_a_request_is_its_own_or_a_new_one(ready: gateway_pb2_gr
     assert (await ready.Recommend(User(), metadata=(("x-request-id", "r-1"),))).checkpoint == "r-1"
     made = (await ready.Recommend(User(), metadata=(("x-request-id", "x" * 200),))).checkpoint
     assert re.fullmatch(r"[0-9a-f]{32}", made)
+
+
+async def test_texts_of_requests_are_spelled_as_imported_data_is(echo: Echo, ready: gateway_pb2_grpc.GatewayServiceStub) -> None:
+    await ready.Recommend(User(user_id=" Cafe\u0301 "))
+    assert echo.user_id == "Café"
 
 
 async def test_deadlines_are_the_callers_or_the_default(echo: Echo, ready: gateway_pb2_grpc.GatewayServiceStub) -> None:
