@@ -45,7 +45,7 @@ def escape_what_cannot_be_shown() -> None:
     """Have streams whose encoding lacks a character (GBK, Latin-1) write its escape, as JSON spells it, instead of failing."""
     codecs.register_error(ESCAPED, _escape)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":  # else somebody has chosen
             stream.reconfigure(errors=ESCAPED)
 
 

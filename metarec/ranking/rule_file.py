@@ -9,7 +9,7 @@ from typing import cast
 
 import yaml
 
-from metarec.data.spelling import composed
+from metarec.data.spelling import spelled
 from metarec.errors import ConfigError
 from metarec.ranking.conditions import All, AnyOf, Condition, Ids, Missing, Not, OneOf, Range, Scalar
 from metarec.ranking.rules import Boost, Filter, Pin, Quota, Rule, RuleSet, check_contradictions, rule_error
@@ -37,6 +37,13 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"line {node.value[place][0].start_mark.line + 1}: '{key}' comes twice")
         return cast(dict[object, object], super().construct_mapping(node, deep=deep))
 
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        """A text in the spelling of imported data."""
+        return spelled(str(self.construct_scalar(node)))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
+
 
 def read_rules(path: Path) -> RuleSet:
     """The rules in a file. ConfigError names the file, the rule and the field that is wrong."""
@@ -52,7 +59,7 @@ def read_rules(path: Path) -> RuleSet:
 def parse_rules(text: str, path: str = "rules.yaml") -> RuleSet:
     """The rules in a text; `path` is for messages."""
     try:
-        data = yaml.load(composed(text), _Loader)  # derives from the safe loader; values are spelled as those of imported data
+        data = yaml.load(text, _Loader)  # derives from the safe loader
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:  # a date that is none, a number that is none ...
         raise ConfigError(f"rules file '{path}' is no YAML: {error}", field="rules") from error
     try:

@@ -40,9 +40,7 @@ IMPLICIT = HeadRecipe(
     patience=0,
 )
 # Nobody has asked what members are worth to several targets.
-TARGETS = replace(
-    EXPLICIT, learner="alpaca_targets", model="linear_targets", model_settings={"embedding_dim": 40}, members=1
-)
+TARGETS = replace(EXPLICIT, learner="alpaca_targets", model="linear_targets", model_settings={"embedding_dim": 40}, members=1)
 GRADIENT = HeadRecipe(
     target="explicit",
     learner="maml",

@@ -1,6 +1,7 @@
 """Requests in the spelling of imported data: ids, features and scenarios without surrounding spaces, composed.
 
-A phone may send `é` as a letter and a mark where the data has one letter: to people and to rules they are the same.
+A phone may send `é` as a letter and a mark where the data has one letter: to people and to rules they are the same. Ranking,
+which the gateway asks once it has done this, does not do it again.
 """
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -8,18 +9,19 @@ from google.protobuf.message import Message
 
 from metarec.data.spelling import spelled
 
-AS_SENT = "request_id"
-"""Answered and logged as it came."""
+AS_SENT = frozenset({"request_id", "event_id", "page_token"})
+"""Names of a caller's own and ours, which are compared letter by letter."""
 
 
 def spell(message: Message) -> None:
-    """Change every text in `message` but AS_SENT and the keys of maps."""
+    """Change every text in `message` but those of AS_SENT and the keys of maps."""
     for field, value in message.ListFields():
-        if field.name == AS_SENT:
+        if field.name in AS_SENT:
             continue
         if field.type == FieldDescriptor.TYPE_STRING:
             if field.is_repeated:
-                value[:] = [spelled(text) for text in value]
+                # A member of spaces alone is none, as in import; an empty one is left to who checks the request.
+                value[:] = [part for text in value if (part := spelled(text)) or not text]
             else:
                 setattr(message, field.name, spelled(value))
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
@@ -33,6 +35,3 @@ def spell(message: Message) -> None:
             elif entry.fields_by_name["value"].type == FieldDescriptor.TYPE_MESSAGE:
                 for part in value.values():
                     spell(part)
-            elif entry.fields_by_name["value"].type == FieldDescriptor.TYPE_STRING:
-                for key in value:
-                    value[key] = spelled(value[key])

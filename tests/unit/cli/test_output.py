@@ -63,7 +63,15 @@ def test_other_failures_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_an_encoding_lacks_is_written_as_json_spells_it(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="gbk"))
-    escape_what_cannot_be_shown()
+    monkeypatch.setattr(command.cli, "main", lambda **_: 0)
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["train"])
     print(json.dumps({"name": "东京 n\u0303 \U0001f3ac"}, ensure_ascii=False), flush=True)
     assert written.getvalue().decode("gbk") == '{"name": "东京 n\\u0303 \\ud83c\\udfac"}\n'
     assert json.loads(written.getvalue().decode("gbk")) == {"name": "东京 n\u0303 \U0001f3ac"}
+
+
+def test_what_somebody_has_chosen_about_an_encoding_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="gbk", errors="replace"))
+    escape_what_cannot_be_shown()
+    assert sys.stdout.errors == "replace"

@@ -63,14 +63,19 @@ def textbook(theta: dict[str, torch.Tensor], family: PlantedFamily, tasks: TaskB
     return mean, (spread + scale * noise[query]) * calibration
 
 
+def half_known(family: PlantedFamily, tasks: TaskBatch) -> tuple[PlantedFamily, TaskBatch]:
+    """The same with every other row unknown."""
+    rows = replace(family.tables.rows, code_N=torch.where(torch.arange(16) % 2 == 0, family.tables.rows.code_N, 0))
+    tables = replace(family.tables, rows=rows)
+    return replace(family, tables=tables), replace(
+        tasks, support=replace(tasks.support, tables=tables), query=replace(tasks.query, tables=tables)
+    )
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_mean_and_variance_are_those_of_the_textbook(family: PlantedFamily, tasks: TaskBatch, known: bool) -> None:
     if not known:
-        rows = replace(family.tables.rows, code_N=torch.where(torch.arange(16) % 2 == 0, family.tables.rows.code_N, 0))
-        family = replace(family, tables=replace(family.tables, rows=rows))
-        tasks = replace(
-            tasks, support=replace(tasks.support, tables=family.tables), query=replace(tasks.query, tables=family.tables)
-        )
+        family, tasks = half_known(family, tasks)
     model = LinearGaussian(embedding_dim=3)
     theta = start(family, EXACT, model)
     found = EXACT.predict(model, theta, EXACT.adapt(model, theta, tasks.support), tasks.query)
@@ -107,6 +112,20 @@ def test_the_meta_gradient_is_the_slope_of_the_query_error(family: PlantedFamily
 
         slope = (loss(1) - loss(-1)) / (2 * step)
         assert float((gradient[name] * direction).sum()) == pytest.approx(slope, rel=1e-5, abs=1e-8), name
+
+
+def test_a_steps_loss_is_that_of_adapting_and_predicting_of_rows_known_and_unknown(
+    family: PlantedFamily, tasks: TaskBatch
+) -> None:
+    family, tasks = half_known(family, tasks)
+    model = LinearGaussian(embedding_dim=3)
+    theta = start(family, EXACT, model)
+    theta["noise.log_var"] = torch.tensor([-2.0, 2.0], dtype=torch.float64)
+    said = EXACT.predict(model, theta, EXACT.adapt(model, theta, tasks.support), tasks.query)
+    mask_TQ = tasks.query.mask_TN.double()
+    error_T = ((tasks.query.label_TN - said.mean_TQ).square() * mask_TQ).sum(1) / mask_TQ.sum(1)
+    expected = float((tasks.weight_T * error_T).sum() / tasks.weight_T.sum())
+    assert EXACT.meta_gradient(model, theta, tasks, generator())[1]["loss"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_hidden_ids_look_like_unknown_entities(family: PlantedFamily, tasks: TaskBatch) -> None:

@@ -198,8 +198,11 @@ def test_names_are_of_any_script(name: str) -> None:
 
 
 def test_values_are_spelled_as_imported_data_is() -> None:
-    (rule,) = parse_rules(one(items='{field: brand, equals: "Cafe\u0301"}')).rules
-    assert rule.items == OneOf(field="brand", values=frozenset({"Café"}))
+    for written in ("Cafe\u0301", '" Café "', '"Cafe\\u0301"'):
+        (rule,) = parse_rules(one(items=f"{{field: brand, equals: {written}}}")).rules
+        assert rule.items == OneOf(field="brand", values=frozenset({"Café"}))
+    (rule,) = parse_rules(one(items='{ids: [" Cafe\u0301"]}')).rules
+    assert rule.items == Ids(ids=frozenset({"Café"}))
 
 
 def test_a_missing_and_an_unreadable_file_are_named(tmp_path: Path) -> None:

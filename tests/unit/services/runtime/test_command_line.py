@@ -1,5 +1,6 @@
 """`python -m services.NAME`: help instead of a server, arguments refused, wrong settings in one line."""
 
+import subprocess
 import sys
 
 import pytest
@@ -48,3 +49,14 @@ def test_settings_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("METAREC_DIVERSITY", "0.25")
     found = settings_of("ranking")
     assert (found.service, found.port, found.diversity) == ("ranking", DEFAULT_PORTS["ranking"], 0.25)
+
+
+def test_every_service_answers_help_instead_of_serving() -> None:
+    started = {
+        service: subprocess.Popen([sys.executable, "-m", f"services.{service}", "-h"], stdout=subprocess.PIPE, text=True)
+        for service in DEFAULT_PORTS
+    }
+    for service, process in started.items():
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert said.startswith(f"usage: python -m services.{service} ")

@@ -182,6 +182,24 @@ async def test_texts_of_requests_are_spelled_as_imported_data_is(echo: Echo, rea
     assert echo.user_id == "Café"
 
 
+@pytest.mark.parametrize(("service", "spells"), [("gateway", True), ("recall", True), ("adaptation", True), ("training", False)])
+def test_paths_and_settings_of_training_stay_as_sent(service: str, spells: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, object] = {}
+
+    class Calls:
+        def __init__(self, name: str, **settings: object) -> None:
+            made.update(settings)
+
+    monkeypatch.setattr("services.runtime.server.CallInterceptor", Calls)
+    monkeypatch.setattr("grpc.aio.server", lambda **_: None)
+
+    async def build(settings: Settings) -> Echo:
+        return Echo()
+
+    Server(service, Settings(service=service), build)
+    assert made["spells"] is spells
+
+
 async def test_deadlines_are_the_callers_or_the_default(echo: Echo, ready: gateway_pb2_grpc.GatewayServiceStub) -> None:
     await ready.Recommend(User(), timeout=100)
     assert 90 < echo.remaining < 102  # grpc rounds long timeouts up to whole seconds

@@ -1,6 +1,6 @@
 """Requests are spelled as imported data is, wherever a text stands in them."""
 
-from metarec.v1 import adaptation_pb2, gateway_pb2
+from metarec.v1 import adaptation_pb2, gateway_pb2, recall_pb2
 from services.runtime.spelling import spell
 
 DECOMPOSED, COMPOSED = "Cafe\u0301", "Café"
@@ -24,10 +24,19 @@ def test_every_text_is_spelled_but_the_requests_own_id_and_names() -> None:
     assert message.user.features["age"].number == 3
     assert dict(message.target_weights) == {DECOMPOSED: 0.5}
     recorded = gateway_pb2.RecordInteractionsRequest(request_id=f" {DECOMPOSED}")
-    recorded.interactions.add(user_id=DECOMPOSED, item_id=DECOMPOSED)
+    recorded.interactions.add(user_id=DECOMPOSED, item_id=DECOMPOSED, event_id=f"{DECOMPOSED} ")
     spell(recorded)
-    assert recorded.request_id == f" {DECOMPOSED}"
+    assert (recorded.request_id, recorded.interactions[0].event_id) == (f" {DECOMPOSED}", f"{DECOMPOSED} ")
     assert (recorded.interactions[0].user_id, recorded.interactions[0].item_id) == (COMPOSED, COMPOSED)
+
+
+def test_a_page_goes_on_where_it_ended_and_members_of_spaces_are_none() -> None:
+    page = recall_pb2.ListItemsRequest(page_token=f"{DECOMPOSED} ")
+    spell(page)
+    assert page.page_token == f"{DECOMPOSED} "
+    message = gateway_pb2.RecommendRequest(exclude_item_ids=[" ", "", "a "])
+    spell(message)
+    assert list(message.exclude_item_ids) == ["", "a"]
 
 
 def test_messages_within_messages_are_reached() -> None:
