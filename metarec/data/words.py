@@ -85,6 +85,7 @@ def _words() -> re.Pattern[str]:
 
 @cache
 def _letter() -> re.Pattern[str]:
+    """A letter with its marks."""
     return re.compile(rf"[^{_marks()}][{_marks()}]*")
 
 
@@ -95,6 +96,7 @@ def _mark() -> re.Pattern[str]:
 
 @cache
 def _spaceless() -> re.Pattern[str]:
+    """A letter or mark of a script without spaces."""
     return re.compile(f"[{char_class(_codes(SPACELESS, lambda char: _is_letter(char) or _is_mark(char)))}]")
 
 
