@@ -1,7 +1,11 @@
 """How many threads torch computes with, where it must not be all of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -22,3 +26,16 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def beside(work: Callable[[], T]) -> Iterator["Future[T]"]:
+    """`work` in a thread of its own while the block runs, one thread for torch's operations in either; waits for it at the end.
+
+    For two steps that would leave a core idle each. The number of threads is partly the process's and partly the thread's: were
+    it set by each alone, whoever ends first would change it for the other.
+    """
+    import torch
+
+    with one_thread(), ThreadPoolExecutor(1, "beside", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield pool.submit(work)

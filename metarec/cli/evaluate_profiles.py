@@ -49,7 +49,9 @@ def profiles_report(checkpoint: Path, data: Path, shots: Sequence[int], *, seed:
 def _trained(dataset: Dataset, recipe: Recipe, encoder: FeatureEncoder, seed: int) -> Prior:
     prior = fit(dataset, recipe, seed=seed, encoder=encoder)
     recipe = recipe.for_labels(dataset.schema.label.kind, varied=dataset.has_varied_labels)
-    return replace(prior, profiles=learn_profiles(prior, dataset, prepare(dataset, encoder, recipe, seed), seed))
+    return replace(
+        prior, profiles=learn_profiles(prior.heads, prior.encoder, dataset, prepare(dataset, encoder, recipe, seed), seed)
+    )
 
 
 def show_profiles(report: Json) -> None:

@@ -130,29 +130,32 @@ class Alpaca:
         keep_N = (torch.rand(len(unique_N), generator=generator) >= self.id_dropout).to(unique_N.device)
         cold_T = (torch.rand(query.num_tasks, generator=generator) < self.cold_tasks).to(unique_N.device)
         phi_ND, bias_N, unknown_N, at_TN = self._features(linear, live, rows, unique_N, keep_N, cold_T, at_TN)
-        unknown_TN = unknown_N[at_TN]
-        # Split, not sliced: the gradient of a slice is as large as the whole.
-        sizes = [width, at_TN.shape[1] - width]
-        phi_TSD, phi_TQD = torch.split(embedding(at_TN, phi_ND), sizes, 1)
-        bias_TS, bias_TQ = torch.split(bias_N[at_TN], sizes, 1)
-        noise_TS, noise_TQ = torch.split(torch.exp(live["noise.log_var"])[unknown_TN], sizes, 1)
-        choice_TSD = choice(live, phi_TSD, support, unknown_TN[:, :width])
+        at_TS, at_TQ = at_TN[:, :width], at_TN[:, width:]
+        # Of the padded table of query rows, as wide as the longest task, most is empty: what is there is taken out of it.
+        asked_M = query.mask_TN.reshape(-1).nonzero()[:, 0]
+        task_M, at_M = asked_M // at_TQ.shape[1], at_TQ.reshape(-1)[asked_M]
+        phi_LD = embedding(torch.cat([at_TS.reshape(-1), at_M]), phi_ND)
+        phi_SD, phi_MD = torch.split(phi_LD, [at_TS.numel(), len(at_M)])
+        phi_TSD, noise_N = phi_SD.view(*at_TS.shape, -1), torch.exp(live["noise.log_var"])[unknown_N]
+        choice_TSD = choice(live, phi_TSD, support, unknown_N[at_TS])
         prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T) + choice_TSD.sum(1)
-        fast = posterior(live, phi_TSD, bias_TS, noise_TS, prior_TD, support, noise_shape=self.noise_shape)
-        mask_TQ = query.mask_TN.to(bias_N.dtype)
-        count_T = mask_TQ.sum(1).clamp_min(1.0)
-        residual_TQ = (query.label_TN.to(bias_N.dtype) - mean(live, fast, phi_TQD, bias_TQ)) * mask_TQ
-        square_TQ = residual_TQ.square()
-        cost_TQ = bounded_squares(residual_TQ, torch.ones_like(residual_TQ), self.huber) if self.huber else square_TQ
+        shape = self.noise_shape
+        fast = posterior(live, phi_TSD, bias_N[at_TS], noise_N[at_TS], prior_TD, support, noise_shape=shape)
+        mean_M = live["mu"] + bias_N[at_M] + (phi_MD * fast["mean"].index_select(0, task_M)).sum(1)
+        residual_M = query.label_TN.reshape(-1)[asked_M].to(bias_N.dtype) - mean_M
+        square_M = residual_M.square()
+        cost_M = bounded_squares(residual_M, torch.ones_like(residual_M), self.huber) if self.huber else square_M
+        weight_T = tasks.weight_T.to(bias_N.dtype) / tasks.weight_T.sum()
+        count_T = query.mask_TN.sum(1).clamp_min(1).to(bias_N.dtype)
+        error = (cost_M * (weight_T / count_T)[task_M]).sum()
         # Two scales need few rows, and variances are what a step would spend most of its time on.
         few = slice(None, NLL_ROWS)
+        at_TF, mask_TF = at_TQ[:, few], query.mask_TN[:, few].to(bias_N.dtype)
         with torch.no_grad():
-            raw_TF = variance(fast, phi_TQD[:, few], noise_TQ[:, few])
-        variance_TF = raw_TF * torch.exp(live["predict.log_scale"])[unknown_TN[:, width:][:, few]]
-        mask_TF = mask_TQ[:, few]
-        nll_TF = 0.5 * (square_TQ[:, few].detach() / variance_TF + torch.log(variance_TF) * mask_TF)
-        weight_T = tasks.weight_T.to(bias_N.dtype) / tasks.weight_T.sum()
-        error = (weight_T * cost_TQ.sum(1) / count_T).sum()
+            raw_TF = variance(fast, phi_ND[at_TF], noise_N[at_TF])
+            square_TQ = torch.zeros(at_TQ.numel(), dtype=bias_N.dtype, device=bias_N.device).index_copy(0, asked_M, square_M)
+        variance_TF = raw_TF * torch.exp(live["predict.log_scale"])[unknown_N[at_TF]]
+        nll_TF = 0.5 * (square_TQ.view(at_TQ.shape)[:, few] / variance_TF + torch.log(variance_TF) * mask_TF)
         nll = (weight_T * nll_TF.sum(1) / mask_TF.sum(1).clamp_min(1.0)).sum()
         loss = error + nll
         code_N = rows.code_N[unique_N]

@@ -21,7 +21,7 @@ from torch.nn.functional import layer_norm
 
 from metarec.errors import ConfigError
 from metarec.models.contract import FastWeights, MetaParams
-from metarec.models.linear_gaussian import active_columns, unique_rows
+from metarec.models.linear_gaussian import active_columns, mapped_content, unique_rows
 from metarec.tasks.batch import Batch, EntityTable, Tables
 
 Features = tuple[Tensor, Tensor]
@@ -106,7 +106,7 @@ class AttentiveSet:
             assert len(theta["cache.phi"]) == len(rows), "theta was prepared for another table"
             return theta["cache.phi"][batch.row_TN], theta["cache.bias"][batch.row_TN]
         unique_N, at_TN = unique_rows(batch.row_TN, len(rows))
-        content_ND, bias_N = self._content(theta, rows.dense_NP[unique_N])
+        content_ND, bias_N = mapped_content(theta, rows, unique_N)
         code_N = rows.code_N[unique_N]
         known = (code_N > 0)[at_TN] if known_TN is None else (code_N > 0)[at_TN] & known_TN
         weight_TN = known.to(content_ND.dtype)
@@ -156,16 +156,12 @@ class AttentiveSet:
 
     def prepare(self, theta: MetaParams, rows: EntityTable) -> MetaParams:
         """Theta with `cache.phi` and `cache.bias` of all `rows`."""
-        phi_ID, bias_I = self._content(theta, rows.dense_NP)
+        phi_ID, bias_I = mapped_content(theta, rows)
         return {
             **theta,
             "cache.phi": phi_ID + theta["row.id"][rows.code_N],
             "cache.bias": bias_I + theta["row.id_bias"][rows.code_N],
         }
-
-    def _content(self, theta: MetaParams, dense_NP: Tensor) -> tuple[Tensor, Tensor]:
-        dense_NP = dense_NP.to(theta["row.content"].dtype)
-        return dense_NP @ theta["row.content"], dense_NP @ theta["row.content_bias"]
 
     def _profile(self, theta: MetaParams, batch: Batch) -> tuple[Tensor, Tensor]:
         dense_TP = batch.tables.tasks.dense_NP[batch.task_T].to(theta["task.content"].dtype)

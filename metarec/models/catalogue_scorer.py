@@ -124,11 +124,10 @@ class CatalogueScorer:
             return theta["cache.phi"], theta["cache.bias"]
         code_I = rows.code_N if keep_I is None else torch.where(keep_I, rows.code_N, 0)
         known_I = (code_I > 0).to(theta["row.id"].dtype)
-        dense_IP = rows.dense_NP.to(known_I.dtype)
         names = ("row.{}", "row.{}_stage", "near.{}") if "near.id" in theta else ("row.{}", "row.{}_stage")
         id_CE = torch.cat([*(theta[name.format("id")] for name in names), theta["row.id_bias"][:, None]], 1)
         content_PE = torch.cat([*(theta[name.format("content")] for name in names), theta["row.content_bias"][:, None]], 1)
-        phi_IE = id_CE[code_I] * known_I[:, None] + dense_IP @ content_PE
+        phi_IE = id_CE[code_I] * known_I[:, None] + rows.mapped(content_PE)
         return phi_IE[:, :-1], phi_IE[:, -1]
 
     def task_prior(self, theta: MetaParams, tasks: EntityTable, task_T: Tensor) -> Tensor:

@@ -98,8 +98,8 @@ class LinearGaussian:
 
     def content_features(self, theta: MetaParams, rows: EntityTable, row_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the content maps tell: `phi` (N, D + 1) with its constant, and `bias` (N,)."""
-        dense_NP = (rows.dense_NP if row_N is None else rows.dense_NP.index_select(0, row_N)).to(theta["row.content"].dtype)
-        return with_one(dense_NP @ theta["row.content"]), dense_NP @ theta["row.content_bias"]
+        vector_ND, bias_N = mapped_content(theta, rows, row_N)
+        return with_one(vector_ND), bias_N
 
     def task_prior(self, theta: MetaParams, tasks: EntityTable, task_T: Tensor | None = None) -> Tensor:
         """Prior mean of the task vectors (T, D + 1): W0 x_t, and b0(x_t) last."""
@@ -149,6 +149,14 @@ class LinearGaussian:
         """Theta with `cache.phi` and `cache.bias` of all `rows`."""
         phi_ID, bias_I = self.row_features(theta, rows)
         return {**theta, "cache.phi": phi_ID, "cache.bias": bias_I}
+
+
+def mapped_content(theta: MetaParams, rows: EntityTable, row_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Vectors (N, D) and biases (N,) that content maps to, of the rows at `row_N` (default: of all)."""
+    width = theta["row.content"].shape[1]
+    map_PE = torch.cat([theta["row.content"], theta["row.content_bias"][:, None]], 1)
+    vector_ND, bias_N1 = torch.split(rows.mapped(map_PE, row_N), [width, 1], 1)
+    return vector_ND, bias_N1[:, 0]
 
 
 def with_one(phi_ND: Tensor, one: float = 1.0) -> Tensor:

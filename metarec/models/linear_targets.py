@@ -56,8 +56,8 @@ class LinearTargets(LinearGaussian):
         id_NK = theta["targets.id_bias"].mT[code_N]
         if here_N is not None:
             id_NK = id_NK * here_N[:, None]
-        dense_NP = rows.dense_NP[row_N].to(theta["mu"].dtype)
-        further_NK = units(theta)[1:] * (theta["targets.mu"] + dense_NP @ theta["targets.content_bias"] + id_NK) - theta["mu"]
+        content_NK = rows.mapped(theta["targets.content_bias"], row_N)
+        further_NK = units(theta)[1:] * (theta["targets.mu"] + content_NK + id_NK) - theta["mu"]
         return torch.cat([bias_N[:, None], further_NK], 1)
 
     def batch_features(self, theta: MetaParams, batch: Batch) -> tuple[Tensor, Tensor]:

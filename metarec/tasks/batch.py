@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from metarec.tasks.sparse_columns import SparseColumns, sparse_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +18,15 @@ class EntityTable:
 
     `code_N` (int64) is 0 for entities training has not seen, else 1..num_codes: the row of an id embedding.
     `dense_NP` (float32) is the encoded content: one-hot, multi-hot, standardised numbers, missing indicators, vectors.
-    `blocks` names the column ranges of `dense_NP`, one per schema field, in order.
+    `blocks` names the column ranges of `dense_NP`, one per schema field, in order. `sparse` is the same content in a form that is
+    cheaper to map; it counts only as long as `dense_NP` is the tensor it was made of.
     """
 
     code_N: Tensor
     dense_NP: Tensor
     blocks: tuple[tuple[str, int, int], ...]
     num_codes: int
+    sparse: SparseColumns | None = None
 
     def __len__(self) -> int:
         return int(self.code_N.shape[0])
@@ -29,6 +34,22 @@ class EntityTable:
     def to(self, device: torch.device | str) -> "EntityTable":
         """The same table on `device`."""
         return replace(self, code_N=self.code_N.to(device), dense_NP=self.dense_NP.to(device))
+
+    def with_sparse(self) -> "EntityTable":
+        """The same table, ready to be mapped many times."""
+        return replace(self, sparse=sparse_columns(self.dense_NP))
+
+    def mapped(self, map_PE: Tensor, row_N: Tensor | None = None) -> Tensor:
+        """Content times `map_PE` (N, E), in the type of the map, of the rows at `row_N` (default: of all)."""
+
+        def of_rows(values: Tensor) -> Tensor:
+            return values if row_N is None else values.index_select(0, row_N)
+
+        if self.sparse is None or self.sparse.source_NP is not self.dense_NP:
+            return of_rows(self.dense_NP).to(map_PE.dtype) @ map_PE
+        common_NW, place_NK, value_NK = map(of_rows, (self.sparse.common_NW, self.sparse.place_NK, self.sparse.value_NK))
+        rare_NE = embedding_bag(place_NK, map_PE, mode="sum", per_sample_weights=value_NK.to(map_PE.dtype))
+        return common_NW.to(map_PE.dtype) @ map_PE.index_select(0, self.sparse.common_W) + rare_NE
 
     def at(self, row_N: Tensor | slice) -> "EntityTable":
         """These rows of the table, in this order."""

@@ -37,8 +37,8 @@ def tasks_on(tasks: TaskBatch, tables: Tables) -> TaskBatch:
 
 
 def tables_on(tables: Tables, device: torch.device) -> Tables:
-    """Both tables on `device`."""
-    return replace(tables, tasks=tables.tasks.to(device), rows=tables.rows.to(device))
+    """Both tables on `device`, the rows ready to be mapped at every step."""
+    return replace(tables, tasks=tables.tasks.to(device), rows=tables.rows.to(device).with_sparse())
 
 
 def pick_device(name: str) -> torch.device:

@@ -6,7 +6,9 @@ import torch
 
 from metarec.data.dataset import Dataset
 from metarec.features.encoder import FeatureEncoder
+from metarec.meta.item_side import ItemSide
 from metarec.meta.prior import Prior
+from metarec.threads import beside
 from metarec.training.blending import best_blend
 from metarec.training.calibrating import calibrated
 from metarec.training.decay import with_decay
@@ -16,6 +18,7 @@ from metarec.training.inputs import Inputs, prepare
 from metarec.training.item_tasks import best_item_side
 from metarec.training.label_scale import label_scale
 from metarec.training.linking import best_link
+from metarec.training.profiles import learn_profiles
 from metarec.training.progress import Progress, Watch, silent
 from metarec.training.recipe import Recipe
 from metarec.training.refit import refitted, with_content_process
@@ -58,19 +61,35 @@ def assemble(
     seed: int,
     *,
     watch: Watch = silent,
+    with_profiles: bool = False,
 ) -> Prior:
-    """The prior of trained heads, with the blend, and the link of binary labels, chosen on validation tasks."""
+    """The prior of trained heads, with the blend, and the link of binary labels, chosen on validation tasks.
+
+    `with_profiles`: and with what it knows of profiles, learned at the same time as the item side.
+    """
     watch(Progress(stage="refit"))
     recipes = {head.target: head for head in recipe.heads}
     heads = {head.target: refitted(make_head(head, states[head.target].best), inputs) for head in recipe.heads}
-    item_side = None
     if "explicit" in heads:
         scale = label_scale(recipes["explicit"], inputs.layout("user", validation=False).label_N)
         heads["explicit"] = with_reference(inputs, with_decay(inputs, heads["explicit"], seed, scale=scale), seed)
         if dataset.schema.label.kind != "binary":  # whose probabilities are the link's
             heads["explicit"] = calibrated(inputs, recipes["explicit"], heads["explicit"], seed)
-        watch(Progress(stage="items"))
-        item_side = best_item_side(inputs, encoder.item_kinds, recipes["explicit"], heads["explicit"], seed)
+
+    def learn_items() -> ItemSide | None:
+        if "explicit" not in heads:
+            return None
+        return best_item_side(inputs, encoder.item_kinds, recipes["explicit"], heads["explicit"], seed)
+
+    watch(Progress(stage="items"))
+    with beside(learn_items) as learned_items:
+        profiles = None
+        if with_profiles:
+            watch(Progress(stage="profiles"))
+            # Items that no training user has are still mapped from their content alone here.
+            profiles = learn_profiles(heads, encoder, dataset, inputs, seed)
+        item_side = learned_items.result()
+    if "explicit" in heads:
         heads["explicit"] = with_content_process(heads["explicit"], inputs, item_side)
     watch(Progress(stage="blend"))
     return Prior(
@@ -87,5 +106,6 @@ def assemble(
             else None
         ),
         item_side=item_side,
+        profiles=profiles,
         scenarios=best_scenarios(inputs, heads["explicit"], seed, watch) if "explicit" in heads else {},
     )

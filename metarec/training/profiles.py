@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarec.features.blocks import CategoryBlock, NumberBlock
+from metarec.features.encoder import FeatureEncoder
 from metarec.features.values import as_categories, as_category, as_number
 from metarec.meta.blend import SupportRows
 from metarec.meta.logistic import tuned_logistic
-from metarec.meta.prior import Head, Prior
+from metarec.meta.prior import Head
 from metarec.meta.profile_inputs import known_fields, linear_heads, moved_vectors, user_vectors, with_hidden
 from metarec.meta.profiles import (
     OTHER,
@@ -69,23 +70,25 @@ class Draws:
     hidden_NK: Mask
 
 
-def learn_profiles(prior: Prior, dataset: "Dataset", inputs: Inputs, seed: int) -> Profiles | None:
-    """What the trained heads of `prior` tell about profiles; None where users have no field to learn or no head is linear."""
-    targets = linear_heads(prior.heads)
+def learn_profiles(
+    heads: Mapping[Target, Head], encoder: FeatureEncoder, dataset: "Dataset", inputs: Inputs, seed: int
+) -> Profiles | None:
+    """What these trained heads tell about profiles; None where users have no field to learn or no head is linear."""
+    targets = linear_heads(heads)
     layout = inputs.layout("user", validation=False)
     rng = np.random.default_rng([seed, STREAM])
     user_N = rng.permutation(np.flatnonzero(layout.counts))[:MAX_SEGMENT_USERS]
     found = [
         profile_field(block, list(dataset.users[block.name].iloc[user_N]))
-        for block in prior.encoder.user_encoders
+        for block in encoder.user_encoders
         if isinstance(block, CategoryBlock | NumberBlock)
     ]
     fields = [field for field in found if field is not None]
     if not targets or not fields:
         return None
     with one_thread():
-        heads = {target: prior.heads[target].prepared(prior.items) for target in targets}
-        learner = _Learner(heads, prior.items, inputs.users, dataset, fields, rng)
+        prepared = {target: heads[target].prepared(inputs.items) for target in targets}
+        learner = _Learner(prepared, inputs.items, inputs.users, dataset, fields, rng)
         return learner.learn(layout, user_N, inputs.layout("user", validation=True))
 
 

@@ -28,7 +28,6 @@ from metarec.training.heads import check_labels, check_tasks, episode_config, he
 from metarec.training.inputs import Inputs, prepare, split
 from metarec.training.loop import assemble
 from metarec.training.manifest import Manifest
-from metarec.training.profiles import learn_profiles
 from metarec.training.progress import Progress, Watch, silent
 from metarec.training.recipe import Recipe
 from metarec.training.recipes import get_recipe
@@ -138,11 +137,9 @@ class _Run:
                 check_tasks(head, head_layout(inputs, head, validation=False))
             self._run_heads()
             states = self._states()
-        prior = assemble(self.dataset, encoder, inputs, self.recipe, states, self.seed, watch=self.watch)
+        prior = assemble(self.dataset, encoder, inputs, self.recipe, states, self.seed, watch=self.watch, with_profiles=True)
         for said in learned(prior, inputs):
             self.watch(Progress(stage="learned", note=said))
-        self.watch(Progress(stage="profiles"))
-        prior = replace(prior, profiles=learn_profiles(prior, self.dataset, inputs, self.seed))
         report: GateReport | None = None
         if gate is not None:
             self.watch(Progress(stage="gate"))

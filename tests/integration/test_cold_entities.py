@@ -38,7 +38,7 @@ def learned(tiny_registry: Path, tiny_dataset: "Dataset", tmp_path_factory: pyte
     path.mkdir()
     prior = Registry(tiny_registry).load("live")
     recipe = replace(get_recipe("alpaca"), validation_fraction=0.1)
-    profiles = learn_profiles(prior, tiny_dataset, prepare(tiny_dataset, prior.encoder, recipe, 0), 0)
+    profiles = learn_profiles(prior.heads, prior.encoder, tiny_dataset, prepare(tiny_dataset, prior.encoder, recipe, 0), 0)
     registry = Registry(path)
     for seed, known in enumerate((None, profiles)):
         manifest = Manifest(recipe=recipe, seed=seed, data_fingerprint=tiny_dataset.fingerprint, created=1_700_000_000.0 + seed)

@@ -29,7 +29,7 @@ def engine(tiny_registry: Path, tiny_dataset: "Dataset") -> Engine:
     prior = Registry(tiny_registry).load("live")
     recipe = replace(get_recipe("alpaca"), validation_fraction=0.1)
     inputs = prepare(tiny_dataset, prior.encoder, recipe, 0)
-    return Engine(replace(prior, profiles=learn_profiles(prior, tiny_dataset, inputs, 0)))
+    return Engine(replace(prior, profiles=learn_profiles(prior.heads, prior.encoder, tiny_dataset, inputs, 0)))
 
 
 def fan(genre: int) -> list[Interaction]:
