@@ -1,4 +1,4 @@
-"""How many threads torch computes with, where it must not be all of them."""
+"""How many threads torch and BLAS compute with, where it must not be all of them."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,13 +29,25 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def beside(work: Callable[[], T]) -> Iterator["Future[T]"]:
-    """`work` in a thread of its own while the block runs, one thread for torch's operations in either; waits for it at the end.
+def one_core() -> Iterator[None]:
+    """`one_thread`, and one for numpy's and scipy's BLAS: for whole steps of training.
 
-    For two steps that would leave a core idle each. The number of threads is partly the process's and partly the thread's: were
-    it set by each alone, whoever ends first would change it for the other.
+    Not where requests are answered: BLAS has one number of threads for the whole process.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with one_thread(), threadpool_limits(1, "blas"):
+        yield
+
+
+@contextmanager
+def beside(work: Callable[[], T]) -> Iterator["Future[T]"]:
+    """`work` in a thread of its own while the block runs, one core for each; waits for it at the end.
+
+    For two steps that would leave a core idle. The numbers of threads are partly the process's and partly the thread's: were they
+    set by each step alone, whichever ends first would change them for the other.
     """
     import torch
 
-    with one_thread(), ThreadPoolExecutor(1, "beside", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with one_core(), ThreadPoolExecutor(1, "beside", initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield pool.submit(work)

@@ -24,7 +24,7 @@ from metarec.meta.profiles import Doubles, ProfileField, base_logits, best_tempe
 from metarec.tasks.batch import EntityTable
 from metarec.tasks.layout import TaskLayout
 from metarec.tasks.tables import encode_unknown_users
-from metarec.threads import one_thread
+from metarec.threads import one_core
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
@@ -70,7 +70,7 @@ def evaluate_profiles(
     FailedPreconditionError when the checkpoint knows nothing of profiles, or too few users were held out.
     """
     learned_profiles(prior)
-    with one_thread():
+    with one_core():
         contest = _Contest(prior, train, held_out, np.random.default_rng([seed, 61]))
         scores = []
         for k in shots:

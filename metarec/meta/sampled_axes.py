@@ -19,7 +19,7 @@ from metarec.meta.label_factors import FactorSampler
 from metarec.meta.row_axes import axes_for
 from metarec.tasks.batch import EntityTable
 from metarec.tasks.stats import LabelStats
-from metarec.threads import one_thread
+from metarec.threads import one_core
 
 STEPS = 64
 """Labels are rounded to this part of their deviation: a chain of draws makes the last bit of a label grow to what can be seen,
@@ -54,7 +54,7 @@ def sampled_axes(stats: LabelStats, rows: EntityTable, dim: int, generator: torc
     if not rank or len(code_N) < LABELS_PER_ROW * int(held_C.sum()):
         return axes_CA
     label_N = (STEPS * (torch.from_numpy(layout.label_N)[here_N].double() - stats.mean) / stats.std).round().float() / STEPS
-    with one_thread():  # a chain of draws makes a difference of a rounding grow
+    with one_core():  # a chain of draws makes a difference of a rounding grow
         sampler = FactorSampler(task_N, code_N, label_N, (len(layout), rows.num_codes + 1), generator)
         found_CR = _leading(sampler.kept().mul_(held_C[:, None]), rank)  # the others are what the prior drew
     axes_CA[:, : found_CR.shape[1]] = found_CR / found_CR[held_C].square().sum(1).mean().sqrt().clamp_min(1e-12)

@@ -21,7 +21,7 @@ from metarec.meta.decay import NAME
 from metarec.meta.prior import Head
 from metarec.tasks.batch import Batch, Tables
 from metarec.tasks.layout import TaskLayout
-from metarec.threads import one_thread
+from metarec.threads import one_core
 from metarec.training.heads import head_seed
 from metarec.training.inputs import Inputs
 
@@ -46,7 +46,7 @@ def with_decay(inputs: Inputs, head: Head, seed: int, *, scale: float = 1.0) -> 
     layouts = [inputs.layout("user", validation=held_out) for held_out in (False, True)]
     if not layouts[0].has_timestamps:
         return head
-    with one_thread():
+    with one_core():
         rng = np.random.default_rng([head_seed(seed, head.target), STREAM])
         train, held_out = (_episodes(layout, inputs, rng) for layout in layouts)
         if _tasks(held_out) < MIN_JUDGES:

@@ -6,7 +6,7 @@ from metarec.meta.item_prior import is_closed_form
 from metarec.meta.item_side import ItemSide, learn_item_side
 from metarec.meta.prior import Head
 from metarec.meta.prior_users import user_vectors
-from metarec.threads import one_thread
+from metarec.threads import one_core
 from metarec.training.heads import head_seed
 from metarec.training.inputs import Inputs
 from metarec.training.recipe import HeadRecipe
@@ -19,6 +19,6 @@ def best_item_side(inputs: Inputs, kinds: Sequence[str], recipe: HeadRecipe, hea
     """
     if not is_closed_form(head):
         return None
-    with one_thread():
+    with one_core():
         users = user_vectors(head, inputs.users, inputs.items, inputs.layout("user", validation=False))
         return learn_item_side(users, inputs.items, kinds, head_seed(seed, recipe.target))

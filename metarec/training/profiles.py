@@ -34,7 +34,7 @@ from metarec.meta.profiles import (
 )
 from metarec.tasks.batch import EntityTable
 from metarec.tasks.layout import TaskLayout
-from metarec.threads import one_thread
+from metarec.threads import one_core
 from metarec.training.inputs import Inputs
 from metarec.types import Target
 
@@ -86,7 +86,7 @@ def learn_profiles(
     fields = [field for field in found if field is not None]
     if not targets or not fields:
         return None
-    with one_thread():
+    with one_core():
         prepared = {target: heads[target].prepared(inputs.items) for target in targets}
         learner = _Learner(prepared, inputs.items, inputs.users, dataset, fields, rng)
         return learner.learn(layout, user_N, inputs.layout("user", validation=True))

@@ -16,7 +16,7 @@ from metarec.meta.prior import Head
 from metarec.meta.scenario import REFERENCE, REFERENCE_ROWS, Evidence, Scenario, has_scenarios
 from metarec.tasks.batch import Tables
 from metarec.tasks.layout import TaskLayout
-from metarec.threads import one_thread
+from metarec.threads import one_core
 from metarec.training.heads import head_seed
 from metarec.training.inputs import Inputs
 from metarec.training.progress import Progress, Watch, silent
@@ -40,7 +40,7 @@ def best_scenarios(inputs: Inputs, head: Head, seed: int, watch: Watch = silent)
     if not has_scenarios(head) or not any(inputs.interactions.scenarios):
         return {}
     watch(Progress(stage="scenarios"))
-    with one_thread():
+    with one_core():
         return learn_scenarios(inputs, head, head_seed(seed, head.target), watch)
 
 
@@ -48,7 +48,7 @@ def with_reference(inputs: Inputs, head: Head, seed: int) -> Head:
     """The head with how its training users lie from their prior mean, by number of rows: what scenarios are counted from."""
     if not has_scenarios(head):
         return head
-    with one_thread():
+    with one_core():
         layout, rng = inputs.layout("user", validation=False), np.random.default_rng([head_seed(seed, head.target), 73])
         prepared = head.prepared(inputs.items)
         most = int(np.sort(layout.counts)[-MIN_REFERENCE:].min(initial=max(SIZES)))
