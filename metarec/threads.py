@@ -34,7 +34,7 @@ def one_core() -> Iterator[None]:
 
     Not where requests are answered: BLAS has one number of threads for the whole process.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships without types
 
     with one_thread(), threadpool_limits(1, "blas"):
         yield

@@ -34,6 +34,7 @@ from metarec.meta.alpaca_terms import (
     contributions,
     mean,
     noise,
+    pooled_choice,
     posterior,
     rescaled,
     support_noise,
@@ -137,8 +138,11 @@ class Alpaca:
         phi_LD = embedding(torch.cat([at_TS.reshape(-1), at_M]), phi_ND)
         phi_SD, phi_MD = torch.split(phi_LD, [at_TS.numel(), len(at_M)])
         phi_TSD, noise_N = phi_SD.view(*at_TS.shape, -1), torch.exp(live["noise.log_var"])[unknown_N]
-        choice_TSD = choice(live, phi_TSD, support, unknown_N[at_TS])
-        prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T) + choice_TSD.sum(1)
+        code_N = rows.code_N[unique_N]
+        # Rows without their id, the second copies of cold tasks among them, have no y.
+        y_ND = live["row.choice"][code_N.repeat(len(unknown_N) // len(code_N))] * (1 - unknown_N)[:, None]
+        prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T)
+        prior_TD = prior_TD + pooled_choice(live, phi_ND, y_ND, at_TS, support)
         shape = self.noise_shape
         fast = posterior(live, phi_TSD, bias_N[at_TS], noise_N[at_TS], prior_TD, support, noise_shape=shape)
         mean_M = live["mu"] + bias_N[at_M] + (phi_MD * fast["mean"].index_select(0, task_M)).sum(1)
@@ -158,7 +162,6 @@ class Alpaca:
         nll_TF = 0.5 * (square_TQ.view(at_TQ.shape)[:, few] / variance_TF + torch.log(variance_TF) * mask_TF)
         nll = (weight_T * nll_TF.sum(1) / mask_TF.sum(1).clamp_min(1.0)).sum()
         loss = error + nll
-        code_N = rows.code_N[unique_N]
         for name, weight in (("row.id", self.l2_id), ("row.id_bias", self.l2_bias), ("row.choice", self.l2_choice)):
             if weight:
                 loss = loss + weight * live[name][code_N].square().sum() / len(unique_N)

@@ -7,9 +7,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import huber_loss
+from torch.nn.functional import embedding_bag, huber_loss
 
 from metarec.meta.decay import decay
+from metarec.meta.posterior_mean import posterior_mean
 from metarec.models.contract import FastWeights, MetaParams
 from metarec.tasks.batch import Batch
 
@@ -53,6 +54,15 @@ def choice(theta: MetaParams, phi_TSD: Tensor, support: Batch, unknown_TS: Tenso
     return (phi_TSD @ theta["task.choice"] + y_TSD) * scale_TS[..., None]
 
 
+def pooled_choice(theta: MetaParams, phi_ND: Tensor, y_ND: Tensor, at_TS: Tensor, support: Batch) -> Tensor:
+    """`choice` summed over the support (T, D + 1), of rows that are at `at_TS` among N distinct ones, without its padding."""
+    count_T = support.mask_TN.sum(1)
+    at_M = at_TS.reshape(-1)[support.mask_TN.reshape(-1).nonzero()[:, 0]]
+    both_TE = embedding_bag(at_M, torch.cat([phi_ND, y_ND], 1), count_T.cumsum(0) - count_T, mode="sum")
+    phi_TD, y_TD = torch.split(both_TE, [phi_ND.shape[1], y_ND.shape[1]], 1)
+    return (phi_TD @ theta["task.choice"] + y_TD) * (1 + count_T.to(phi_ND.dtype)).rsqrt()[:, None]
+
+
 def noise(theta: MetaParams, batch: Batch) -> Tensor:
     """Noise variance of each row (T, N): one level for known entities, one for unknown ones."""
     return torch.exp(theta["noise.log_var"])[unknown(batch)]
@@ -86,25 +96,22 @@ def posterior(
 ) -> FastWeights:
     """Primal form: `mean` (T, D + 1), `factor` (T, D + 1, D + 1) with Cov[w] = factor factor', and `noise_scale` (T,).
 
-    `noise_shape` are prior rows of evidence on a task's noise level; 0 keeps it the same for all tasks.
+    `noise_shape` are prior rows of evidence on a task's noise level; 0 keeps it the same for all tasks. Gradients flow through
+    the mean alone.
     """
     scale_D = torch.exp(0.5 * theta["prior.log_var"])
     mask_TS = support.mask_TN.to(phi_TSD.dtype)
     weight_TS = mask_TS / noise_TS
     residual_TS = residual(theta, phi_TSD, bias_TS, prior_TD, support)
-    z_TSD = phi_TSD * scale_D
-    zw_TDS = (z_TSD * weight_TS[..., None]).mT
-    eye_DD = torch.eye(len(scale_D), dtype=phi_TSD.dtype, device=phi_TSD.device)
-    chol_TDD = torch.linalg.cholesky(zw_TDS @ z_TSD + eye_DD)
-    moment_TD = torch.einsum("tds,ts->td", zw_TDS, residual_TS)
-    inverse_TDD = torch.linalg.solve_triangular(chol_TDD, eye_DD.expand_as(chol_TDD), upper=False)
-    half_TD = torch.einsum("tde,te->td", inverse_TDD, moment_TD)
-    mean_TD = prior_TD + scale_D * torch.einsum("ted,te->td", inverse_TDD, half_TD)
-    # r' (Z Z' + R)^-1 r by the matrix inversion lemma; negative only by rounding.
-    fit_T = ((weight_TS * residual_TS.square()).sum(1) - half_TD.square().sum(1)).clamp_min(0.0)
-    count_T = mask_TS.sum(1)
-    noise_scale_T = (noise_shape + fit_T) / (noise_shape + count_T) if noise_shape > 0 else torch.ones_like(count_T)
-    return {"mean": mean_TD, "factor": scale_D[:, None] * inverse_TDD.mT, "noise_scale": noise_scale_T}
+    shift_TD, inverse_TDD, half_TD = posterior_mean(phi_TSD * scale_D, weight_TS, residual_TS)
+    mean_TD = prior_TD + scale_D * shift_TD
+    with torch.no_grad():
+        # r' (Z Z' + R)^-1 r by the matrix inversion lemma; negative only by rounding.
+        fit_T = ((weight_TS * residual_TS.square()).sum(1) - half_TD.square().sum(1)).clamp_min(0.0)
+        count_T = mask_TS.sum(1)
+        scale_T = (noise_shape + fit_T) / (noise_shape + count_T) if noise_shape > 0 else torch.ones_like(count_T)
+        factor_TDD = scale_D[:, None] * inverse_TDD.mT
+    return {"mean": mean_TD, "factor": factor_TDD, "noise_scale": scale_T}
 
 
 def contributions(
