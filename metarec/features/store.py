@@ -20,6 +20,7 @@ import pandas as pd
 from metarec.data.schema import Schema
 from metarec.errors import FailedPreconditionError, InvalidInputError, NotFoundError
 from metarec.features.declarations import definitions, open_feast, wire_types
+from metarec.features.frame_names import frames_by_number
 from metarec.features.manifest import StoreManifest, store_name
 from metarec.features.online import OnlineRows
 from metarec.features.records import OnlineUser, content, statistics, whole
@@ -138,7 +139,7 @@ class FeatureStore:
             }
         )
         if size:
-            with _quiet():
+            with _joining():
                 service = self._feast.get_feature_service("training_v1")
                 table = self._feast.get_historical_features(table, service, full_feature_names=True).to_df()
         return (
@@ -184,7 +185,7 @@ class FeatureStore:
             for step, view in enumerate(views):
                 if progress is not None:
                     progress(step, len(views), view)
-                with _quiet():
+                with _joining():
                     self._feast.materialize(start, _moment(until), feature_views=[view])
         if progress is not None:
             progress(len(views), len(views), "")
@@ -257,4 +258,11 @@ def _moment(seconds: float) -> datetime:
 def _quiet() -> Iterator[None]:
     """Keep what Feast prints, progress bars included, out of our output."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def _joining() -> Iterator[None]:
+    """Where Feast reads the offline sources."""
+    with _quiet(), frames_by_number():
         yield
