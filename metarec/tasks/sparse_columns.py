@@ -32,12 +32,12 @@ class SparseColumns:
 
 
 def sparse_columns(dense_NP: Tensor) -> SparseColumns | None:
-    """The two parts of this content; None where mapping them would not take half the time."""
+    """The two parts of this content; None where mapping them would not take half the time, or nothing is to be looked up."""
     there_NP = dense_NP != 0
     common_P = there_NP.float().mean(0) > COMMON
     rare_NP = there_NP & ~common_P
     most = int(rare_NP.sum(1).max()) if rare_NP.numel() else 0
-    if 2 * (int(common_P.sum()) + LOOKUP_COST * most) > dense_NP.shape[1]:
+    if not most or 2 * (int(common_P.sum()) + LOOKUP_COST * most) > dense_NP.shape[1]:
         return None
     # Stable, so that places stay in order.
     place_NK = torch.argsort(rare_NP.to(torch.uint8), dim=1, descending=True, stable=True)[:, :most]
