@@ -4,7 +4,8 @@ The only file that imports Feast, and only inside functions: the import takes se
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -29,9 +30,24 @@ def open_feast(path: Path, online: str, *, patience_seconds: float | None = None
 
     With `patience_seconds` an answer of Redis is waited for no longer than that, and nothing is tried again.
     """
-    from feast import FeatureStore as Feast
+    with _unchecked():
+        from feast import FeatureStore as Feast
 
     return Feast(config=_config(path, online, patience_seconds))
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Import Feast as it is written. It has typeguard write checks of types into its classes while it is imported, for those who
+    declare features by hand; that is most of the time of the import, which every service starts with."""
+    import typeguard
+
+    checked = typeguard.typechecked
+    typeguard.typechecked = lambda target=None, **_: target if target is not None else lambda other: other  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        typeguard.typechecked = checked
 
 
 def wire_types() -> tuple[Callable[[str], EntityKey], Callable[[], Value]]:
