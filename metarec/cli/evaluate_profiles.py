@@ -10,12 +10,7 @@ from metarec.data.dataset import Dataset
 from metarec.evaluation.audiences import MIN_RATINGS, AudienceScores, evaluate_audience
 from metarec.evaluation.hidden_items import hide_items
 from metarec.evaluation.profiles import FieldScores, evaluate_profiles
-from metarec.features.encoder import FeatureEncoder
-from metarec.meta.prior import Prior
-from metarec.training.inputs import prepare
 from metarec.training.loop import fit
-from metarec.training.profiles import learn_profiles
-from metarec.training.recipe import Recipe
 
 SHOTS: tuple[int | None, ...] = (0, 5, 20, None)
 
@@ -34,7 +29,8 @@ def profiles_report(checkpoint: Path, data: Path, shots: Sequence[int], *, seed:
         watch("training anew without a fifth of the items")
         recipe = replace(loaded.recipe, heads=tuple(head for head in loaded.recipe.heads if head.target == "explicit"))
         visible, hidden_I = hide_items(dataset, seed)
-        audience = evaluate_audience(_trained(visible, recipe, loaded.prior.encoder, seed), dataset, hidden_I)
+        prior = fit(visible, recipe, seed=seed, encoder=loaded.prior.encoder, with_profiles=True)
+        audience = evaluate_audience(prior, dataset, hidden_I)
         hidden = int(hidden_I.sum())
     facts = {**loaded.facts, "data": str(data)}
     return {
@@ -44,14 +40,6 @@ def profiles_report(checkpoint: Path, data: Path, shots: Sequence[int], *, seed:
         "audience": [asdict(score) for score in audience],
         "hidden_items": hidden,
     }
-
-
-def _trained(dataset: Dataset, recipe: Recipe, encoder: FeatureEncoder, seed: int) -> Prior:
-    prior = fit(dataset, recipe, seed=seed, encoder=encoder)
-    recipe = recipe.for_labels(dataset.schema.label.kind, varied=dataset.has_varied_labels)
-    return replace(
-        prior, profiles=learn_profiles(prior.heads, prior.encoder, dataset, prepare(dataset, encoder, recipe, seed), seed)
-    )
 
 
 def show_profiles(report: Json) -> None:

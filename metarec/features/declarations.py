@@ -4,6 +4,8 @@ The only file that imports Feast, and only inside functions: the import takes se
 """
 
 import json
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +27,9 @@ LOAD_ROWS = 500
 """Rows of a view that are loaded online at once: whoever wants the store meanwhile waits for so many."""
 
 
+_importing = threading.Lock()
+
+
 def open_feast(path: Path, online: str, *, patience_seconds: float | None = None) -> "Feast":
     """Feast on the store directory at `path`, with this online store: "sqlite" or a redis:// address (else ConfigError).
 
@@ -42,12 +47,16 @@ def _unchecked() -> Iterator[None]:
     declare features by hand; that is most of the time of the import, which every service starts with."""
     import typeguard
 
-    checked = typeguard.typechecked
-    typeguard.typechecked = lambda target=None, **_: target if target is not None else lambda other: other  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        typeguard.typechecked = checked
+    with _importing:
+        if "feast" in sys.modules:
+            yield
+            return
+        checked = typeguard.typechecked
+        typeguard.typechecked = lambda target=None, **_: target if target is not None else lambda other: other  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            typeguard.typechecked = checked
 
 
 def wire_types() -> tuple[Callable[[str], EntityKey], Callable[[], Value]]:

@@ -20,12 +20,15 @@ class _Names:
     """Numbers of frames, and how dask named them before; several threads may want them at a time."""
 
     def __init__(self) -> None:
-        self._lock, self._users, self._before = threading.Lock(), 0, None
+        self._lock, self._users = threading.Lock(), 0
+        self._before: Any = None
         self._here, self._numbers = uuid.uuid4().hex, itertools.count()
         self._known: dict[int, tuple[weakref.ref[pd.DataFrame], int]] = {}
 
-    def of(self, frame: pd.DataFrame) -> tuple[str, str, int]:
+    def of(self, frame: pd.DataFrame) -> object:
         with self._lock:
+            if self._users == 0:  # dask remembers us for kinds of frames that it first met inside
+                return self._before(frame)
             seen, number = self._known.get(id(frame), (None, 0))
             if seen is None or seen() is not frame:  # an address may be that of a frame that is gone
                 number = next(self._numbers)

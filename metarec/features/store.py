@@ -139,7 +139,7 @@ class FeatureStore:
             }
         )
         if size:
-            with _joining():
+            with _quiet(), frames_by_number():
                 service = self._feast.get_feature_service("training_v1")
                 table = self._feast.get_historical_features(table, service, full_feature_names=True).to_df()
         return (
@@ -185,7 +185,7 @@ class FeatureStore:
             for step, view in enumerate(views):
                 if progress is not None:
                     progress(step, len(views), view)
-                with _joining():
+                with _quiet(), frames_by_number():
                     self._feast.materialize(start, _moment(until), feature_views=[view])
         if progress is not None:
             progress(len(views), len(views), "")
@@ -258,11 +258,4 @@ def _moment(seconds: float) -> datetime:
 def _quiet() -> Iterator[None]:
     """Keep what Feast prints, progress bars included, out of our output."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
-@contextlib.contextmanager
-def _joining() -> Iterator[None]:
-    """Where Feast reads the offline sources."""
-    with _quiet(), frames_by_number():
         yield

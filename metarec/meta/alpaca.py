@@ -137,7 +137,7 @@ class Alpaca:
         task_M, at_M = asked_M // at_TQ.shape[1], at_TQ.reshape(-1)[asked_M]
         phi_LD = embedding(torch.cat([at_TS.reshape(-1), at_M]), phi_ND)
         phi_SD, phi_MD = torch.split(phi_LD, [at_TS.numel(), len(at_M)])
-        phi_TSD, noise_N = phi_SD.view(*at_TS.shape, -1), torch.exp(live["noise.log_var"])[unknown_N]
+        phi_TSD, noise_N = phi_SD.view(*at_TS.shape, phi_ND.shape[1]), torch.exp(live["noise.log_var"])[unknown_N]
         code_N = rows.code_N[unique_N]
         # Rows without their id, the second copies of cold tasks among them, have no y.
         y_ND = live["row.choice"][code_N.repeat(len(unknown_N) // len(code_N))] * (1 - unknown_N)[:, None]

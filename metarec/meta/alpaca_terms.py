@@ -55,7 +55,10 @@ def choice(theta: MetaParams, phi_TSD: Tensor, support: Batch, unknown_TS: Tenso
 
 
 def pooled_choice(theta: MetaParams, phi_ND: Tensor, y_ND: Tensor, at_TS: Tensor, support: Batch) -> Tensor:
-    """`choice` summed over the support (T, D + 1), of rows that are at `at_TS` among N distinct ones, without its padding."""
+    """`choice` summed over the support (T, D + 1), of rows that are at `at_TS` among N distinct ones.
+
+    `y_ND` is y_j of each, 0 where unknown. M are the support rows that are there, without padding.
+    """
     count_T = support.mask_TN.sum(1)
     at_M = at_TS.reshape(-1)[support.mask_TN.reshape(-1).nonzero()[:, 0]]
     both_TE = embedding_bag(at_M, torch.cat([phi_ND, y_ND], 1), count_T.cumsum(0) - count_T, mode="sum")

@@ -9,6 +9,8 @@ With g = dL/dw and l = A^-1 g, implicit differentiation of A w = Z' W r gives (e
     dL/dr = W Z l,    dL/dZ = W e l' - W Z l w',    dL/dweight = (Z l) e,
 
 so that nothing is differentiated through a decomposition: two products of a D x D matrix and a vector instead.
+
+Shapes: T tasks, S support rows, D features.
 """
 
 from typing import Any, cast

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from metarec.tasks.sparse_columns import SparseColumns, sparse_columns
 
@@ -33,7 +32,7 @@ class EntityTable:
 
     def to(self, device: torch.device | str) -> "EntityTable":
         """The same table on `device`."""
-        return replace(self, code_N=self.code_N.to(device), dense_NP=self.dense_NP.to(device))
+        return replace(self, code_N=self.code_N.to(device), dense_NP=self.dense_NP.to(device), sparse=None)
 
     def with_sparse(self) -> "EntityTable":
         """The same table, ready to be mapped many times."""
@@ -41,24 +40,20 @@ class EntityTable:
 
     def mapped(self, map_PE: Tensor, row_N: Tensor | None = None) -> Tensor:
         """Content times `map_PE` (N, E), in the type of the map, of the rows at `row_N` (default: of all)."""
-
-        def of_rows(values: Tensor) -> Tensor:
-            return values if row_N is None else values.index_select(0, row_N)
-
-        if self.sparse is None or self.sparse.source_NP is not self.dense_NP:
-            return of_rows(self.dense_NP).to(map_PE.dtype) @ map_PE
-        common_NW, place_NK, value_NK = map(of_rows, (self.sparse.common_NW, self.sparse.place_NK, self.sparse.value_NK))
-        rare_NE = embedding_bag(place_NK, map_PE, mode="sum", per_sample_weights=value_NK.to(map_PE.dtype))
-        return common_NW.to(map_PE.dtype) @ map_PE.index_select(0, self.sparse.common_W) + rare_NE
+        if self.sparse is not None and self.sparse.source_NP is self.dense_NP:
+            return self.sparse.mapped(map_PE, row_N)
+        dense_NP = self.dense_NP if row_N is None else self.dense_NP.index_select(0, row_N)
+        return dense_NP.to(map_PE.dtype) @ map_PE
 
     def at(self, row_N: Tensor | slice) -> "EntityTable":
         """These rows of the table, in this order."""
-        return replace(self, code_N=self.code_N[row_N], dense_NP=self.dense_NP[row_N])
+        return replace(self, code_N=self.code_N[row_N], dense_NP=self.dense_NP[row_N], sparse=None)
 
     def append(self, other: "EntityTable") -> "EntityTable":
         """This table followed by the rows of `other`, which must have the same blocks."""
         assert self.blocks == other.blocks
-        return replace(self, code_N=torch.cat([self.code_N, other.code_N]), dense_NP=torch.cat([self.dense_NP, other.dense_NP]))
+        code_N, dense_NP = torch.cat([self.code_N, other.code_N]), torch.cat([self.dense_NP, other.dense_NP])
+        return replace(self, code_N=code_N, dense_NP=dense_NP, sparse=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,10 +36,11 @@ def fit(
     progress: Watch | None = None,
     encoder: FeatureEncoder | None = None,
     device: str = "cpu",
+    with_profiles: bool = False,
 ) -> Prior:
     """Train every head of `recipe` in this process on the dataset as it is; the whole of training without store, Ray or files.
 
-    `encoder` is fitted on the dataset's entities unless one is given.
+    `encoder` is fitted on the dataset's entities unless one is given. `with_profiles`: see `assemble`.
     """
     recipe = recipe.for_labels(dataset.schema.label.kind, varied=dataset.has_varied_labels)
     check_labels(recipe, dataset.schema.label.kind)
@@ -49,7 +50,7 @@ def fit(
         check_tasks(head, head_layout(inputs, head, validation=False))
     around = Surroundings(watch=progress or silent, device=device, threads=torch.get_num_threads())
     states = {head.target: train_head(inputs, head, seed, around) for head in recipe.heads}
-    return assemble(dataset, encoder, inputs, recipe, states, seed, watch=around.watch)
+    return assemble(dataset, encoder, inputs, recipe, states, seed, watch=around.watch, with_profiles=with_profiles)
 
 
 def assemble(

@@ -32,13 +32,21 @@ SHARED = {"l2_id": 0.0, "l2_bias": 0.0, "l2_choice": 0.0}
 class Case:
     """A learner with its model, float64 parameters away from their start, and a batch of planted tasks."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, words: int = 0) -> None:
+        """`words` columns more, of which every row has two."""
         settings = learner_settings(make_learner(name))
         self.learner: MetaLearner = make_learner(name, {k: v for k, v in {**RANDOM, **SHARED}.items() if k in settings})
         self.model: Scorer = make_model(self.learner.default_model, {"embedding_dim": 4})
         # Learners of several targets get rows of both, some of them without a label of the second.
         extra = 0.6 if hasattr(self.learner, "target_maps") else 0.0
         family = linear_family(num_tasks=24, num_rows=20, rows_per_task=12, extra_share=extra, seed=3)
+        if words:
+            said_NP = torch.zeros(20, words)
+            said_NP[torch.arange(20), torch.arange(20)], said_NP[torch.arange(20), 20 + torch.arange(20)] = 1.0, 0.5
+            rows = family.tables.rows
+            blocks = (*rows.blocks, ("words", rows.dense_NP.shape[1], rows.dense_NP.shape[1] + words))
+            rows = replace(rows, dense_NP=torch.cat([rows.dense_NP, said_NP], 1), blocks=blocks)
+            family = replace(family, tables=replace(family.tables, rows=rows))
         config = EpisodeConfig(batch_size=6, max_support=7, max_query=4, min_query=3)
         self.tasks = next(EpisodeSampler(family.layout, as_float64(family.tables), config, 1).epoch(0))
         assert 0 < int(self.tasks.support.mask_TN.sum()) < self.tasks.support.mask_TN.numel()
@@ -226,6 +234,16 @@ def test_meta_gradient_equals_a_loop_over_tasks(case: Case) -> None:
         for name, value in case.gradient(part).items():
             expected[name] = expected.get(name, torch.zeros_like(value)) + share_T[t] * value
     assert_same(case.gradient(tasks), expected)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_sparse_content_has_the_same_meta_gradient(name: str) -> None:
+    dense = Case(name, words=200)
+    rows = dense.tasks.query.tables.rows.with_sparse()
+    assert rows.sparse is not None
+    tables = replace(dense.tasks.query.tables, rows=rows)
+    support, query = (replace(part, tables=tables) for part in (dense.tasks.support, dense.tasks.query))
+    assert_same(dense.gradient(replace(dense.tasks, support=support, query=query)), dense.gradient(dense.tasks))
 
 
 def test_prepared_parameters_predict_the_same(case: Case) -> None:

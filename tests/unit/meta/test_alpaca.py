@@ -14,6 +14,7 @@ from metarec.tasks.sampler import EpisodeConfig, EpisodeSampler
 from metarec.tasks.stats import label_stats
 from metarec.training.optimizer import Adam, OneCycle
 
+OF_TASKS = ("task_T", "row_TN", "label_TN", "mask_TN")
 EXACT = Alpaca(id_dropout=0, cold_tasks=0, l2_id=0, l2_bias=0, l2_choice=0, l2_content=0, noise_shape=6)
 
 
@@ -139,6 +140,27 @@ def test_hidden_ids_look_like_unknown_entities(family: PlantedFamily, tasks: Tas
     assert hidden["loss"] == pytest.approx(never["loss"], rel=1e-12)
     assert cold["loss"] == pytest.approx(never["loss"], rel=1e-12)
     assert never["loss"] != pytest.approx(EXACT.meta_gradient(model, theta, tasks, generator())[1]["loss"], rel=1e-3)
+
+
+def test_a_step_of_cold_and_other_tasks_is_both(family: PlantedFamily, tasks: TaskBatch) -> None:
+    model = LinearGaussian(embedding_dim=3)
+    theta = start(family, EXACT, model)
+    draw, num_tasks = generator(), tasks.query.num_tasks
+    torch.rand(len(torch.unique(torch.cat([tasks.support.row_TN, tasks.query.row_TN], 1))), generator=draw)
+    cold_T = torch.rand(num_tasks, generator=draw) < 0.5
+    assert 0 < int(cold_T.sum()) < num_tasks
+    unknown = replace(family.tables, rows=replace(family.tables.rows, code_N=torch.zeros(16, dtype=torch.int64)))
+    expected = {name: torch.zeros_like(value) for name, value in theta.items()}
+    for t in range(num_tasks):
+        parts = [replace(part, tables=unknown if cold_T[t] else family.tables) for part in (tasks.support, tasks.query)]
+        support, query = (replace(part, **{k: getattr(part, k)[t : t + 1] for k in OF_TASKS}) for part in parts)
+        one = TaskBatch(support=support, query=query, weight_T=torch.ones(1, dtype=torch.float64))
+        for name, value in EXACT.meta_gradient(model, theta, one, generator())[0].items():
+            expected[name] += value / num_tasks
+    weights = torch.ones(num_tasks, dtype=torch.float64)
+    found, _ = replace(EXACT, cold_tasks=0.5).meta_gradient(model, theta, replace(tasks, weight_T=weights), generator())
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-12, msg=name)
 
 
 def trained(family: PlantedFamily, learner: Alpaca, model: LinearGaussian, config: EpisodeConfig, epochs: int):  # type: ignore[no-untyped-def]  # theta and the losses

@@ -20,14 +20,14 @@ def table(rows: int = 60, words: int = 200) -> EntityTable:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("row_N", [None, torch.tensor([7, 0, 7, 33])])
+@pytest.mark.parametrize("row_N", [None, torch.tensor([7, 0, 7, 33]), torch.zeros(0, dtype=torch.int64)])
 def test_a_map_of_sparse_columns_is_that_of_the_dense_ones(dtype: torch.dtype, row_N: torch.Tensor | None) -> None:
     dense = table()
     sparse = dense.with_sparse()
     assert sparse.sparse is not None
-    assert (sparse.sparse.common_W.tolist(), sparse.sparse.place_NK.shape) == ([0, 1], (60, 3))
+    assert (sparse.sparse.common_W.tolist(), sparse.sparse.start_N1[:4].tolist()) == ([0, 1], [0, 0, 2, 5])
     map_PE = torch.randn(202, 4, generator=torch.Generator().manual_seed(1), dtype=dtype).requires_grad_()
-    probe_NE = torch.randn(60 if row_N is None else 4, 4, generator=torch.Generator().manual_seed(2), dtype=dtype)
+    probe_NE = torch.randn(60 if row_N is None else len(row_N), 4, generator=torch.Generator().manual_seed(2), dtype=dtype)
     mapped = [one.mapped(map_PE, row_N) for one in (dense, sparse)]
     torch.testing.assert_close(mapped[1], mapped[0])
     slopes = [torch.autograd.grad((one * probe_NE).sum(), map_PE)[0] for one in mapped]
@@ -46,7 +46,16 @@ def test_dense_content_stays_dense() -> None:
     assert sparse_columns(torch.zeros(0, 20)) is None
     assert sparse_columns(torch.zeros(30, 0)) is None
     assert sparse_columns(torch.zeros(30, 20)) is None
-    # One row has them all: what every row would look up costs more than multiplying.
-    lonely_NP = torch.zeros(100, 100)
-    lonely_NP[3] = 1.0
-    assert sparse_columns(lonely_NP) is None
+    assert sparse_columns(torch.eye(100).repeat(1, 20) * 2) is not None
+    # Twenty values a row are not looked up for a hundred columns.
+    scattered_NP = torch.zeros(1000, 100)
+    scattered_NP[torch.arange(1000)[:, None], (torch.arange(1000)[:, None] + torch.arange(20)) % 100] = 1.0
+    assert sparse_columns(scattered_NP) is None
+
+
+def test_one_rich_row_does_not_make_everybody_dense() -> None:
+    dense_NP = table().dense_NP.clone()
+    dense_NP[5] = 1.0
+    sparse, map_PE = sparse_columns(dense_NP), torch.randn(202, 3, generator=torch.Generator().manual_seed(1))
+    assert sparse is not None
+    torch.testing.assert_close(sparse.mapped(map_PE), dense_NP @ map_PE)
