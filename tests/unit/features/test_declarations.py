@@ -9,11 +9,11 @@ before = typeguard.typechecked
 with _unchecked():
     from feast import Entity
 assert typeguard.typechecked is before
-print("check_argument_types" in Entity.__init__.__code__.co_names)
+print("TypeCheckMemo" in Entity.__init__.__code__.co_names)
 """
 
 
-AS_IT_COMES = "from feast import Entity\nprint('check_argument_types' in Entity.__init__.__code__.co_names)"
+AS_IT_COMES = "from feast import Entity\nprint('TypeCheckMemo' in Entity.__init__.__code__.co_names)"
 
 
 def said(code: str) -> str:
