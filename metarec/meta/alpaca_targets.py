@@ -17,6 +17,7 @@ from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from metarec.errors import ConfigError
 from metarec.meta.alpaca_terms import (
@@ -115,39 +116,44 @@ class AlpacaTargets:
         support, query, width = tasks.support, tasks.query, tasks.support.row_TN.shape[1]
         rows = support.tables.rows
         unique_N, at_TN = unique_rows(torch.cat([support.row_TN, query.row_TN], 1), len(rows))
-        target_TN = torch.cat([support.targets_TN, query.targets_TN], 1)
         keep_N = (torch.rand(len(unique_N), generator=generator) >= self.id_dropout).to(unique_N.device)
         cold_T = (torch.rand(query.num_tasks, generator=generator) < self.cold_tasks).to(unique_N.device)
         phi_ND, offset_NK, unknown_N = linear.dropped(live, rows, unique_N, keep_N)
         # Tasks of cold_T address the second half, the same rows without any id.
         at_TN = at_TN + cold_T.to(at_TN.dtype)[:, None] * len(unique_N)
-        unknown_TN = unknown_N[at_TN]
-        # Split, not sliced: the gradient of a slice is as large as the whole.
-        sizes = [width, at_TN.shape[1] - width]
-        z_TSD, z_TQD = torch.split(linear.mapped(live, phi_ND)[at_TN, target_TN], sizes, 1)
-        offset_TS, offset_TQ = torch.split(offset_NK[at_TN, target_TN], sizes, 1)
-        noise_TS, noise_TQ = torch.split(_levels(live, "noise.log_var", "targets.log_var")[target_TN, unknown_TN], sizes, 1)
+        at_TS, at_TQ, target_TQ = at_TN[:, :width], at_TN[:, width:], query.targets_TN
+        # As in `alpaca`: of the padded table of query rows what is there. Place K n + t is row n under target t.
+        num_targets = offset_NK.shape[1]
+        place_TS, place_TQ = at_TS * num_targets + support.targets_TN, at_TQ * num_targets + target_TQ
+        asked_M = query.mask_TN.reshape(-1).nonzero()[:, 0]
+        task_M, place_M, target_M = asked_M // at_TQ.shape[1], place_TQ.reshape(-1)[asked_M], target_TQ.reshape(-1)[asked_M]
+        z_PD, offset_P = linear.mapped(live, phi_ND).flatten(0, 1), offset_NK.flatten()
+        z_SD, z_MD = torch.split(embedding(torch.cat([place_TS.reshape(-1), place_M]), z_PD), [place_TS.numel(), len(place_M)])
+        z_TSD = z_SD.view(*place_TS.shape, z_PD.shape[1])
+        noise_K2 = _levels(live, "noise.log_var", "targets.log_var")
+        noise_TS = noise_K2[support.targets_TN, unknown_N[at_TS]]
         prior_TD = linear.task_prior(live, support.tables.tasks, support.task_T)
-        prior_TD = prior_TD + _choice(live, z_TSD, support, unknown_TN[:, :width]).sum(1)
-        fast = posterior(live, z_TSD, offset_TS, noise_TS, prior_TD, support, noise_shape=self.noise_shape)
-        target_TQ, mask_TQ = target_TN[:, width:], query.mask_TN.to(z_TQD.dtype)
-        residual_TQ = (query.label_TN.to(z_TQD.dtype) - mean(live, fast, z_TQD, offset_TQ)) * mask_TQ
+        prior_TD = prior_TD + _choice(live, z_TSD, support, unknown_N[at_TS]).sum(1)
+        fast = posterior(live, z_TSD, offset_P[place_TS], noise_TS, prior_TD, support, noise_shape=self.noise_shape)
+        mean_M = live["mu"] + offset_P[place_M] + (z_MD * fast["mean"].index_select(0, task_M)).sum(1)
+        residual_M = query.label_TN.reshape(-1)[asked_M].to(mean_M.dtype) - mean_M
         share_K = live["range.std"].detach() / live["range.std"].detach()[0]
-        cost_TQ = bounded_squares(residual_TQ, units(live)[target_TQ], self.huber)
-        worth_TQ = torch.where(target_TQ == 0, 1.0, self.extra_weight).to(cost_TQ.dtype) / share_K[target_TQ].square()
-        count_T = (mask_TQ * (target_TQ == 0)).sum(1).clamp_min(1.0)
+        cost_M = bounded_squares(residual_M, units(live)[target_M], self.huber)
+        worth_M = torch.where(target_M == 0, 1.0, self.extra_weight).to(cost_M.dtype) / share_K[target_M].square()
+        weight_T = tasks.weight_T.to(mean_M.dtype) / tasks.weight_T.sum()
+        count_T = (query.mask_TN & (target_TQ == 0)).sum(1).clamp_min(1).to(mean_M.dtype)
+        error = (cost_M * worth_M * (weight_T / count_T)[task_M]).sum()
         # Two scales a target need few rows, and variances are what a step would spend most of its time on.
         few_TF = few_of_each(query.mask_TN, target_TQ, NLL_ROWS)
-        mask_TF, target_TF, unknown_TF = (part.gather(1, few_TF) for part in (mask_TQ, target_TQ, unknown_TN[:, width:]))
+        mask_TF, target_TF, at_TF, place_TF = (part.gather(1, few_TF) for part in (query.mask_TN, target_TQ, at_TQ, place_TQ))
+        unknown_TF = unknown_N[at_TF]
         with torch.no_grad():
-            z_TFD = z_TQD.gather(1, few_TF[..., None].expand(-1, -1, z_TQD.shape[2]))
-            raw_TF = variance(fast, z_TFD, noise_TQ.gather(1, few_TF))
+            raw_TF = variance(fast, z_PD[place_TF], noise_K2[target_TF, unknown_TF])
+            square_N = torch.zeros(at_TQ.numel(), dtype=mean_M.dtype, device=mean_M.device)
+            square_TF = square_N.index_copy(0, asked_M, residual_M.square()).view(at_TQ.shape).gather(1, few_TF)
         variance_TF = raw_TF * _levels(live, "predict.log_scale", "targets.log_scale")[target_TF, unknown_TF]
-        square_TF = residual_TQ.detach().square().gather(1, few_TF)
         nll_TF = 0.5 * (square_TF / variance_TF + torch.log(variance_TF)) * mask_TF
-        weight_T = tasks.weight_T.to(z_TQD.dtype) / tasks.weight_T.sum()
-        error = (weight_T * (cost_TQ * worth_TQ).sum(1) / count_T).sum()
-        nll = (weight_T * nll_TF.sum(1) / mask_TF.sum(1).clamp_min(1.0)).sum()
+        nll = (weight_T * nll_TF.sum(1) / mask_TF.sum(1).clamp_min(1)).sum()
         loss = error + nll + self._penalty(live, rows.code_N[unique_N], share_K)
         gradients = torch.autograd.grad(loss, list(live.values()), allow_unused=True)
         gradient = {
