@@ -16,6 +16,7 @@ from metarec.baselines.content import ContentRidge, ItemContentRidge
 from metarec.baselines.factorisation import BiasALS
 from metarec.baselines.rating_tasks import Floats, RatingData, RatingTasks, draw_tasks
 from metarec.baselines.ratings import Bias, ItemMean, RatingBaseline, SupportMean
+from metarec.threads import one_core
 
 HELD_OUT_FRACTION = 0.1
 MAX_HELD_OUT_USERS = 500
@@ -72,6 +73,7 @@ CONTENT: Mapping[str, type[ContentRidge]] = {"content_ridge": ContentRidge, "ite
 CONTENT_REGULARIZATIONS = (15.0, 30.0, 60.0, 120.0)
 
 
+@one_core()  # systems of a few dozen unknowns, in thousands: more threads wait for one another
 def fit_rating_baselines(
     train: RatingData,
     *,

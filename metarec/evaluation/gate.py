@@ -35,6 +35,7 @@ from metarec.evaluation.temporal import Trainer, tune_baselines
 from metarec.evaluation.temporal_splits import MIN_TARGETS, TemporalSplit, TopNEpisode, temporal_splits
 from metarec.evaluation.topn_models import Scorer, baseline_scorer, learner_scorer, measure
 from metarec.meta.prior import Prior
+from metarec.threads import beside
 from metarec.types import GateReport
 
 if TYPE_CHECKING:
@@ -77,17 +78,24 @@ class DefaultGate:
         asked = draw_held_out(
             validation, max_shots=max(self.shots), seed=self.seed, max_users=self.max_users, max_query=EVERYTHING
         )
-        metrics: dict[str, float] = {"users": float(len(asked))}
-        ratings = self._ratings(prior, train, validation, metrics) if "explicit" in prior.heads else None
+        of_ratings: dict[str, float] = {}
+        of_lists: dict[str, float] = {}
+
+        def judge_ratings() -> Interval | None:
+            return self._ratings(prior, train, validation, of_ratings) if "explicit" in prior.heads else None
+
         if "implicit" not in prior.heads:
-            if ratings is None:
+            if judge_ratings() is None:
                 raise FailedPreconditionError("held-out labels are all alike: no baseline errs, so nothing can be judged")
-            gain = metrics[f"delta_{_error(train)}"]
+            gain = of_ratings[f"delta_{_error(train)}"]
         else:
-            in_time = self._in_time(everything)
-            gain = self._lists(prior, train, asked, metrics) if in_time is None else self._lists_in_time(in_time, metrics)
+            with beside(judge_ratings) as judged:
+                in_time = self._in_time(everything)
+                gain = self._lists(prior, train, asked, of_lists) if in_time is None else self._lists_in_time(in_time, of_lists)
+            ratings = judged.result()
             if ratings is not None and ratings[1] <= 0:
-                gain = min(gain, metrics[f"delta_{_error(train)}"])
+                gain = min(gain, of_ratings[f"delta_{_error(train)}"])
+        metrics = {"users": float(len(asked)), **of_ratings, **of_lists}
         return GateReport(delta=gain, passed=gain > 0, metrics=metrics)
 
     def _ratings(self, prior: Prior, train: "Dataset", validation: "Dataset", metrics: dict[str, float]) -> Interval | None:
