@@ -1,9 +1,8 @@
 """How many threads torch and BLAS compute with, where it must not be all of them."""
 
-import ctypes
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -34,16 +33,16 @@ class _Blas:
     """One thread for BLAS, whose number is the process's, as long as anybody wants that."""
 
     def __init__(self) -> None:
-        self._lock, self._users = threading.Lock(), 0
+        self._lock, self._users = threading.RLock(), 0
         self._limits: Any = None
 
     def begin(self) -> None:
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships without types
 
         with self._lock:
-            self._users += 1
-            if self._users == 1:
+            if self._users == 0:
                 self._limits = threadpool_limits(1, "blas")
+            self._users += 1
 
     def end(self) -> None:
         from threadpoolctl import OpenBLASController
@@ -64,7 +63,8 @@ _blas = _Blas()
 def one_core() -> Iterator[None]:
     """`one_thread`, and one for numpy's and scipy's BLAS: for whole steps of training.
 
-    Not where requests are answered: others in the process get one BLAS thread as well meanwhile.
+    Not where requests are answered: others in the process get one BLAS thread as well meanwhile. A BLAS that is loaded later has all
+    of its threads.
     """
     with one_thread():
         _blas.begin()
@@ -74,21 +74,20 @@ def one_core() -> Iterator[None]:
             _blas.end()
 
 
-class _Abandoned(BaseException):
-    """Raised in a thread whose answer nobody waits for any more."""
+BESIDE = "metarec-beside"
+"""Name of the threads of `beside`."""
 
 
 @contextmanager
 def beside(work: Callable[[], T]) -> Iterator["Future[T]"]:
     """`work` in a thread of its own while the block runs, one core for each; both have ended when this ends.
 
-    For two steps that would leave a core idle. What `work` raises is raised at the end, if not by asking for the result before;
-    when the block raises, `work` is broken off at its next line of Python.
+    For two steps that would leave a core idle. What `work` raises is raised at the end, if not by asking for the result before.
+    Ctrl-C alone does not wait for `work`, which goes on by itself until the process ends (`is_beside_running`).
     """
     import torch
 
     answer: Future[T] = Future()
-    ended = threading.Event()
 
     def run() -> None:
         try:
@@ -96,29 +95,22 @@ def beside(work: Callable[[], T]) -> Iterator["Future[T]"]:
             answer.set_result(work())
         except BaseException as error:
             answer.set_exception(error)
-        finally:
-            ended.set()
 
-    thread = threading.Thread(target=run, name="beside")
     with one_core():
-        thread.start()
+        threading.Thread(target=run, name=BESIDE).start()
         try:
             yield answer
-        except BaseException:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Abandoned))
-            raise
-        finally:
-            _wait(ended)
-        answer.result()
-
-
-def _wait(ended: threading.Event) -> None:
-    """Until it is set, whatever Ctrl-C says: a process must not end while a thread is in the middle of torch.
-
-    Not by `Thread.join`, which takes a running thread for ended when it is interrupted (Python 3.11).
-    """
-    while not ended.is_set():
-        try:
-            ended.wait()
+            answer.result()
         except KeyboardInterrupt:
-            continue
+            raise
+        except BaseException:
+            wait([answer])
+            raise
+
+
+def is_beside_running() -> bool:
+    """Whether a thread of `beside` is at work.
+
+    The interpreter would wait for it at its end, and asked once more to stop it would abort in the middle of torch.
+    """
+    return any(thread.name == BESIDE for thread in threading.enumerate())

@@ -10,6 +10,7 @@ import click
 
 from metarec.cli.output import escape_what_cannot_be_shown, print_error
 from metarec.errors import InterruptedRunError, InvalidInputError, MetarecError
+from metarec.threads import is_beside_running
 from metarec.version import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -90,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = cli.main(args=list(argv) if argv is not None else None, prog_name="metarec", standalone_mode=False)
     except click.exceptions.Abort:
         print_error("interrupted")
+        if is_beside_running():
+            sys.stdout.flush()
+            os._exit(EXIT_INTERRUPTED)
         sys.exit(EXIT_INTERRUPTED)
     except click.ClickException as error:
         error.show()

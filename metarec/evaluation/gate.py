@@ -89,10 +89,14 @@ class DefaultGate:
                 raise FailedPreconditionError("held-out labels are all alike: no baseline errs, so nothing can be judged")
             gain = of_ratings[f"delta_{_error(train)}"]
         else:
+            in_time = self._in_time(everything)
+            retrained = None if in_time is None else self._retrained(in_time)
             with beside(judge_ratings) as judged:
-                in_time = self._in_time(everything)
-                gain = self._lists(prior, train, asked, of_lists) if in_time is None else self._lists_in_time(in_time, of_lists)
-            ratings = judged.result()
+                if in_time is None or retrained is None:
+                    gain = self._lists(prior, train, asked, of_lists)
+                else:
+                    gain = self._lists_in_time(in_time, retrained, of_lists)
+                ratings = judged.result()
             if ratings is not None and ratings[1] <= 0:
                 gain = min(gain, of_ratings[f"delta_{_error(train)}"])
         metrics = {"users": float(len(asked)), **of_ratings, **of_lists}
@@ -160,11 +164,15 @@ class DefaultGate:
         num_known = int((np.bincount(split.train.taken.interactions.user_N) >= MIN_TARGETS).sum())
         return split if min(num_known, len(split.cold(max(self.shots)))) >= MIN_COLD_USERS else None
 
-    def _lists_in_time(self, split: TemporalSplit, metrics: dict[str, float]) -> float:
+    def _retrained(self, split: TemporalSplit) -> Scorer:
+        """The recipe's ranking head, trained on what happened before the cut."""
         assert self.retrain is not None
+        return learner_scorer(self.retrain(split.train, self.seed), split.train)
+
+    def _lists_in_time(self, split: TemporalSplit, retrained: Scorer, metrics: dict[str, float]) -> float:
         tests = [split.cold(k) for k in self.shots]
         metrics |= {"cut": split.cut, "cold_users": float(len(tests[-1]))}
-        scorers = {"": learner_scorer(self.retrain(split.train, self.seed), split.train)}
+        scorers = {"": retrained}
         candidates = topn_candidates(split.train)
         for name, place in tune_baselines(split.train, self.shots, only=TOPN_BASELINES)["cold"].items():
             scorers[name] = baseline_scorer(candidates[name][place]().fit(split.train))

@@ -27,13 +27,14 @@ class _Names:
 
     def of(self, frame: pd.DataFrame) -> object:
         with self._lock:
-            if self._users == 0:  # dask remembers us for kinds of frames that it first met inside
-                return self._before(frame)
-            seen, number = self._known.get(id(frame), (None, 0))
-            if seen is None or seen() is not frame:  # an address may be that of a frame that is gone
-                number = next(self._numbers)
-                self._known[id(frame)] = weakref.ref(frame), number
-        return "frame", self._here, number
+            before = self._before if self._users == 0 else None
+            if before is None:
+                seen, number = self._known.get(id(frame), (None, 0))
+                if seen is None or seen() is not frame:  # an address may be that of a frame that is gone
+                    number = next(self._numbers)
+                    self._known[id(frame)] = weakref.ref(frame), number
+        # After the end: dask remembers us for kinds of frames that it first met inside.
+        return before(frame) if before is not None else ("frame", self._here, number)
 
     def begin(self, registry: Any) -> None:
         with self._lock:

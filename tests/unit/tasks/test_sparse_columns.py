@@ -46,11 +46,14 @@ def test_dense_content_stays_dense() -> None:
     assert sparse_columns(torch.zeros(0, 20)) is None
     assert sparse_columns(torch.zeros(30, 0)) is None
     assert sparse_columns(torch.zeros(30, 20)) is None
-    assert sparse_columns(torch.eye(100).repeat(1, 20) * 2) is not None
-    # Twenty values a row are not looked up for a hundred columns.
-    scattered_NP = torch.zeros(1000, 100)
-    scattered_NP[torch.arange(1000)[:, None], (torch.arange(1000)[:, None] + torch.arange(20)) % 100] = 1.0
-    assert sparse_columns(scattered_NP) is None
+
+
+@pytest.mark.parametrize(("values", "pays"), [(40, True), (45, False)])
+def test_many_values_a_row_are_multiplied(values: int, pays: bool) -> None:
+    """A thousand rare columns, of which every row has so many, beside 650 that everybody has."""
+    dense_NP = torch.zeros(1000, 1000)
+    dense_NP[torch.arange(1000)[:, None], (torch.arange(1000)[:, None] + torch.arange(values)) % 1000] = 1.0
+    assert (sparse_columns(torch.cat([dense_NP, torch.ones(1000, 650)], 1)) is not None) is pays
 
 
 def test_one_rich_row_does_not_make_everybody_dense() -> None:
