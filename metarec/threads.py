@@ -63,8 +63,8 @@ _blas = _Blas()
 def one_core() -> Iterator[None]:
     """`one_thread`, and one for numpy's and scipy's BLAS: for whole steps of training.
 
-    Not where requests are answered: others in the process get one BLAS thread as well meanwhile. A BLAS that is loaded later has all
-    of its threads.
+    Not where requests are answered: others in the process get one BLAS thread as well meanwhile. A BLAS that is loaded later has
+    all of its threads.
     """
     with one_thread():
         _blas.begin()
