@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -91,32 +92,38 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = cli.main(args=list(argv) if argv is not None else None, prog_name="metarec", standalone_mode=False)
     except click.exceptions.Abort:
         print_error("interrupted")
-        if is_beside_running():
-            sys.stdout.flush()
-            os._exit(EXIT_INTERRUPTED)
-        sys.exit(EXIT_INTERRUPTED)
+        _leave(EXIT_INTERRUPTED)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except InterruptedRunError as error:
         print_error(str(error))
-        sys.exit(EXIT_INTERRUPTED)
+        _leave(EXIT_INTERRUPTED)
     except InvalidInputError as error:
         print_error(str(error))
-        sys.exit(EXIT_USAGE)
+        _leave(EXIT_USAGE)
     except MetarecError as error:
         print_error(str(error))
-        sys.exit(EXIT_ERROR)
+        _leave(EXIT_ERROR)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_ERROR)
+        _leave(EXIT_ERROR)
     except OSError as error:
         if error.errno not in OF_THE_MACHINE:
             raise
         print_error(f"'{error.filename}': {error.strerror}" if error.filename else str(error.strerror))
-        sys.exit(EXIT_ERROR)
-    sys.exit(status if isinstance(status, int) else 0)
+        _leave(EXIT_ERROR)
+    _leave(status if isinstance(status, int) else 0)
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit; without the end of the interpreter where a thread still computes for a command that was interrupted."""
+    if is_beside_running():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
