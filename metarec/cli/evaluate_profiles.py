@@ -44,7 +44,7 @@ def profiles_report(checkpoint: Path, data: Path, shots: Sequence[int], *, seed:
 
 def show_profiles(report: Json) -> None:
     """A table for each field, and one of the audiences."""
-    scores = [FieldScores(**entry) for entry in report["profiles"]]  # type: ignore[attr-defined]  # a list: profiles_report made it  # as profiles_report made it
+    scores = [FieldScores(**entry) for entry in report["profiles"]]  # type: ignore[attr-defined]  # a list: profiles_report made it
     for name in dict.fromkeys(score.field for score in scores):
         rows: list[Json] = [
             {

@@ -14,8 +14,9 @@ to popularity there, while it beats every baseline on the users to come. So wher
 P5, at one cut: the recipe is trained anew on what happened before and asked for the users that appear after.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,13 +91,13 @@ class DefaultGate:
             gain = of_ratings[f"delta_{_error(train)}"]
         else:
             in_time = self._in_time(everything)
-            retrained = None if in_time is None else self._retrained(in_time)
+            judge_lists: Callable[[], float]
+            if in_time is None:
+                judge_lists = partial(self._lists, prior, train, asked, of_lists)
+            else:  # trained before the two sides begin, with all threads
+                judge_lists = partial(self._lists_in_time, in_time, self._retrained(in_time), of_lists)
             with beside(judge_ratings) as judged:
-                if in_time is None or retrained is None:
-                    gain = self._lists(prior, train, asked, of_lists)
-                else:
-                    gain = self._lists_in_time(in_time, retrained, of_lists)
-                ratings = judged.result()
+                gain, ratings = judge_lists(), judged.result()
             if ratings is not None and ratings[1] <= 0:
                 gain = min(gain, of_ratings[f"delta_{_error(train)}"])
         metrics = {"users": float(len(asked)), **of_ratings, **of_lists}

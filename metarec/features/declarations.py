@@ -41,10 +41,18 @@ def open_feast(path: Path, online: str, *, patience_seconds: float | None = None
     return Feast(config=_config(path, online, patience_seconds))
 
 
+def _as_written(target: object = None, **_: object) -> object:
+    """What it decorates, with or without settings."""
+    return _as_written if target is None else target
+
+
 @contextmanager
 def _unchecked() -> Iterator[None]:
-    """Import Feast as it is written. It has typeguard write checks of types into its classes while it is imported, for those who
-    declare features by hand; that is most of the time of the import, which every service starts with."""
+    """Import Feast as it is written, one thread at a time.
+
+    It has typeguard write checks of types into its classes while it is imported, for those who declare features by hand; that is
+    most of the time of the import.
+    """
     import typeguard
 
     with _importing:
@@ -52,7 +60,7 @@ def _unchecked() -> Iterator[None]:
             yield
             return
         checked = typeguard.typechecked
-        typeguard.typechecked = lambda target=None, **_: target if target is not None else lambda other: other  # type: ignore[assignment]
+        typeguard.typechecked = _as_written  # type: ignore[assignment]  # a decorator of fewer overloads
         try:
             yield
         finally:

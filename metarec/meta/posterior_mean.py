@@ -25,7 +25,7 @@ def posterior_mean(z_TSD: Tensor, weight_TS: Tensor, residual_TS: Tensor) -> tup
 
     Gradients flow through w alone.
     """
-    return cast(tuple[Tensor, Tensor, Tensor], _PosteriorMean.apply(z_TSD, weight_TS, residual_TS))  # type: ignore[no-untyped-call]
+    return cast(tuple[Tensor, Tensor, Tensor], _PosteriorMean.apply(z_TSD, weight_TS, residual_TS))  # type: ignore[no-untyped-call]  # torch's
 
 
 class _PosteriorMean(torch.autograd.Function):

@@ -62,7 +62,7 @@ class SharedValidation:
         head = replace(self.head, theta={name: value.to(device) for name, value in theta.items()})
         try:
             return validate(head, self.sampler, self.tables)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # diverged, which the other workers must hear of
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # not in torch's stubs; diverged, which others must hear of
             return {name: torch.full((self.sampler.num_tasks,), torch.nan, dtype=torch.float64) for name in self.measures}
 
     def _means(self, found: dict[str, Tensor]) -> list[float]:
